@@ -1,0 +1,120 @@
+"""Physics 2: a GPU is a few numbers from its datasheet; four more per kind of kernel say how close one gets to them.
+
+One line times every operator of every phase, of every method:
+
+    seconds = launch + ((flops / (peak e_flops))^p + (bytes / (bandwidth e_memory))^p)^(1/p)
+                     + ((messages latency)^p + (wire_bytes / (link_bandwidth e_link))^p)^(1/p)
+
+p = inf is the plain roofline, the larger of compute and memory; p = 2.8, say, rounds its knee, where neither unit is
+kept busy all of the time. A collective has no FLOP and no HBM bytes, a kernel has no messages and nothing on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_analysis.operators import Op
+from llm_analysis.units import Quantity, combine
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+# GPUs in one server where the datasheet's link does not reach further: the usual eight.
+GPUS_PER_SERVER = 8
+
+
+class GPU(BaseModel):
+    """Datasheet facts: dense peaks in FLOP/s, bandwidths in bytes/s (links: one GPU, one direction), sizes in bytes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    vendor: str = ""
+    architecture: str = ""
+    release_year: int | None = None
+    memory_bytes: Positive
+    memory_bandwidth: Positive
+    peak_flops: dict[str, Positive] = Field(min_length=1)
+    l2_bytes: Positive | None = None
+    num_sms: int | None = None
+    boost_clock_hz: Positive | None = None
+    link: str = ""
+    link_bandwidth: Positive | None = None
+    link_domain_size: Annotated[int, Field(gt=0)] = 1
+    peer_bandwidth: Positive | None = None  # what one peer of a mesh gets
+    pcie_bandwidth: Positive | None = None
+    inter_node_bandwidth: Positive | None = None
+    tdp_watts: Positive | None = None
+    confidence: str = ""
+    source: str = ""
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs that a collective reaches without the network between servers."""
+        return max(self.link_domain_size, GPUS_PER_SERVER)
+
+    def link_over(self, span: int) -> tuple[str, float | None]:
+        """Name and bandwidth (bytes/s) of the slowest link that `span` consecutive GPUs need."""
+        if span <= self.link_domain_size:
+            return self.link, self.link_bandwidth
+        if span <= self.gpus_per_node:
+            return "PCIe", self.pcie_bandwidth
+        return "inter-node", self.inter_node_bandwidth
+
+
+class Efficiency(BaseModel):
+    """How a kind of kernel uses a GPU: the numbers of the line above.
+
+    `fill` is the number of independent pieces of work that fill half of the chip (0: any number fills it).
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    launch: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    flops: Fraction = 1.0
+    memory: Annotated[float, Field(gt=0)] = 1.0
+    sharpness: Annotated[float, Field(ge=1)] = inf
+    fill: Annotated[float, Field(ge=0)] = 0.0
+    latency: Annotated[float, Field(ge=0)] = 0.0
+    link: Fraction = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one run of an operator: its terms alone, and together."""
+
+    launch: Quantity
+    compute: Quantity
+    memory: Quantity
+    network: Quantity
+    seconds: Quantity
+
+    @property
+    def bound(self) -> str:
+        """The term that weighs most."""
+        terms = {"compute": self.compute, "memory": self.memory, "network": self.network, "launch": self.launch}
+        return max(terms, key=lambda name: float(terms[name]))
+
+
+Efficiencies = Callable[[Op], Efficiency]  # a method's choice of numbers for an operator
+IDEAL = Efficiency()
+
+
+def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
+    """Seconds of one run of `op`. Raises KeyError for a rate the GPU does not have (see `Dtypes.on`)."""
+    e = efficiency
+    compute = op.flops / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
+    filled = 1.0 / (1.0 + e.fill / op.parallelism)
+    memory = op.bytes / (gpu.memory_bandwidth * e.memory * filled)
+    network: Quantity = 0.0
+    if op.span > 1:
+        bandwidth = gpu.link_over(op.span)[1]
+        wire = op.wire_bytes / (bandwidth * e.link) if bandwidth else op.wire_bytes * inf
+        network = combine(op.messages * e.latency, wire, e.sharpness)
+    seconds = e.launch + combine(compute, memory, e.sharpness) + network
+    return Cost(e.launch, compute, memory, network, seconds)

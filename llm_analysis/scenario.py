@@ -1,0 +1,78 @@
+"""The question: a layout of GPUs and a workload. (The model, the GPU and the formats have rooms of their own.)"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_analysis.errors import Unsupported
+from llm_analysis.model_config import ModelConfig
+
+Count = Annotated[int, Field(gt=0, le=10**9)]
+
+
+class Parallelism(BaseModel):
+    """How many GPUs share one model (`tp` inside a layer, `pp` by layers), and how many copies there are (`dp`).
+
+    `sp_size` is sequence parallelism in Megatron's sense: norms and residuals split over the tensor-parallel group.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    tp_size: Count = 1
+    pp_size: Count = 1
+    dp_size: Count = 1
+    sp_size: Count = 1
+    gpus_per_node: Count = 8  # consecutive GPUs on the fast link
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all replicas together."""
+        return self.tp_size * self.pp_size * self.dp_size
+
+    def check(self, model: ModelConfig) -> tuple[str, ...]:
+        """Notes on how the model is laid out. Raises Unsupported for a layout that cannot be."""
+        heads, kv_heads, t = model.num_attention_heads, model.num_key_value_heads, self.tp_size
+        if heads % t:
+            possible = divisors_below(heads, t)
+            raise Unsupported(
+                f"tp_size {t} does not divide the {heads} attention heads of {model.name}; try {possible}"
+            )
+        if self.pp_size > model.num_hidden_layers:
+            raise Unsupported(
+                f"pp_size {self.pp_size} is more than the {model.num_hidden_layers} layers of {model.name}"
+            )
+        if self.sp_size not in (1, t):
+            raise Unsupported(f"sp_size must be 1 or tp_size ({t}), not {self.sp_size}")
+        if kv_heads % t and t % kv_heads:
+            raise Unsupported(
+                f"tp_size {t} neither divides nor is a multiple of the {kv_heads} KV heads of {model.name}"
+            )
+        if kv_heads < t:
+            return (f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs",)
+        return ()
+
+    def stages(self, num_layers: int) -> list[tuple[int, int]]:
+        """First and last-plus-one layer of each pipeline stage; earlier stages take the remainder."""
+        base, extra = divmod(num_layers, self.pp_size)
+        starts = [i * base + min(i, extra) for i in range(self.pp_size + 1)]
+        return list(zip(starts[:-1], starts[1:], strict=True))
+
+
+def divisors_below(n: int, near: int) -> str:
+    """The divisors of `n` around `near`, as text."""
+    divisors = [i for i in range(1, n + 1) if n % i == 0]
+    below, above = [i for i in divisors if i < near][-2:], [i for i in divisors if i > near][:1]
+    return " or ".join(str(i) for i in below + above)
+
+
+class Workload(BaseModel):
+    """A static batch, from start to end."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    batch_size_per_gpu: Count = 1  # sequences in a batch of one replica
+    seq_len: Count = 512  # prompt tokens of each
+    num_tokens_to_generate: Count = 32
+    use_kv_cache: bool = True
