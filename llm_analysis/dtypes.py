@@ -2,9 +2,10 @@
 
 A name is parsed, not looked up: `w4a16e16kv8` is weights of 4 bits, activations of 16, embedding and output head of 16,
 KV cache of 8. Bare widths mean: 32 fp32, 16 half precision (fp16 where the GPU has it, else bf16), 8 int8, 4 int4;
-where weights are narrower than activations they are expanded inside the kernel and multiplied at the activations' rate.
-The everyday names below say the format itself. Embedding and head stay at 16 bits under all narrow formats, and so does
-the residual stream between the kernels. The KV cache follows the activations, never below 8 bits, unless a name says so.
+where weights are narrower than activations they are expanded inside the kernel and multiplied at the activations'
+rate. The everyday names below say the format itself. Embedding and head stay at 16 bits under all narrow formats, and
+so does the residual stream between the kernels. The KV cache follows the activations, never below 8 bits, unless a
+name says so.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "half": 16, "fp8": 8, "i
 BARE = {32: "fp32", 16: "half", 8: "int8", 6: "fp6", 4: "int4"}
 
 # Bits that the scales of a group add to each weight: one 16-bit scale per 128 weights for int4 (AWQ, GPTQ);
-# one 8-bit scale per 16 for nvfp4 and per 32 for mxfp4 (OCP microscaling formats, 2023); none worth counting for the rest.
+# one 8-bit scale per 16 for nvfp4 and per 32 for mxfp4 (OCP microscaling formats, 2023); the rest need no counting.
 SCALE_BITS = {"int4": 16 / 128, "nvfp4": 8 / 16, "mxfp4": 8 / 32, "fp6": 8 / 32}
 
 # The rate a format is multiplied at where the GPU lacks its own: the next wider one that the weights are expanded to.

@@ -11,7 +11,6 @@ UsageError                  exit 2: a flag that does not exist
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,10 +43,12 @@ class UsageError(Exception):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names that look most like `name`, as the end of an error line."""
+    from difflib import get_close_matches  # a mistake may take its millisecond; an answer should not
+
     names = sorted(known)
     lower = {known_name.lower(): known_name for known_name in reversed(names)}
-    close = get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
-    close += [n for n in lower if len(name) > 2 and name.lower() in n and n not in close]
+    close = [n for n in lower if len(name) > 2 and name.lower() in n]
+    close += [n for n in get_close_matches(name.lower(), lower, n=3, cutoff=0.6) if n not in close]
     return f"; did you mean {', '.join(lower[n] for n in close[:3])}?" if close else f"; known: {', '.join(names[:12])}"
 
 

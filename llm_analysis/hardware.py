@@ -11,7 +11,6 @@ kept busy all of the time. A collective has no FLOP and no HBM bytes, a kernel h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Annotated
@@ -70,7 +69,9 @@ class GPU(BaseModel):
 class Efficiency(BaseModel):
     """How a kind of kernel uses a GPU: the numbers of the line above.
 
-    `fill` is the number of independent pieces of work that fill half of the chip (0: any number fills it).
+    `fill` is the number of independent pieces of work that keep half of the compute units busy (0: any number fills
+    the chip). A sharpness below 1 makes two terms cost more than their sum: a collective cut into chunks pays latency
+    for each of them.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -78,7 +79,7 @@ class Efficiency(BaseModel):
     launch: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     flops: Fraction = 1.0
     memory: Annotated[float, Field(gt=0)] = 1.0
-    sharpness: Annotated[float, Field(ge=1)] = inf
+    sharpness: Annotated[float, Field(ge=0.2)] = inf
     fill: Annotated[float, Field(ge=0)] = 0.0
     latency: Annotated[float, Field(ge=0)] = 0.0
     link: Fraction = 1.0
@@ -101,16 +102,15 @@ class Cost:
         return max(terms, key=lambda name: float(terms[name]))
 
 
-Efficiencies = Callable[[Op], Efficiency]  # a method's choice of numbers for an operator
 IDEAL = Efficiency()
 
 
 def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
     """Seconds of one run of `op`. Raises KeyError for a rate the GPU does not have (see `Dtypes.on`)."""
     e = efficiency
-    compute = op.flops / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
-    filled = 1.0 / (1.0 + e.fill / op.parallelism)
-    memory = op.bytes / (gpu.memory_bandwidth * e.memory * filled)
+    filled = 1.0 + e.fill / op.parallelism
+    compute = op.flops * filled / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
+    memory = op.bytes / (gpu.memory_bandwidth * e.memory)
     network: Quantity = 0.0
     if op.span > 1:
         bandwidth = gpu.link_over(op.span)[1]

@@ -167,7 +167,7 @@ def output_head(p: Pass) -> list[Op]:
 
 
 def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> list[Op]:
-    """Operators of layers `first` .. `last` - 1, with the embedding before the first layer and the head after the last."""
+    """Operators of layers `first` .. `last` - 1; with the embedding before the first, the head after the last."""
     once = Pass(model, step, dtypes, layout)
     ops = embedding(once) if first == 0 else []
     for (mixer, feed_forward), count in model.kinds_between(first, last).items():

@@ -88,6 +88,11 @@ class ModelConfig(BaseModel):
         return dict(Counter(zip(mixers[first:last], feed_forwards[first:last], strict=True)))
 
     @property
+    def decode_kinks(self) -> tuple[float, ...]:
+        """Cached tokens at which the time of a decode step changes its slope: a window has filled up."""
+        return (self.sliding_window - 1.0,) if self.sliding_window else ()
+
+    @property
     def norm_params(self) -> int:
         """Weights of one norm over the hidden size."""
         return self.hidden_size * (2 if self.norm == "layernorm" and self.norm_bias else 1)

@@ -4,8 +4,8 @@ Notation: b sequences, q new tokens of each in this pass, c tokens of each alrea
 H heads and K key/value heads on this GPU, d head size, w window, t GPUs in a collective, M bytes in its message.
 
     matmul       FLOP 2 r k n              bytes: weights k n, input r k, output r n
-    attention    FLOP 4 b H d * pairs      bytes: K and V of the visible tokens once, the new ones written once, Q in, O out
-                 pairs = (query, key) pairs that the causal mask lets through = sum over the q new tokens of min(c + i, w)
+    attention    FLOP 4 b H d * pairs      bytes: K, V of the visible tokens once, the new ones written once, Q in, O out
+                 pairs = (query, key) pairs under the causal mask = sum over the q new tokens of min(c + i, w)
     elementwise  bytes in and out; its FLOP hide behind them and are not counted
     all_reduce   2 (t-1)/t M over the wire from each GPU (reduce-scatter, then all-gather), t-1 peers to hear from
 
@@ -23,7 +23,7 @@ from llm_analysis.units import Quantity, floor, minimum
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One kernel or collective: a record of numbers. Bytes are HBM traffic of one run on one GPU, unless said otherwise."""
+    """One kernel or collective: a record of numbers. Bytes: HBM traffic of one run on one GPU, unless said otherwise."""
 
     name: str
     kind: str  # which efficiency applies: gemm, prefill_attention, decode_attention, elementwise, all_reduce, ...
@@ -109,6 +109,7 @@ def matmul(
         flops=2.0 * rows * weights,
         weight_bytes=weights * numbers.weight_bytes,
         activation_bytes=rows * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
+        parallelism=rows * outputs,
         params=weights if params is None else params,
         stored_bytes=weights * numbers.weight_bytes if stored else 0.0,
     )
@@ -170,7 +171,7 @@ def attention(
         flops=2.0 * step.batch * heads * (key_dim + value_dim) * pairs,
         activation_bytes=step.rows * heads * (key_dim + value_dim) * element_bytes,
         kv_bytes=step.batch * (read + step.new_tokens) * kv_row,
-        parallelism=step.batch * kv_heads,
+        parallelism=step.rows * heads,
         cached_bytes=step.batch * kept * kv_row,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,7 +58,7 @@ class Parallelism(BaseModel):
         """First and last-plus-one layer of each pipeline stage; earlier stages take the remainder."""
         base, extra = divmod(num_layers, self.pp_size)
         starts = [i * base + min(i, extra) for i in range(self.pp_size + 1)]
-        return list(zip(starts[:-1], starts[1:], strict=True))
+        return list(pairwise(starts))
 
 
 def divisors_below(n: int, near: int) -> str:

@@ -1,0 +1,200 @@
+"""The core: a model, a GPU, formats and a layout; then one question after another.
+
+    analysis = LLMAnalysis(get_model("llama-2-7b"), get_gpu("a100-sxm-80gb"), get_dtypes("bf16"))
+    estimate = analysis.inference(batch_size_per_gpu=1, seq_len=512, num_tokens_to_generate=128)
+
+prefill is the pass over the prompt, decode the mean step over the growing context. For `published`
+total = prefill + n decode; for the others the prefill has made the first token: total = prefill + (n - 1) decode.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pydantic import ValidationError
+
+from llm_analysis import methods, published
+from llm_analysis.dtypes import Dtypes, get_dtypes
+from llm_analysis.errors import BadValue, one_line
+from llm_analysis.estimate import Estimate, Timed, operator_rows, pass_seconds
+from llm_analysis.hardware import GPU, cost
+from llm_analysis.memory import Memory, footprint, remedies
+from llm_analysis.model import forward, num_params
+from llm_analysis.model_config import ModelConfig
+from llm_analysis.operators import Op, Step
+from llm_analysis.quadrature import decode_passes
+from llm_analysis.scenario import Parallelism, Workload
+from llm_analysis.units import Quantity
+
+DEFAULT_DTYPE = "w16a16e16"
+
+
+class LLMAnalysis:
+    """Estimates for one model on one kind of GPU.
+
+    Efficiencies are fractions of the datasheet's peak in (0, 1]; `achieved_tflops` (TFLOP/s) and
+    `achieved_memory_bandwidth_GBs` (GB/s) say the same in absolute terms. Given any of them the method is `published`.
+    Raises LLMAnalysisError for a question that makes no sense.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        gpu_config: GPU,
+        dtype_config: Dtypes | None = None,
+        parallelism_config: Parallelism | None = None,
+        *,
+        method: str | None = None,
+        flops_efficiency: float | None = None,
+        hbm_memory_efficiency: float | None = None,
+        achieved_tflops: float | None = None,
+        achieved_memory_bandwidth_GBs: float | None = None,
+        intra_node_memory_efficiency: float | None = None,
+        inter_node_memory_efficiency: float | None = None,
+        kv_cache_dtype_bytes: float | None = None,
+        layernorm_dtype_bytes: float | None = None,
+    ) -> None:
+        self.model, self.gpu = model_config, gpu_config
+        on_gpu = (dtype_config or get_dtypes(DEFAULT_DTYPE)).on(gpu_config.peak_flops, gpu_config.name)
+        self.dtypes = methods.with_bytes(on_gpu, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+        layout = parallelism_config or Parallelism()
+        self.layout = layout.model_copy(update={"gpus_per_node": gpu_config.gpus_per_node})
+        peak_tflops, peak_gbs = gpu_config.peak_flops[self.dtypes.math] / 1e12, gpu_config.memory_bandwidth / 1e9
+        memory = ("hbm_memory_efficiency", hbm_memory_efficiency, "achieved_memory_bandwidth_GBs")
+        self.efficiencies = methods.Efficiencies(
+            methods.fraction("flops_efficiency", flops_efficiency, "achieved_tflops", achieved_tflops, peak_tflops),
+            methods.fraction(*memory, achieved_memory_bandwidth_GBs, peak_gbs),
+            methods.fraction("intra_node_memory_efficiency", intra_node_memory_efficiency),
+            methods.fraction("inter_node_memory_efficiency", inter_node_memory_efficiency),
+        )
+        self.method = methods.chosen_method(method, self.efficiencies)
+        self.notes = (*self.model.notes, *self.dtypes.notes, *self.layout.check(self.model))
+        methods.check_links(self.gpu, self.layout.tp_size, self.layout.pp_size)
+        if self.method == "published":
+            published.check(self.model, self.dtypes, self.layout)
+        self.efficiency: methods.Choice = (
+            partial(methods.published, self.efficiencies) if self.method == "published" else methods.ideal
+        )
+
+    def timed(self, ops: list[Op], weight: float = 1.0) -> Timed:
+        """Each operator with its cost under this method, in a pass of the given weight."""
+        return [(weight, op, cost(op, self.gpu, self.efficiency(op))) for op in ops]
+
+    def seconds(self, step: Step) -> Quantity:
+        """Seconds of one kernel-level pass: an array where the quantities of `step` are arrays."""
+        return pass_seconds(self.timed(forward(self.model, step, self.dtypes, self.layout)))
+
+    def prefill(self, workload: Workload) -> Timed:
+        """The pass over the prompt."""
+        if self.method == "published":
+            return self.timed(published.prefill_ops(self.model, workload, self.dtypes, self.layout.tp_size))
+        step = Step(float(workload.batch_size_per_gpu), float(workload.seq_len))
+        return self.timed(forward(self.model, step, self.dtypes, self.layout))
+
+    def decode(self, workload: Workload) -> Timed:
+        """The mean decode step, as passes whose weights sum to 1."""
+        if self.method == "published":
+            return self.timed(published.decode_ops(self.model, workload, self.dtypes, self.layout.tp_size))
+        passes = decode_passes(self.model, workload)
+        return [
+            entry
+            for weight, step in passes
+            for entry in self.timed(forward(self.model, step, self.dtypes, self.layout), weight)
+        ]
+
+    def memory(self, workload: Workload) -> Memory:
+        """What the fullest GPU holds."""
+        return footprint(self.model, workload, self.dtypes, self.layout, self.gpu)
+
+    def inference(
+        self,
+        *,
+        batch_size_per_gpu: int = 1,
+        seq_len: int = 512,
+        num_tokens_to_generate: int = 32,
+        use_kv_cache: bool = True,
+        cost_per_gpu_hour: float | None = None,
+    ) -> Estimate:
+        """The answer for a static batch: `seq_len` prompt tokens and `num_tokens_to_generate` more of each sequence."""
+        try:
+            workload = Workload(
+                batch_size_per_gpu=batch_size_per_gpu,
+                seq_len=seq_len,
+                num_tokens_to_generate=num_tokens_to_generate,
+                use_kv_cache=use_kv_cache,
+            )
+        except ValidationError as error:
+            raise BadValue(one_line(error)) from None
+        if seq_len > self.model.max_position_embeddings:
+            raise BadValue(
+                f"seq_len {seq_len} is beyond the {self.model.max_position_embeddings} positions of {self.model.name}"
+            )
+        return answer(self, workload, cost_per_gpu_hour)
+
+
+def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float | None) -> Estimate:
+    """The passes of a workload, summed up."""
+    a, w, layout, model = analysis, workload, analysis.layout, analysis.model
+    b, s, n = w.batch_size_per_gpu, w.seq_len, w.num_tokens_to_generate
+    prefill, decode, memory = a.prefill(w), a.decode(w), a.memory(w)
+    prefill_latency, decode_latency = float(pass_seconds(prefill)), float(pass_seconds(decode))
+    total_decode = (n if a.method == "published" else n - 1) * decode_latency
+    total = prefill_latency + total_decode
+    return Estimate(
+        model_name=model.name,
+        gpu_name=a.gpu.name,
+        dtype_name=a.dtypes.name,
+        method=a.method,
+        flops_efficiency=a.efficiencies.flops if a.efficiencies.flops is not None else 1.0,
+        hbm_memory_efficiency=a.efficiencies.memory if a.efficiencies.memory is not None else 1.0,
+        batch_size_per_gpu=b,
+        seq_len=s,
+        num_tokens_to_generate=n,
+        use_kv_cache=w.use_kv_cache,
+        tp_size=layout.tp_size,
+        pp_size=layout.pp_size,
+        dp_size=layout.dp_size,
+        sp_size=layout.sp_size,
+        num_gpus=layout.num_gpus,
+        prefill_latency=prefill_latency,
+        decode_latency=decode_latency,
+        total_decode_latency=total_decode,
+        total_latency=total,
+        total_per_token_latency=total / n,
+        total_latency_is=f"prefill + {'n' if a.method == 'published' else '(n - 1)'} * decode",
+        prefill_tokens_per_sec=layout.dp_size * b * s / prefill_latency,
+        decode_tokens_per_sec=layout.dp_size * b / decode_latency,
+        total_tokens_per_sec=layout.dp_size * b * n / total,
+        request_tokens_per_sec=n / total,
+        num_params_total=num_params(model),
+        weight_memory_per_gpu=memory.weights,
+        kv_cache_memory_per_gpu=memory.kv_cache,
+        activation_memory_per_gpu=memory.activations,
+        memory_left_per_gpu=memory.left,
+        memory_per_gpu=memory.capacity,
+        fits=memory.fits,
+        max_batch_size_per_gpu=memory.max_batch,
+        cost_per_million_tokens=price(cost_per_gpu_hour, layout.tp_size * layout.pp_size, total / (b * n)),
+        notes=(
+            *a.notes,
+            *beyond_positions(model, s + n),
+            *(() if memory.fits else remedies(memory, w, a.dtypes, layout, model, a.gpu)),
+        ),
+        operators=(*operator_rows("prefill", prefill, a.gpu), *operator_rows("decode", decode, a.gpu)),
+    )
+
+
+def beyond_positions(model: ModelConfig, tokens: int) -> tuple[str, ...]:
+    """A note where the sequence outgrows the positions that the model was made for."""
+    limit = model.max_position_embeddings
+    return (f"{tokens} tokens in the end are beyond the {limit} positions of {model.name}",) if tokens > limit else ()
+
+
+def price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: float) -> float | None:
+    """What a million generated tokens cost, in the currency of `cost_per_gpu_hour`. Raises BadValue."""
+    if cost_per_gpu_hour is None:
+        return None
+    hourly = methods.number("cost_per_gpu_hour", cost_per_gpu_hour)
+    if hourly < 0:
+        raise BadValue(f"cost_per_gpu_hour must not be negative, not {hourly:g}")
+    return hourly / 3600 * num_gpus * seconds_per_token * 1e6

@@ -1,0 +1,184 @@
+"""The command line: flags in, an answer out. Fire is the tokenizer; everything is checked by the rooms behind it.
+
+stdout carries the answer, stderr everything else. Exit 0: answered; 1: the question makes no sense; 2: bad flags.
+Commands are pure: they return what is to be printed and written, and nothing is, until all flags have been understood.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import fire
+from pydantic import ValidationError
+
+from llm_analysis import catalog, listing, report
+from llm_analysis.analysis import DEFAULT_DTYPE, LLMAnalysis
+from llm_analysis.dtypes import get_dtypes
+from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, nearest, one_line, shown, unknown
+from llm_analysis.flags import check_flags, help_text, overview
+from llm_analysis.output import Output, existing_folder, name_part, write_together
+from llm_analysis.scenario import Parallelism
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def infer(
+    *,
+    model_name: str | None = None,
+    gpu_name: str | None = None,
+    dtype_name: str = DEFAULT_DTYPE,
+    batch_size_per_gpu: int = 1,
+    seq_len: int = 512,
+    num_tokens_to_generate: int = 32,
+    tp_size: int = 1,
+    pp_size: int = 1,
+    dp_size: int = 1,
+    sp_size: int = 1,
+    method: str | None = None,
+    format: str = "table",
+    use_kv_cache: bool = True,
+    kv_cache_dtype_bytes: float | None = None,
+    layernorm_dtype_bytes: float | None = None,
+    flops_efficiency: float | None = None,
+    hbm_memory_efficiency: float | None = None,
+    achieved_tflops: float | None = None,
+    achieved_memory_bandwidth_GBs: float | None = None,
+    intra_node_memory_efficiency: float | None = None,
+    inter_node_memory_efficiency: float | None = None,
+    cost_per_gpu_hour: float | None = None,
+    output_dir: str | None = None,
+    output_file_prefix: str = "",
+    output_file_suffix: str = "",
+    log_level: str = "WARNING",
+) -> Output:
+    """How long prefill and each decoded token take, what fits in memory, and why.
+
+    Args:
+        model_name: a name that `llm-analysis models` lists, or the path of a JSON file or of its folder
+        gpu_name: a name that `llm-analysis gpus` lists, or the path of a JSON file
+        dtype_name: bf16, fp16, fp8, int8, int4 (weights only), nvfp4, ..., or widths in bits such as w4a16e16kv8
+        batch_size_per_gpu: sequences in the batch of one replica
+        seq_len: prompt tokens of each sequence
+        num_tokens_to_generate: tokens generated for each sequence
+        tp_size: GPUs that share each layer (tensor parallel)
+        pp_size: stages that share the layers (pipeline parallel)
+        dp_size: replicas, each with its own batch (data parallel)
+        sp_size: 1, or tp_size to split norms and residuals too (sequence parallel)
+        method: published (the published example's block model), ideal (speed of light); see the README
+        format: table, json, csv or markdown
+        use_kv_cache: False computes the whole sequence anew for each token
+        kv_cache_dtype_bytes: bytes per element of the KV cache, if not the activations'
+        layernorm_dtype_bytes: bytes per element that norms move, if not the activations'
+        flops_efficiency: achieved fraction of the peak FLOP/s, above 0 and at most 1
+        hbm_memory_efficiency: achieved fraction of the memory bandwidth, above 0 and at most 1
+        achieved_tflops: the same in TFLOP/s, instead of flops_efficiency
+        achieved_memory_bandwidth_GBs: the same in GB/s, instead of hbm_memory_efficiency
+        intra_node_memory_efficiency: achieved fraction of the link between GPUs of a node
+        inter_node_memory_efficiency: achieved fraction of the link between nodes
+        cost_per_gpu_hour: price of one GPU for an hour, for the cost per million tokens
+        output_dir: folder to write a summary as JSON and as text into
+        output_file_prefix: put before the names of these files
+        output_file_suffix: put after the names of these files
+        log_level: DEBUG, INFO, WARNING, ERROR or CRITICAL; DEBUG shows the traceback of an unexpected error
+    """
+    choice("format", format, report.FORMATS)
+    choice("log_level", log_level, LOG_LEVELS)
+    try:
+        layout = Parallelism(tp_size=tp_size, pp_size=pp_size, dp_size=dp_size, sp_size=sp_size)
+    except ValidationError as error:
+        raise BadValue(one_line(error)) from None
+    analysis = LLMAnalysis(
+        catalog.get_model(required("model_name", model_name)),
+        catalog.get_gpu(required("gpu_name", gpu_name)),
+        get_dtypes(dtype_name),
+        layout,
+        method=method,
+        flops_efficiency=flops_efficiency,
+        hbm_memory_efficiency=hbm_memory_efficiency,
+        achieved_tflops=achieved_tflops,
+        achieved_memory_bandwidth_GBs=achieved_memory_bandwidth_GBs,
+        intra_node_memory_efficiency=intra_node_memory_efficiency,
+        inter_node_memory_efficiency=inter_node_memory_efficiency,
+        kv_cache_dtype_bytes=kv_cache_dtype_bytes,
+        layernorm_dtype_bytes=layernorm_dtype_bytes,
+    )
+    estimate = analysis.inference(
+        batch_size_per_gpu=batch_size_per_gpu,
+        seq_len=seq_len,
+        num_tokens_to_generate=num_tokens_to_generate,
+        use_kv_cache=use_kv_cache,
+        cost_per_gpu_hour=cost_per_gpu_hour,
+    )
+    output = Output(report.rendered(estimate, format))
+    if output_dir is None:
+        return output
+    affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
+    return replace(output, folder=existing_folder(output_dir), files=report.summary_files(estimate, *affixes))
+
+
+def required(flag: str, value: object) -> object:
+    """`value`, which the user must give. Raises BadValue where it is missing."""
+    if value is None:
+        raise BadValue(f"--{flag} is missing; `llm-analysis {flag.removesuffix('_name')}s` lists what is known")
+    return value
+
+
+def choice(flag: str, value: object, known: Sequence[str]) -> None:
+    """Raises UnknownName for a value that is not among the known ones."""
+    if value not in known:
+        raise unknown(flag, value, known)
+
+
+COMMANDS: dict[str, Callable[..., Output]] = {
+    "infer": infer,
+    "models": listing.models,
+    "gpus": listing.gpus,
+    "dtypes": listing.dtypes,
+}
+
+
+def run(arguments: Sequence[str]) -> Output:
+    """The output of a command line. Raises UsageError, LLMAnalysisError."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return Output(overview(COMMANDS))
+    if arguments[0] in ("--version", "version"):
+        from importlib.metadata import version
+
+        return Output(version("llm-analysis"))
+    name, flags = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command {shown(name)}{nearest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    if "--help" in flags or "-h" in flags:
+        return Output(help_text(name, command))
+    check_flags(name, flags, list(inspect.signature(command).parameters))
+    output = fire.Fire(command, command=list(flags), name=f"llm-analysis {name}", serialize=lambda _: None)
+    if not isinstance(output, Output):
+        raise UsageError(f"cannot read the flags of {name}; see llm-analysis {name} --help")
+    return output
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: prints, writes, exits."""
+    try:
+        output = run(sys.argv[1:] if arguments is None else arguments)
+        write_together(output.folder, output.files)
+    except UsageError as error:
+        sys.exit(complaint(error, 2))
+    except LLMAnalysisError as error:
+        sys.exit(complaint(error, 1))
+    try:
+        print(output.text, flush=True)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complaint(error: Exception, status: int) -> int:
+    """One line on stderr; the exit status."""
+    line = " ".join(str(error).split())
+    print(f"llm-analysis: {line}", file=sys.stderr)
+    return status

@@ -1,0 +1,135 @@
+"""The answer: one record, whose field names are the JSON keys and the words of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llm_analysis.hardware import GPU, IDEAL, Cost, cost
+from llm_analysis.operators import Op
+from llm_analysis.units import Quantity
+
+TERMS = ("compute", "memory", "launch", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """One operator over a whole pass (decode: the mean over all steps). Per GPU; seconds, FLOP, bytes."""
+
+    phase: str
+    name: str
+    kind: str
+    count: float
+    seconds: float
+    share: float  # of its phase
+    flops: float
+    bytes: float
+    wire_bytes: float
+    achieved_fraction: float  # speed of light / seconds
+    bound: str  # the term that weighs most
+    compute_seconds: float
+    memory_seconds: float
+    launch_seconds: float
+    network_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Everything that `infer` says. Latencies in seconds, memory in bytes; tokens/s of all replicas together.
+
+    `prefill_latency` is the time to the first token (TTFT) without queueing: the pass over the prompt. `decode_latency`
+    is the mean time of the following tokens (TPOT), the first excluded.
+    """
+
+    model_name: str
+    gpu_name: str
+    dtype_name: str
+    method: str
+    flops_efficiency: float | None
+    hbm_memory_efficiency: float | None
+    batch_size_per_gpu: int
+    seq_len: int
+    num_tokens_to_generate: int
+    use_kv_cache: bool
+    tp_size: int
+    pp_size: int
+    dp_size: int
+    sp_size: int
+    num_gpus: int
+    prefill_latency: float
+    decode_latency: float
+    total_decode_latency: float
+    total_latency: float
+    total_per_token_latency: float
+    total_latency_is: str
+    prefill_tokens_per_sec: float
+    decode_tokens_per_sec: float
+    total_tokens_per_sec: float
+    request_tokens_per_sec: float
+    num_params_total: float
+    weight_memory_per_gpu: float
+    kv_cache_memory_per_gpu: float
+    activation_memory_per_gpu: float
+    memory_left_per_gpu: float
+    memory_per_gpu: float
+    fits: bool
+    max_batch_size_per_gpu: int
+    cost_per_million_tokens: float | None
+    notes: tuple[str, ...]
+    operators: tuple[OperatorTime, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer as plain values, in the order of the fields."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["notes"] = list(self.notes)
+        plain["operators"] = [{f.name: getattr(row, f.name) for f in fields(row)} for row in self.operators]
+        return plain
+
+
+Timed = Sequence[tuple[float, Op, Cost]]  # weight of the pass in a sum over passes, an operator of it, its cost
+
+
+def pass_seconds(timed: Timed) -> Quantity:
+    """Seconds of all operators, each as often as it runs."""
+    return sum((weight * op.count * c.seconds for weight, op, c in timed), 0.0)
+
+
+def operator_rows(phase: str, timed: Timed, gpu: GPU) -> list[OperatorTime]:
+    """One row per operator name, in the order of the pass. The weights of `timed` sum to 1 over a pass."""
+    groups: dict[str, list[tuple[float, Op, Cost]]] = {}
+    for entry in timed:
+        groups.setdefault(entry[1].name, []).append(entry)
+    total = pass_seconds(timed)
+    return [operator_row(phase, entries, gpu, float(total)) for entries in groups.values()]
+
+
+def operator_row(phase: str, entries: Timed, gpu: GPU, total: float) -> OperatorTime:
+    """The sums of one operator over its entries."""
+    count = seconds = flops = moved = wire = light = 0.0
+    terms = dict.fromkeys(TERMS, 0.0)
+    for weight, op, c in entries:
+        runs = float(weight * op.count)
+        count += runs
+        seconds += runs * float(c.seconds)
+        flops += runs * float(op.flops)
+        moved += runs * float(op.bytes)
+        wire += runs * float(op.wire_bytes)
+        light += runs * float(cost(op, gpu, IDEAL).seconds)
+        for term in TERMS:
+            terms[term] += runs * float(getattr(c, term))
+    op = entries[0][1]
+    return OperatorTime(
+        phase=phase,
+        name=op.name,
+        kind=op.kind,
+        count=count,
+        seconds=seconds,
+        share=seconds / total if total else 0.0,
+        flops=flops,
+        bytes=moved,
+        wire_bytes=wire,
+        achieved_fraction=min(light / seconds, 1.0) if seconds else 1.0,
+        bound=max(terms, key=lambda term: terms[term]) if seconds else "nothing",
+        **{f"{term}_seconds": value for term, value in terms.items()},
+    )

@@ -1,0 +1,90 @@
+"""What fits: weights, KV cache and activations of one GPU, counted on the same operators that are timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_analysis.dtypes import Dtypes, get_dtypes
+from llm_analysis.hardware import GPU
+from llm_analysis.model import stage_ops
+from llm_analysis.model_config import ModelConfig
+from llm_analysis.operators import Op, Step
+from llm_analysis.scenario import Parallelism, Workload
+from llm_analysis.units import GB
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on the fullest GPU. KV cache at the end of the generation; activations at the peak of the prefill."""
+
+    weights: float
+    kv_cache: float
+    activations: float
+    capacity: float
+    max_batch: int
+
+    @property
+    def left(self) -> float:
+        """What remains; negative where it does not fit."""
+        return self.capacity - self.weights - self.kv_cache - self.activations
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it fits."""
+        return self.left >= 0
+
+
+def footprint(model: ModelConfig, workload: Workload, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> Memory:
+    """The memory of the fullest pipeline stage.
+
+    Every byte but the weights grows with the batch, so the largest batch is a division.
+    """
+    stages = [
+        stage(model, workload, dtypes, layout, first, last) for first, last in layout.stages(model.num_hidden_layers)
+    ]
+    weights, kv_cache, activations = max(stages, key=sum)
+    b, room = workload.batch_size_per_gpu, gpu.memory_bytes
+    max_batch = min(int(max(room - w, 0) / ((kv + act) / b)) for w, kv, act in stages)
+    return Memory(weights, kv_cache, activations, room, max_batch)
+
+
+def stage(
+    model: ModelConfig, workload: Workload, dtypes: Dtypes, layout: Parallelism, first: int, last: int
+) -> tuple[float, float, float]:
+    """Bytes of weights, KV cache and peak activations of one pipeline stage's GPU."""
+    b, s, n = float(workload.batch_size_per_gpu), float(workload.seq_len), float(workload.num_tokens_to_generate)
+    prefill = stage_ops(model, Step(b, s), dtypes, layout, first, last)
+    end = stage_ops(model, Step(b, 1.0, s + n - 1, "decode"), dtypes, layout, first, last)
+    weights = sum(float(op.count) * op.stored_bytes for op in prefill)
+    kv_cache = sum(float(op.count * op.cached_bytes) for op in end) if workload.use_kv_cache else 0.0
+    stream = b * s * model.hidden_size * dtypes.stream_bytes
+    return weights, kv_cache, stream + peak(prefill)
+
+
+def peak(ops: list[Op]) -> float:
+    """The operator that has most activations in flight: its inputs and outputs together, in bytes."""
+    return max(float(op.activation_bytes) for op in ops)
+
+
+def remedies(
+    short: Memory, workload: Workload, dtypes: Dtypes, layout: Parallelism, model: ModelConfig, gpu: GPU
+) -> tuple[str, ...]:
+    """What is missing, and what would make it fit: a smaller batch, more GPUs, narrower weights."""
+    ways = [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []
+    for t in (t for t in range(layout.tp_size + 1, 65) if model.num_attention_heads % t == 0):
+        kv_heads = model.num_key_value_heads
+        if (kv_heads % t == 0 or t % kv_heads == 0) and gpu.link_over(t)[1]:
+            wider = layout.model_copy(update={"tp_size": t, "sp_size": 1})
+            if footprint(model, workload, dtypes, wider, gpu).fits:
+                ways.append(f"tp_size {t}")
+                break
+    for name in ("fp8", "int8", "int4"):
+        narrow = get_dtypes(name)
+        if narrow.weight_bits < dtypes.weight_bits:
+            run = narrow.on(gpu.peak_flops, gpu.name)
+            if footprint(model, workload, run, layout, gpu).fits:
+                ways.append(f"dtype_name {name}")
+                break
+    need = (short.capacity - short.left) / GB
+    would = f"; would fit: {', '.join(ways)}" if ways else "; neither 64 GPUs nor int4 weights would make it fit"
+    return (f"does not fit: needs {need:.1f} GB of the {short.capacity / GB:.1f} GB of {gpu.name}{would}",)

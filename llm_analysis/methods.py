@@ -1,0 +1,114 @@
+"""Which four numbers an operator is timed with: the methods, and the user's efficiencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isfinite
+
+from llm_analysis.dtypes import Dtypes
+from llm_analysis.errors import BadValue, Unsupported, shown, unknown
+from llm_analysis.hardware import GPU, IDEAL, Efficiency
+from llm_analysis.operators import Op
+from llm_analysis.published import LEAST_MESSAGE_LATENCY
+
+METHODS = ("published", "ideal")
+Choice = Callable[[Op], Efficiency]  # the numbers that a method times an operator with
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiencies:
+    """The user's fractions of the datasheet's peaks; None where not given."""
+
+    flops: float | None = None
+    memory: float | None = None
+    intra_node: float | None = None
+    inter_node: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave any."""
+        return any(value is not None for value in (self.flops, self.memory, self.intra_node, self.inter_node))
+
+
+def chosen_method(method: object, efficiencies: Efficiencies) -> str:
+    """The method asked for, or the default: `published` with efficiencies, `ideal` without.
+
+    Raises UnknownName, or Unsupported where the method cannot honour efficiencies.
+    """
+    if method is None:
+        return "published" if efficiencies.given else "ideal"
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if efficiencies.given and method != "published":
+        raise Unsupported(f"method {method} takes no efficiencies; leave them out or use --method published")
+    if method == "published" and efficiencies.inter_node is not None:
+        raise Unsupported("method published covers one node: it has no inter_node_memory_efficiency")
+    return str(method)
+
+
+def ideal(op: Op) -> Efficiency:
+    """The speed of light: datasheet peaks, no launch, no latency."""
+    return IDEAL
+
+
+def published(efficiencies: Efficiencies, op: Op) -> Efficiency:
+    """The published example's two flags, its link at full speed with a least message latency."""
+    if op.kind == "all_reduce":
+        return Efficiency(latency=LEAST_MESSAGE_LATENCY, link=efficiencies.intra_node or 1.0)
+    return Efficiency(flops=efficiencies.flops or 1.0, memory=efficiencies.memory or 1.0)
+
+
+def fraction(
+    name: str, value: object, achieved_name: str = "", achieved: object = None, peak: float = 1.0
+) -> float | None:
+    """An efficiency in (0, 1], given as such or as the achieved rate in units of `peak`; None where neither is.
+
+    Raises BadValue for both, for what is no number, and for one outside of the range.
+    """
+    if value is not None and achieved is not None:
+        raise BadValue(f"give {name} or {achieved_name}, not both")
+    if achieved is not None:
+        rate = number(achieved_name, achieved)
+        if not 0 < rate <= peak:
+            raise BadValue(f"{achieved_name} must be above 0 and at most the peak, {peak:g}, not {rate:g}")
+        return rate / peak
+    if value is None:
+        return None
+    share = number(name, value)
+    if not 0 < share <= 1:
+        raise BadValue(f"{name} must be above 0 and at most 1, not {share:g}")
+    return share
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a finite float. Raises BadValue for anything else, True and False included."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadValue(f"{name} must be a number, not {shown(value)}")
+    if not isfinite(value):
+        raise BadValue(f"{name} must be finite, not {value}")
+    return float(value)
+
+
+def with_bytes(dtypes: Dtypes, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:
+    """`dtypes` with the KV cache's and the norms' bytes per element replaced where given. Raises BadValue."""
+    if kv_cache_dtype_bytes is not None:
+        dtypes = replace(dtypes, kv_bits=int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4))))
+    if layernorm_dtype_bytes is not None:
+        dtypes = replace(dtypes, norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
+    return dtypes
+
+
+def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
+    """`value` if it is among `allowed`. Raises BadValue otherwise."""
+    if number(name, value) not in allowed:
+        raise BadValue(f"{name} must be one of {', '.join(f'{a:g}' for a in allowed)}, not {shown(value)}")
+    return number(name, value)
+
+
+def check_links(gpu: GPU, tp_size: int, pp_size: int) -> None:
+    """Raises Unsupported where the layout needs a link whose bandwidth is not on record for the GPU."""
+    for span in {tp_size, tp_size * min(pp_size, 2)}:
+        link, bandwidth = gpu.link_over(span)
+        if span > 1 and not bandwidth:
+            raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")

@@ -1,0 +1,142 @@
+"""The answer as text: tables, markdown, CSV, JSON. The only room where seconds become ms and bytes GB (1e9)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from llm_analysis.estimate import Estimate, OperatorTime
+from llm_analysis.units import GB
+
+FORMATS = ("table", "json", "csv", "markdown")
+STYLES = {"table": "simple", "markdown": "github"}
+
+
+def rendered(estimate: Estimate, style: str) -> str:
+    """The whole answer in one of `FORMATS`."""
+    if style == "json":
+        return json.dumps(estimate.as_dict(), indent=2)
+    if style == "csv":
+        return as_csv(estimate)
+    parts = [heading(estimate), summary(estimate, style), memory_table(estimate, style)]
+    parts += [operator_table(estimate, phase, style) for phase in ("prefill", "decode")]
+    parts += [f"note: {note}" for note in estimate.notes]
+    return "\n\n".join(parts)
+
+
+def heading(e: Estimate) -> str:
+    """The question in one or two lines."""
+    layout = ", ".join(
+        f"{name} {size}"
+        for name, size in (("tp", e.tp_size), ("pp", e.pp_size), ("dp", e.dp_size), ("sp", e.sp_size))
+        if size > 1
+    )
+    gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
+    work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out"
+    return f"{e.model_name} {e.dtype_name} on {gpus}: {work}\nmethod {e.method}{how(e)}"
+
+
+def how(e: Estimate) -> str:
+    """Which efficiencies the answer rests on."""
+    if e.flops_efficiency is None:
+        return ""
+    efficiencies = f"FLOP efficiency {e.flops_efficiency:g}, memory efficiency {e.hbm_memory_efficiency:g}"
+    return f", {efficiencies}; total = {e.total_latency_is}"
+
+
+def seconds(value: float) -> str:
+    """A time as a person reads it."""
+    if value >= 100:
+        return f"{value:.1f} s"
+    return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.2f} us"
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str], style: str, last: str = "right") -> str:
+    """A table whose cells are already text: names on the left, figures on the right, the `last` column as asked."""
+    align = ["left", *["right"] * (len(headers) - 2), last]
+    text: str = tabulate(rows, headers=headers, tablefmt=STYLES[style], colalign=align, disable_numparse=True)
+    return text
+
+
+def summary(e: Estimate, style: str) -> str:
+    """Latencies and throughput."""
+    rows = [
+        ("prefill (TTFT)", seconds(e.prefill_latency), f"{e.prefill_tokens_per_sec:,.0f} tokens/s"),
+        ("decode per token (TPOT)", seconds(e.decode_latency), f"{e.decode_tokens_per_sec:,.1f} tokens/s"),
+        ("total", seconds(e.total_latency), f"{e.total_tokens_per_sec:,.1f} tokens/s generated"),
+        ("per request", seconds(e.total_latency), f"{e.request_tokens_per_sec:,.1f} tokens/s"),
+    ]
+    if e.cost_per_million_tokens is not None:
+        rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "generated, all GPUs"))
+    return table(rows, ("", "latency", "throughput"), style, last="left")
+
+
+def memory_table(e: Estimate, style: str) -> str:
+    """What one GPU holds."""
+    rows = [
+        ("weights", gigabytes(e.weight_memory_per_gpu), f"{e.num_params_total / 1e9:,.2f} billion parameters in all"),
+        ("KV cache", gigabytes(e.kv_cache_memory_per_gpu), "at the end of the generation"),
+        ("activations", gigabytes(e.activation_memory_per_gpu), "at the peak of the prefill"),
+        ("left", gigabytes(e.memory_left_per_gpu), f"of {gigabytes(e.memory_per_gpu)} per GPU"),
+        ("largest batch", f"{e.max_batch_size_per_gpu:,}", "fits" if e.fits else "DOES NOT FIT"),
+    ]
+    return table(rows, ("memory per GPU", "GB", ""), style, last="left")
+
+
+def gigabytes(value: float) -> str:
+    """Bytes in units of 1e9."""
+    return f"{value / GB:,.2f}"
+
+
+def operator_table(e: Estimate, phase: str, style: str) -> str:
+    """One row per operator of a phase."""
+    rows = [operator_cells(row) for row in e.operators if row.phase == phase and row.seconds]
+    return table(rows, (phase, "time", "share", "GFLOP", "MB", "achieved", "bound by"), style)
+
+
+def operator_cells(row: OperatorTime) -> tuple[str, ...]:
+    """The cells of one operator: MB are HBM traffic, or what goes over the wire for a collective."""
+    moved = row.bytes or row.wire_bytes
+    return (
+        f"{row.name} x{row.count:g}" if row.count != 1 else row.name,
+        seconds(row.seconds),
+        f"{row.share:.1%}",
+        f"{row.flops / 1e9:,.2f}",
+        f"{moved / 1e6:,.2f}",
+        f"{row.achieved_fraction:.0%}",
+        row.bound,
+    )
+
+
+def as_csv(e: Estimate) -> str:
+    """One line of the answer's plain fields under their names."""
+    plain: dict[str, Any] = {key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, plain, lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(plain)
+    return out.getvalue().rstrip("\n")
+
+
+def described(e: Estimate) -> str:
+    """The question as part of a file name: {model}-{gpu}-{dtype}-tp{}-pp{}-dp{}-sp{}-fe{}-hbme{}."""
+    efficiencies = [
+        e.method if value is None else f"{value:g}" for value in (e.flops_efficiency, e.hbm_memory_efficiency)
+    ]
+    layout = f"tp{e.tp_size}-pp{e.pp_size}-dp{e.dp_size}-sp{e.sp_size}"
+    name = f"{e.model_name}-{e.gpu_name}-{e.dtype_name}-{layout}-fe{efficiencies[0]}-hbme{efficiencies[1]}"
+    return name.replace("/", "_")
+
+
+def summary_files(e: Estimate, prefix: str, suffix: str) -> dict[str, str]:
+    """The two summaries under their file names."""
+    name = f"{prefix}{described(e)}{suffix}"
+    return {
+        f"{name}-summary.json": rendered(e, "json") + "\n",
+        f"{name}-summary-readable.txt": rendered(e, "table") + "\n",
+    }
