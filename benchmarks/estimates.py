@@ -33,7 +33,7 @@ def main() -> None:
 
     together, picked = np.asarray(analysis.seconds(step)), range(0, POINTS, POINTS // COMPARED)
     alone = np.array([analysis.seconds(Step(float(step.batch[i]), float(prompts[i]))) for i in picked])
-    deviation = float(np.max(np.abs(together[::POINTS // COMPARED] / alone - 1)))
+    deviation = float(np.max(np.abs(together[:: POINTS // COMPARED] / alone - 1)))
     print(f"largest relative difference to a scalar {deviation:8.1e}      target 1e-12")
 
 
