@@ -26,13 +26,13 @@ def main() -> None:
     one = best_seconds(lambda: analysis.inference(batch_size_per_gpu=4, seq_len=2048, num_tokens_to_generate=256), 50)
     print(f"one estimate (prefill, decode, memory)  {one * 1e3:8.3f} ms   target 1 ms")
 
-    prompts = np.linspace(1.0, 131072.0, POINTS)
-    step = Step(np.linspace(1.0, 64.0, POINTS), prompts)
+    batches, prompts = np.linspace(1.0, 64.0, POINTS), np.linspace(1.0, 131072.0, POINTS)
+    step = Step(batches, prompts)
     many = best_seconds(lambda: analysis.seconds(step), 1)
     print(f"{POINTS:,} prefill points on array axes {many * 1e3:8.1f} ms   target 100 ms")
 
     together, picked = np.asarray(analysis.seconds(step)), range(0, POINTS, POINTS // COMPARED)
-    alone = np.array([analysis.seconds(Step(float(step.batch[i]), float(prompts[i]))) for i in picked])
+    alone = np.array([analysis.seconds(Step(float(batches[i]), float(prompts[i]))) for i in picked])
     deviation = float(np.max(np.abs(together[:: POINTS // COMPARED] / alone - 1)))
     print(f"largest relative difference to a scalar {deviation:8.1e}      target 1e-12")
 
