@@ -3,105 +3,28 @@
     forward(model, step, dtypes, layout) -> [Op]
 
     token embedding -> L layers -> final norm -> output head (the last position of each sequence alone)
-    layer: norm, QKV, rotary, attention, output projection, all-reduce, residual,
-           norm, up (and gate), activation, down, all-reduce, residual
+    layer: norm, mixer (attention, or a recurrence), all-reduce, residual,
+           norm, feed-forward (dense, or experts), all-reduce, residual
 
 Weights, their traffic, the KV cache, FLOP and the parameter count are all read off this one list.
-Sharding over t tensor-parallel GPUs: QKV, up and gate by columns, output projection and down by rows (Megatron-LM),
-so that one all-reduce ends each half of a layer. KV heads fewer than t are replicated.
+A layer is a pair of kinds; `MIXERS` and `FEED_FORWARDS` say which function makes the operators of each.
+One all-reduce ends each half of a layer, which is sharded over t tensor-parallel GPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llm_analysis.dtypes import Dtypes
+from llm_analysis.feed_forward import dense_block, sparse_block
+from llm_analysis.layer_pass import Pass
+from llm_analysis.mixers import attention_block, latent_block
 from llm_analysis.model_config import ModelConfig
-from llm_analysis.operators import Op, Step, all_reduce, attention, collective, elementwise, lookup, matmul
+from llm_analysis.operators import Op, Step, collective, lookup, matmul
+from llm_analysis.recurrent import gated_delta_block, lightning_block, mamba2_block, mamba_block
 from llm_analysis.scenario import Parallelism
-from llm_analysis.units import Quantity
 
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """All that a layer's operators depend on. `count` is how many layers of the kind the pass runs through."""
-
-    model: ModelConfig
-    step: Step
-    dtypes: Dtypes
-    layout: Parallelism
-    count: int = 1
-
-    @property
-    def stream_rows(self) -> Quantity:
-        """Rows of the residual stream that this GPU normalises and adds."""
-        return self.step.rows / self.layout.sp_size
-
-    def reduced(self, name: str) -> list[Op]:
-        """The all-reduce that sums a row-sharded product over the tensor-parallel group."""
-        message = self.step.rows * self.model.hidden_size * self.dtypes.stream_bytes
-        t, node = self.layout.tp_size, self.layout.gpus_per_node
-        return all_reduce(name, message, t, node=node, count=self.count)
-
-    def norm(self, name: str) -> Op:
-        """One norm over the hidden size: the stream in, the normalised stream out."""
-        h, width = self.model.hidden_size, self.dtypes.norm_bytes or self.dtypes.stream_bytes
-        return elementwise(name, self.stream_rows, h, h, width, count=self.count, params=self.model.norm_params)
-
-    def residual(self, name: str) -> Op:
-        """The stream plus a block's output."""
-        h, width = self.model.hidden_size, self.dtypes.stream_bytes
-        return elementwise(name, self.stream_rows, 2 * h, h, width, count=self.count, kind="residual")
-
-
-def attention_block(p: Pass, mixer: str) -> list[Op]:
-    """Multi-head, grouped-query or multi-query attention; `mixer` says what a token sees."""
-    m, t = p.model, p.layout.tp_size
-    h, d, heads, kv_heads = m.hidden_size, m.head_dim, m.num_attention_heads, m.num_key_value_heads
-    mine, kv_mine = heads / t, max(kv_heads / t, 1.0)
-    qkv_params = (h + m.qkv_bias) * (heads + 2 * kv_heads) * d
-    out_params = heads * d * h + m.attention_output_bias * h
-    window = {"window": float(m.sliding_window)} if mixer == "sliding_attention" and m.sliding_window else {}
-    linear, stream = p.dtypes.linear, p.dtypes.stream
-    ops = [matmul("qkv", p.step.rows, h, (mine + 2 * kv_mine) * d, linear, count=p.count, params=qkv_params)]
-    if m.rotary or m.qk_norm != "none":
-        norm_params = {"none": 0, "head": 2 * d, "full": (heads + kv_heads) * d}[m.qk_norm]
-        rotated = (mine + kv_mine) * d
-        width = p.dtypes.stream_bytes
-        ops.append(elementwise("rotary", p.step.rows, rotated, rotated, width, count=p.count, params=norm_params))
-    ops.append(
-        attention(
-            "attention",
-            p.step,
-            mine,
-            kv_mine,
-            d,
-            d,
-            format=stream,
-            rate=stream,
-            element_bytes=p.dtypes.stream_bytes,
-            kv_element_bytes=p.dtypes.kv_bytes,
-            count=p.count,
-            **window,
-        )
-    )
-    ops.append(matmul("attention_output", p.step.rows, mine * d, h, linear, count=p.count, params=out_params))
-    return ops
-
-
-def dense_block(p: Pass, feed_forward: str) -> list[Op]:
-    """Feed-forward of two matrices, or of three with a gate."""
-    m, t = p.model, p.layout.tp_size
-    h, f, columns = m.hidden_size, m.intermediate_size, 2 if m.gated_mlp else 1
-    linear, width = p.dtypes.linear, p.dtypes.stream_bytes
-    up_params, down_params = (h + m.mlp_bias) * columns * f, (f + m.mlp_bias) * h
-    up = "mlp_up_gate" if m.gated_mlp else "mlp_up"
-    return [
-        matmul(up, p.step.rows, h, columns * f / t, linear, count=p.count, params=up_params),
-        elementwise("mlp_activation", p.step.rows, columns * f / t, f / t, width, count=p.count),
-        matmul("mlp_down", p.step.rows, f / t, h, linear, count=p.count, params=down_params),
-    ]
+__all__ = ["Pass", "forward", "kv_bytes_per_token", "num_active_params", "num_params", "stage_ops"]
 
 
 def nothing(p: Pass, kind: str) -> list[Op]:
@@ -112,21 +35,37 @@ def nothing(p: Pass, kind: str) -> list[Op]:
 MIXERS: dict[str, Callable[[Pass, str], list[Op]]] = {
     "full_attention": attention_block,
     "sliding_attention": attention_block,
+    "chunked_attention": attention_block,
+    "bidirectional_attention": attention_block,
+    "shared_full_attention": attention_block,
+    "shared_sliding_attention": attention_block,
+    "latent_attention": latent_block,
+    "sparse_latent_attention": latent_block,
+    "mamba": mamba_block,
+    "mamba2": mamba2_block,
+    "gated_delta_net": gated_delta_block,
+    "lightning_attention": lightning_block,
     "none": nothing,
 }
-FEED_FORWARDS: dict[str, Callable[[Pass, str], list[Op]]] = {"dense": dense_block, "none": nothing}
+FEED_FORWARDS: dict[str, Callable[[Pass, str], list[Op]]] = {
+    "dense": dense_block,
+    "sparse": sparse_block,
+    "none": nothing,
+}
 
 
 def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
     """The operators of one layer."""
-    mix, feed = MIXERS[mixer](p, mixer), FEED_FORWARDS[feed_forward](p, feed_forward)
-    if p.model.parallel_block:
-        norms = [p.norm("norm") for _ in range(p.model.norms_per_layer)]
+    m = p.model
+    mix = MIXERS[mixer.partition(":")[0]](p, mixer)
+    feed = FEED_FORWARDS[feed_forward.partition(":")[0]](p, feed_forward)
+    if m.parallel_block:
+        norms = [p.norm("norm") for _ in range(m.norms_per_layer)]
         return [*norms, *mix, *feed, *p.reduced("all_reduce"), p.residual("residual")]
     ops: list[Op] = []
     for name, half in (("attention", mix), ("mlp", feed)):
         if half:
-            after = [p.norm(f"{name}_post_norm")] if p.model.norms_per_layer == 4 else []
+            after = [p.norm(f"{name}_post_norm")] if m.norms_per_layer >= 4 else []
             ops += [
                 p.norm(f"{name}_norm"),
                 *half,
@@ -134,7 +73,19 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
                 *after,
                 p.residual(f"{name}_residual"),
             ]
-    return ops
+    ops += [p.norm("mlp_inner_norm") for _ in range(4, m.norms_per_layer)]
+    return ops + (layer_input(p) if m.hidden_size_per_layer_input else [])
+
+
+def layer_input(p: Pass) -> list[Op]:
+    """Gemma's embedding of each token for each layer: gated by the stream, projected and normed, added to it."""
+    h, width, numbers = p.model.hidden_size, p.model.hidden_size_per_layer_input, p.dtypes.linear
+    return [
+        matmul("layer_input_gate", p.step.rows, h, width, numbers, count=p.count),
+        matmul("layer_input_projection", p.step.rows, width, h, numbers, count=p.count),
+        p.norm("layer_input_norm"),
+        p.residual("layer_input_residual"),
+    ]
 
 
 def embedding(p: Pass) -> list[Op]:
@@ -147,18 +98,40 @@ def embedding(p: Pass) -> list[Op]:
         ops.append(lookup("position_embedding", p.step.rows, h, rows, entry, stream, params=rows * h))
     if width != m.hidden_size:
         ops.append(matmul("embedding_in", p.step.rows, width, m.hidden_size, p.dtypes.router))
+    if m.token_type_rows:
+        params = m.token_type_rows * m.hidden_size
+        ops.append(lookup("token_type", p.step.rows, m.hidden_size, m.token_type_rows, entry, stream, params=params))
+    if m.hidden_size_per_layer_input:
+        ops += layer_embedding(p)
     if m.embedding_norm:
         ops.append(p.norm("embedding_norm"))
     return ops + p.reduced("embedding_all_reduce")
 
 
+def layer_embedding(p: Pass) -> list[Op]:
+    """A second embedding table, with a row for each layer, and the stream's own projection to as many numbers."""
+    m, stream = p.model, p.dtypes.stream_bytes
+    width = m.num_hidden_layers * m.hidden_size_per_layer_input
+    entries, entry = m.vocab_size / p.layout.tp_size, p.dtypes.embedding_bits / 8
+    return [
+        lookup("layer_embedding", p.step.rows, width, entries, entry, stream, params=m.vocab_size * width),
+        matmul("layer_embedding_in", p.step.rows, m.hidden_size, width, p.dtypes.router),
+        p.small_norm("layer_embedding_norm", width, m.hidden_size_per_layer_input),
+    ]
+
+
 def output_head(p: Pass) -> list[Op]:
-    """Final norm and logits of the last position of each sequence."""
+    """Final norm and logits of the last position of each sequence; an encoder's pooled state instead."""
     m, t, width = p.model, p.layout.tp_size, p.model.embedding_width
     last = p.step.batch
     tied = m.tie_word_embeddings and p.layout.pp_size == 1
     params = 0.0 if m.tie_word_embeddings else m.vocab_size * (width + m.head_bias)
     ops = [p.norm("final_norm")] if m.final_norm else []
+    if m.pooler:
+        h = m.hidden_size
+        ops.append(matmul("pooler", last, h, h, p.dtypes.router, params=(h + 1) * h, bias=True))
+    if not m.output_head:
+        return ops
     if width != m.hidden_size:
         ops.append(matmul("embedding_out", last, m.hidden_size, width, p.dtypes.router))
     ops.append(matmul("output_head", last, width, m.vocab_size / t, p.dtypes.head, params=params, stored=not tied))
@@ -187,7 +160,30 @@ def forward(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism)
 
 def num_params(model: ModelConfig) -> float:
     """Weights of the whole model, counted on its operators."""
-    return sum(float(op.count) * op.params for op in forward(model, Step(1, 1), COUNTING, Parallelism()))
+    return sum(float(op.count) * op.params for op in counted(model))
+
+
+def num_active_params(model: ModelConfig) -> float:
+    """Weights that one token goes through: all but the experts it does not choose. The embedding counts whole."""
+    chosen = model.num_experts_per_tok / max(model.num_experts, 1)
+    return sum(float(op.count) * op.params * (chosen if op.kind == "grouped_gemm" else 1.0) for op in counted(model))
+
+
+def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
+    """Bytes that one more token adds to the KV cache of a sequence so long that all windows are full."""
+    long = 2.0**24
+    now, before = (Step(1.0, 1.0, context, "decode") for context in (long, long - 1))
+    return cached(model, now, dtypes) - cached(model, before, dtypes)
+
+
+def cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> float:
+    """Bytes of KV cache and state after a pass, all layers together."""
+    return sum(float(op.count * op.cached_bytes) for op in forward(model, step, dtypes, Parallelism()))
+
+
+def counted(model: ModelConfig) -> list[Op]:
+    """The operators of the smallest pass, for their weights."""
+    return forward(model, Step(1.0, 1.0), COUNTING, Parallelism())
 
 
 COUNTING = Dtypes("", "bf16", 16, 0, "bf16", "bf16", 16, 16, 16)

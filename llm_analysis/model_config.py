@@ -2,9 +2,13 @@
 
 A model is a list of layers, each a mixer (`layer_types`) and a feed-forward (`mlp_layer_types`):
 
-    layer_types       full_attention | sliding_attention | chunked_attention | latent_attention | mamba | ... | none
-    mlp_layer_types   dense | sparse | none
+    layer_types       full_attention | sliding_attention | chunked_attention | bidirectional_attention |
+                      shared_full_attention | shared_sliding_attention (they read an earlier layer's KV cache) |
+                      latent_attention (MLA) | sparse_latent_attention (MLA over the tokens an indexer picks) |
+                      mamba | mamba2 | gated_delta_net | lightning_attention | none
+    mlp_layer_types   dense | sparse (mixture of experts) | none
 
+A kind may carry a size of its own: `full_attention:4` has 4 KV heads, `dense:7168` is 7168 wide.
 `families` turns a config.json or one of our own files into this record; `model` turns it into operators.
 """
 
@@ -16,12 +20,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Field(gt=0)]
-Size = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Size = Annotated[int, Field(ge=0, le=10**9)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ModelConfig(BaseModel):
-    """Shapes and conventions of one model. Sizes are numbers of elements."""
+    """Shapes and conventions of one model. Sizes are numbers of elements; 0 where the model has no such part."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -32,6 +37,7 @@ class ModelConfig(BaseModel):
     model_type: str = ""
     notes: tuple[str, ...] = ()  # what the reader must know of how the file was read
     weight_format: str = ""  # the everyday dtype name of a quantised checkpoint
+    quantized_part: Literal["all", "experts"] = "all"  # which matrices of the layers `weight_format` covers
 
     hidden_size: Count
     num_hidden_layers: Count
@@ -46,10 +52,44 @@ class ModelConfig(BaseModel):
     num_key_value_heads: Count
     head_dim: Count
     sliding_window: Count | None = None
+    attention_chunk_size: Count | None = None
     qkv_bias: bool = False
     attention_output_bias: bool = False
+    attention_output_gate: bool = False  # the query projection is twice as wide: its other half gates the output
+    attention_sinks: bool = False
+    attention_k_eq_v: bool = False  # full-attention layers have no value projection: the keys' serves
     qk_norm: Literal["none", "head", "full"] = "none"
     rotary: bool = True
+    global_head_dim: Size = 0  # of full-attention layers, where it is another one
+    num_global_key_value_heads: Size = 0
+
+    # Multi-head latent attention, and the indexer of its sparse variant
+    q_lora_rank: Size = 0
+    kv_lora_rank: Size = 0
+    qk_nope_head_dim: Size = 0
+    qk_rope_head_dim: Size = 0
+    v_head_dim: Size = 0
+    index_n_heads: Size = 0
+    index_head_dim: Size = 0
+    index_topk: Size = 0
+
+    # State-space layers (mamba: channels are heads of one element) and gated delta-nets
+    mamba_num_heads: Size = 0
+    mamba_head_dim: Size = 0
+    ssm_state_size: Size = 0
+    n_groups: Size = 1
+    conv_kernel: Size = 4
+    time_step_rank: Size = 0
+    chunk_size: Count = 256
+    conv_bias: bool = True
+    mamba_proj_bias: bool = False
+    mamba_inner_layernorms: bool = False
+    state_element_bytes: Size = 0  # 0: those of the residual stream
+    linear_num_key_heads: Size = 0
+    linear_num_value_heads: Size = 0
+    linear_key_head_dim: Size = 0
+    linear_value_head_dim: Size = 0
+    linear_conv_kernel_dim: Size = 4
 
     # Feed-forward
     intermediate_size: Size
@@ -61,43 +101,70 @@ class ModelConfig(BaseModel):
     num_experts_per_tok: Size = 0
     moe_intermediate_size: Size = 0
     shared_expert_intermediate_size: Size = 0
+    shared_expert_gate: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
 
     # Norms, embeddings, residual
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norms_per_layer: Size = 2
+    norm_weight: bool = True
     norm_bias: bool = True  # of a layernorm
     final_norm: bool = True
     embedding_norm: bool = False
     parallel_block: bool = False  # attention and feed-forward read one norm and share one residual
     position_embedding_rows: Size = 0
+    token_type_rows: Size = 0
     word_embed_proj_dim: Size = 0  # 0: the hidden size
+    hidden_size_per_layer_input: Size = 0  # width of the embedding that each layer has of its own
+    output_head: bool = True
+    pooler: bool = False
     head_bias: bool = False
+    num_nextn_predict_layers: Size = 0  # multi-token prediction: known, and not run
 
-    published_num_params: float | None = None
-    published_num_active_params: float | None = None
+    published_num_params: Amount | None = None
+    published_num_active_params: Amount | None = None
 
     @cached_property
     def layer_kinds(self) -> dict[tuple[str, str], int]:
         """How many layers there are of each (mixer, feed-forward) kind."""
         return self.kinds_between(0, self.num_hidden_layers)
 
+    @cached_property
+    def kinds_by_range(self) -> dict[tuple[int, int], dict[tuple[str, str], int]]:
+        """What `kinds_between` has counted so far."""
+        return {}
+
     def kinds_between(self, first: int, last: int) -> dict[tuple[str, str], int]:
         """The kinds of layers `first` .. `last` - 1, with how many there are of each."""
-        mixers = self.layer_types or ("full_attention",) * self.num_hidden_layers
-        feed_forwards = self.mlp_layer_types or ("dense",) * self.num_hidden_layers
-        return dict(Counter(zip(mixers[first:last], feed_forwards[first:last], strict=True)))
+        kinds = self.kinds_by_range.get((first, last))
+        if kinds is None:
+            mixers = self.layer_types or ("full_attention",) * self.num_hidden_layers
+            feed_forwards = self.mlp_layer_types or ("dense",) * self.num_hidden_layers
+            kinds = dict(Counter(zip(mixers[first:last], feed_forwards[first:last], strict=True)))
+            self.kinds_by_range[first, last] = kinds
+        return kinds
 
-    @property
+    @cached_property
     def decode_kinks(self) -> tuple[float, ...]:
-        """Cached tokens at which the time of a decode step changes its slope: a window has filled up."""
-        return (self.sliding_window - 1.0,) if self.sliding_window else ()
+        """Contexts at which the cost of a decode step stops being smooth: a window is full, a chunk begins."""
+        kinds = {mixer for mixer, _ in self.layer_kinds}
+        full = [size - 1.0 for size in (self.sliding_window, self.index_topk) if size]
+        chunk, limit = self.attention_chunk_size or 0, self.max_position_embeddings
+        starts = range(chunk, limit, chunk) if chunk and "chunked_attention" in kinds else ()
+        return tuple(full) + tuple(float(edge) for start in starts for edge in (start - 1, start))
 
     @property
     def norm_params(self) -> int:
         """Weights of one norm over the hidden size."""
-        return self.hidden_size * (2 if self.norm == "layernorm" and self.norm_bias else 1)
+        return self.hidden_size * (self.norm_weight + (self.norm == "layernorm" and self.norm_bias))
 
     @property
     def embedding_width(self) -> int:
         """Width of the embedding table and of the output head."""
         return self.word_embed_proj_dim or self.hidden_size
+
+    @property
+    def mamba_inner_size(self) -> int:
+        """Channels inside a state-space layer."""
+        return self.mamba_num_heads * self.mamba_head_dim

@@ -4,7 +4,7 @@ Notation: b sequences, q new tokens of each in this pass, c tokens of each alrea
 H heads and K key/value heads on this GPU, d head size, w window, t GPUs in a collective, M bytes in its message.
 
     matmul       FLOP 2 r k n              bytes: weights k n, input r k, output r n
-    attention    FLOP 4 b H d * pairs      bytes: K, V of the visible tokens once, the new ones written once, Q in, O out
+    attention    FLOP 4 b H d * pairs      bytes: K, V of the visible tokens once, the new ones written, Q in, O out
                  pairs = (query, key) pairs under the causal mask = sum over the q new tokens of min(c + i, w)
     elementwise  bytes in and out; its FLOP hide behind them and are not counted
     all_reduce   2 (t-1)/t M over the wire from each GPU (reduce-scatter, then all-gather), t-1 peers to hear from
@@ -23,7 +23,7 @@ from llm_analysis.units import Quantity, floor, minimum
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One kernel or collective: a record of numbers. Bytes: HBM traffic of one run on one GPU, unless said otherwise."""
+    """One kernel or collective: a record of numbers. Bytes: HBM traffic of one run on one GPU unless said otherwise."""
 
     name: str
     kind: str  # which efficiency applies: gemm, prefill_attention, decode_attention, elementwise, all_reduce, ...
@@ -93,13 +93,17 @@ def matmul(
     count: Quantity = 1.0,
     params: float | None = None,
     stored: bool = True,
+    bias: bool = False,
+    heads: float = 1.0,
 ) -> Op:
     """`rows` x `inputs` times `inputs` x `outputs`, the shapes as one GPU holds them.
 
     `params` defaults to inputs * outputs; give the whole model's where the matrix is sharded, replicated or biased.
-    `stored` is False for a matrix that another operator already holds (a tied output head).
+    `stored` is False for a matrix that another operator already holds (a tied output head). A `bias` of one number for
+    each output is held as the outputs are. With `heads` there are so many products, each with a matrix of its own.
     """
-    weights = inputs * outputs
+    weights = heads * inputs * outputs
+    weight_bytes = weights * numbers.weight_bytes
     return Op(
         name=name,
         kind="gemm",
@@ -107,11 +111,11 @@ def matmul(
         format=numbers.format,
         rate=numbers.rate,
         flops=2.0 * rows * weights,
-        weight_bytes=weights * numbers.weight_bytes,
-        activation_bytes=rows * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
-        parallelism=rows * outputs,
+        weight_bytes=weight_bytes,
+        activation_bytes=rows * heads * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
+        parallelism=rows * heads * outputs,
         params=weights if params is None else params,
-        stored_bytes=weights * numbers.weight_bytes if stored else 0.0,
+        stored_bytes=weight_bytes if stored else 0.0,
     )
 
 
@@ -151,17 +155,23 @@ def attention(
     window: float = inf,
     chunk: float = inf,
     kv_row_dim: float | None = None,
+    shared: bool = False,
+    causal: bool = True,
 ) -> Op:
     """Scaled dot-product attention, scores never leaving the chip (FlashAttention).
 
     `kv_row_dim` is the number of elements that one token adds to the cache on this GPU; by default
-    kv_heads * (key_dim + value_dim).
+    kv_heads * (key_dim + value_dim). With `shared` the cache is an earlier layer's: read, and neither written nor held.
     """
     kv_row = (kv_heads * (key_dim + value_dim) if kv_row_dim is None else kv_row_dim) * kv_element_bytes
-    reach = min(window, chunk)
-    read = minimum(step.total, reach + step.new_tokens - 1) if reach < inf else step.total
-    kept = minimum(step.total, reach) if reach < inf else step.total
+    read = kept = step.total
+    if window < inf:
+        read, kept = minimum(step.total, window + step.new_tokens - 1), minimum(step.total, window)
+    elif chunk < inf:
+        read, kept = step.total - floor(step.context / chunk) * chunk, minimum(step.total, chunk)
     pairs = visible_pairs(step.total, window, chunk) - visible_pairs(step.context, window, chunk)
+    if not causal:
+        pairs = step.new_tokens * step.total
     return Op(
         name=name,
         kind=f"{step.phase}_{kind}",
@@ -170,16 +180,16 @@ def attention(
         rate=rate,
         flops=2.0 * step.batch * heads * (key_dim + value_dim) * pairs,
         activation_bytes=step.rows * heads * (key_dim + value_dim) * element_bytes,
-        kv_bytes=step.batch * (read + step.new_tokens) * kv_row,
+        kv_bytes=step.batch * (read if shared else read + step.new_tokens) * kv_row,
         parallelism=step.rows * heads,
-        cached_bytes=step.batch * kept * kv_row,
+        cached_bytes=0.0 if shared else step.batch * kept * kv_row,
     )
 
 
 def elementwise(
     name: str,
     rows: Quantity,
-    read: float,
+    read: Quantity,
     written: float,
     element_bytes: float,
     *,

@@ -17,6 +17,7 @@ class Parallelism(BaseModel):
     """How many GPUs share one model (`tp` inside a layer, `pp` by layers), and how many copies there are (`dp`).
 
     `sp_size` is sequence parallelism in Megatron's sense: norms and residuals split over the tensor-parallel group.
+    `ep_size` GPUs share a layer's experts; the busiest of them gets `expert_imbalance` times its even share of rows.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -25,6 +26,8 @@ class Parallelism(BaseModel):
     pp_size: Count = 1
     dp_size: Count = 1
     sp_size: Count = 1
+    ep_size: Count = 1
+    expert_imbalance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     gpus_per_node: Count = 8  # consecutive GPUs on the fast link
 
     @property

@@ -1,0 +1,244 @@
+"""What is peculiar to the files of some families, each turned into fields of `ModelConfig` by a short function.
+
+A function takes the keys that only steer how the others are read, and offers values for those left out.
+The table that names these functions is `families.FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llm_analysis.errors import BadConfig
+from llm_analysis.fields import Fields
+from llm_analysis.patterns import by_letter, every
+
+
+def biases(value: bool) -> dict[str, bool]:
+    """A bias on every matrix of a layer, or on none."""
+    return {"qkv_bias": value, "attention_output_bias": value, "mlp_bias": value}
+
+
+def read_falcon(fields: Fields) -> None:
+    """Falcon: one KV head, or groups in the new decoder; two norms before its parallel halves."""
+    new, parallel = fields.take_flag("new_decoder_architecture"), fields.take_flag("parallel_attn", True)
+    alone = fields.take_flag("multi_query", True) and not new
+    if alone:
+        fields["num_key_value_heads"] = 1
+    norms = fields.take_whole("num_ln_in_parallel_attn", 2 if new else 1)
+    fields.offer(parallel_block=parallel or new, norms_per_layer=norms if parallel or new else 2)
+    fields.offer(**biases(fields.take_flag("bias")), rotary=not fields.take_flag("alibi"))
+
+
+def read_mpt(fields: Fields) -> None:
+    """MPT: ALiBi and no biases, unless it says otherwise."""
+    if fields.pop("attn_type", "") == "multiquery_attention":
+        fields["num_key_value_heads"] = 1
+    bias = not fields.take_flag("no_bias", True)
+    fields.offer(rotary=not fields.take_flag("alibi", True), norm_bias=bias, **biases(bias))
+
+
+def read_multi_query(fields: Fields) -> None:
+    """StarCoder: one KV head."""
+    if fields.take_flag("multi_query", True):
+        fields["num_key_value_heads"] = 1
+
+
+def read_biased(key: str, default: bool) -> Callable[[Fields], None]:
+    """A family whose `key` gives every matrix a bias."""
+
+    def read(fields: Fields) -> None:
+        fields.offer(**biases(fields.take_flag(key, default)))
+
+    return read
+
+
+def read_attention_biased(key: str, default: bool) -> Callable[[Fields], None]:
+    """A family whose `key` gives the matrices of attention a bias."""
+
+    def read(fields: Fields) -> None:
+        value = fields.take_flag(key, default)
+        fields.offer(qkv_bias=value, attention_output_bias=value)
+
+    return read
+
+
+def read_opt(fields: Fields) -> None:
+    """OPT: the 350M model normalises after its blocks, and has no final norm."""
+    before = fields.take_flag("do_layer_norm_before", True)
+    fields.offer(final_norm=before, **biases(fields.take_flag("enable_bias", True)))
+
+
+def read_gpt_neo(fields: Fields) -> None:
+    """GPT-Neo: full and windowed layers in turn; no bias on queries, keys and values."""
+    fields.pop("attention_types", None)
+    kinds = {"global": "full_attention", "local": "sliding_attention"}
+    listed = [kinds.get(str(kind), str(kind)) for kind in fields.take_items("attention_layers")]
+    turns = [*kinds.values()] * fields.whole("num_hidden_layers")
+    fields.offer(layer_types=listed or turns[: fields.whole("num_hidden_layers")])
+
+
+def read_gpt_neox(fields: Fields) -> None:
+    """GPT-NeoX: parallel halves with a norm each, unless it says otherwise."""
+    fields.offer(parallel_block=fields.take_flag("use_parallel_residual", True))
+
+
+def read_qwen(fields: Fields) -> None:
+    """The first Qwen: its feed-forward's size counts gate and up together."""
+    fields.pop("no_bias", None)
+    fields["intermediate_size"] = fields.whole("intermediate_size") // 2
+
+
+def read_chatglm(fields: Fields) -> None:
+    """ChatGLM 2 and 3, GLM-4-9B: grouped queries where they say so."""
+    if not fields.take_flag("multi_query_attention"):
+        fields.pop("num_key_value_heads", None)
+    linear = fields.take_flag("add_bias_linear")
+    fields.offer(qkv_bias=fields.take_flag("add_qkv_bias") or linear, attention_output_bias=linear, mlp_bias=linear)
+
+
+def read_cohere(fields: Fields) -> None:
+    """Command: the context is `model_max_length`, where `max_position_embeddings` is that of the first training."""
+    longest = fields.take_whole("model_max_length")
+    fields["max_position_embeddings"] = max(longest, fields.whole("max_position_embeddings", 8192))
+
+
+def read_llama4(fields: Fields) -> None:
+    """Llama 4: `intermediate_size` is the experts' and the shared one's; dense layers have `intermediate_size_mlp`."""
+    expert = fields.whole("intermediate_size")
+    fields.offer(moe_intermediate_size=expert, shared_expert_intermediate_size=expert)
+    fields["intermediate_size"] = fields.take_whole("intermediate_size_mlp", 2 * expert)
+    layers, interval = fields.whole("num_hidden_layers"), fields.take_whole("no_rope_layer_interval", 4)
+    rotary = fields.take_items("no_rope_layers") or [
+        int((i + 1) % interval > 0) for i in range(layers if interval else 0)
+    ]
+    if "attention_chunk_size" in fields:
+        fields.offer(layer_types=["chunked_attention" if turned else "full_attention" for turned in rotary])
+    fields.pop("use_qk_norm", None)  # it has no weights
+
+
+def read_gated_delta(fields: Fields) -> None:
+    """Qwen3-Next and Qwen3.5: every fourth layer attends, the others are gated delta-nets."""
+    interval = fields.take_whole("full_attention_interval", 4)
+    fields.offer(layer_types=every(fields, interval, "full_attention", "linear_attention"))
+    fields["layer_types"] = [
+        "gated_delta_net" if k == "linear_attention" else k for k in fields.items_of("layer_types")
+    ]
+    fields.offer(shared_expert_gate=fields.whole("shared_expert_intermediate_size") > 0)
+
+
+def read_minimax(fields: Fields) -> None:
+    """MiniMax-01 and M1: seven layers of lightning attention, then one of softmax attention."""
+    listed = ["full_attention" if kind == 1 else "linear_attention" for kind in fields.take_items("attn_type_list")]
+    fields.offer(layer_types=listed or every(fields, 8, "full_attention", "linear_attention"))
+    fields["layer_types"] = [
+        "lightning_attention" if k == "linear_attention" else k for k in fields.items_of("layer_types")
+    ]
+
+
+def read_mamba(fields: Fields) -> None:
+    """Mamba: no attention; each channel of the state space is a head of its own."""
+    layers, inner = fields.whole("num_hidden_layers"), fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    inner = fields.whole("intermediate_size", inner) or inner
+    rank = fields.pop("time_step_rank", "auto")
+    fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
+    fields.offer(mamba_num_heads=inner, mamba_head_dim=1, mamba_proj_bias=fields.take_flag("use_bias"))
+    fields.offer(layer_types=["mamba"] * layers, mlp_layer_types=["none"] * layers)
+    fields.update(intermediate_size=0, num_attention_heads=inner, num_key_value_heads=inner, head_dim=1)
+
+
+def read_mamba2(fields: Fields) -> None:
+    """Mamba-2: no attention; heads of channels share one state matrix each."""
+    layers = fields.whole("num_hidden_layers")
+    fields.pop("expand", None)
+    heads, width = fields.whole("num_attention_heads"), fields.whole("head_dim", 64)
+    fields.offer(mamba_num_heads=heads, mamba_head_dim=width, mamba_proj_bias=fields.take_flag("use_bias"))
+    fields.offer(layer_types=["mamba2"] * layers, mlp_layer_types=["none"] * layers)
+    fields.pop("time_step_rank", None)
+    fields.update(intermediate_size=0, num_key_value_heads=heads, head_dim=width)
+
+
+def read_jamba(fields: Fields) -> None:
+    """Jamba: attention in one layer of `attn_layer_period`, experts in one of `expert_layer_period`."""
+    inner = fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    rank = fields.pop("time_step_rank", "auto")
+    fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
+    fields.offer(mamba_num_heads=inner, mamba_head_dim=1)
+    period, offset = fields.take_whole("attn_layer_period", 8), fields.take_whole("attn_layer_offset", 4)
+    fields.offer(layer_types=every(fields, period, "full_attention", "mamba", offset))
+    period, offset = fields.take_whole("expert_layer_period", 2), fields.take_whole("expert_layer_offset", 1)
+    fields.offer(mlp_layer_types=every(fields, period, "sparse", "dense", offset))
+
+
+def read_nemotron_h(fields: Fields) -> None:
+    """Nemotron-H: each layer is a mixer or a feed-forward, by the letters of `hybrid_override_pattern`."""
+    fields.take_whole("expand")
+    fields.pop("use_bias", None)
+    pattern = str(fields.pop("hybrid_override_pattern", ""))
+    names = {"mamba": "M", "attention": "*", "moe": "E", "mlp": "-"}
+    pattern = pattern or "".join(names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type"))
+    halves = {"M": ("mamba2", "none"), "*": ("full_attention", "none"), "E": ("none", "sparse"), "-": ("none", "dense")}
+    layers = by_letter("hybrid_override_pattern", pattern, halves)
+    fields.offer(layer_types=[mixer for mixer, _ in layers], mlp_layer_types=[feed for _, feed in layers])
+
+
+def read_bamba(fields: Fields) -> None:
+    """Bamba: Mamba-2 layers, but for the listed ones."""
+    attending, layers = fields.take_items("attn_layer_indices"), fields.whole("num_hidden_layers")
+    fields.take_whole("expand")
+    fields.offer(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
+
+
+def read_gemma4(fields: Fields) -> None:
+    """Gemma 4: the last layers share KV caches; dense and expert halves side by side; an embedding for each layer."""
+    layers = fields.whole("num_hidden_layers")
+    shared = min(fields.take_whole("num_kv_shared_layers"), layers)
+    kinds = fields.items_of("layer_types") or every(fields, 6, "full_attention", "sliding_attention")
+    fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
+    wide, width = fields.take_flag("use_double_wide_mlp"), fields.whole("intermediate_size")
+    if wide and shared:
+        fields["mlp_layer_types"] = ["dense"] * (layers - shared) + [f"dense:{2 * width}"] * shared
+    if fields.take_flag("enable_moe_block"):
+        fields.offer(shared_expert_intermediate_size=width, norms_per_layer=7)
+    else:
+        for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
+            fields.pop(key, None)
+
+
+def read_nemotron_nas(fields: Fields) -> None:
+    """Llama-Nemotron: each layer has a size of its own, in `block_configs`."""
+    heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
+    mixers, feeds = [], []
+    for block in fields.take_items("block_configs"):
+        attention, ffn = block.get("attention", {}), block.get("ffn", {})
+        if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
+            raise BadConfig("block_configs with replace_with_linear or sparsify is of a kind not covered")
+        group, wide = attention.get("n_heads_in_group") or 1, ffn.get("ffn_mult") or 0
+        mixers.append("none" if attention.get("no_op") else f"full_attention:{heads // group}")
+        width = -(-int(2 * wide * hidden / 3) // 256) * 256
+        feeds.append("none" if ffn.get("no_op") else f"dense:{width}")
+    groups = [int(kind.split(":")[1]) for kind in mixers if ":" in kind]
+    widths = [int(kind.split(":")[1]) for kind in feeds if ":" in kind]
+    fields["num_key_value_heads"] = max(groups, default=heads)
+    fields["intermediate_size"] = max(widths, default=0)
+    fields.offer(layer_types=mixers, mlp_layer_types=feeds)
+
+
+def read_dbrx(fields: Fields) -> None:
+    """DBRX: every layer has experts, as wide as its feed-forward."""
+    fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
+
+
+def read_bert(fields: Fields) -> None:
+    """BERT: every token sees every other; a note says that it writes none."""
+    layers = fields.whole("num_hidden_layers")
+    rows = fields.take_whole("type_vocab_size", 2)
+    fields.pop("position_embedding_type", None)
+    fields.offer(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
+    fields["notes"] = (*fields.get("notes", ()), "an encoder: it reads all tokens in one pass and writes none")
+
+
+def read_stablelm(fields: Fields) -> None:
+    """StableLM: a bias on queries, keys and values, and parallel halves, where it says so."""
+    fields.offer(qkv_bias=fields.take_flag("use_qkv_bias"), attention_output_bias=False)
+    if fields.take_flag("use_parallel_residual"):
+        fields.offer(parallel_block=True, norms_per_layer=1)

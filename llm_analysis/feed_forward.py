@@ -1,0 +1,128 @@
+"""The feeding half of a layer: two or three matrices, or a router and experts.
+
+Sharded over t tensor-parallel GPUs (Megatron-LM): up and gate by columns, down by rows. Experts are spread over
+`ep_size` GPUs; where that is fewer than t, each expert's matrices are sharded over the t / ep GPUs that hold it, and
+where it is more, ep / t replicas of the attention bring their tokens to the same experts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from llm_analysis.layer_pass import Pass
+from llm_analysis.operators import MatmulFormat, Op, collective, elementwise, matmul
+from llm_analysis.units import Quantity
+
+
+def dense_block(p: Pass, kind: str) -> list[Op]:
+    """Feed-forward of two matrices, or of three with a gate; `dense:7168` is 7168 wide."""
+    return feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
+
+
+def feed_forward(p: Pass, width: int, name: str) -> list[Op]:
+    """Up (and gate), activation, down: `width` columns in all, sharded."""
+    m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
+    h, f, columns, bias = m.hidden_size, width, 2 if m.gated_mlp else 1, m.mlp_bias
+    up = f"{name}_up_gate" if m.gated_mlp else f"{name}_up"
+    up_params, down_params = (h + bias) * columns * f, (f + bias) * h
+    return [
+        matmul(up, rows, h, columns * f / t, linear, count=p.count, params=up_params, bias=bias),
+        elementwise(f"{name}_activation", rows, columns * f / t, f / t, p.dtypes.stream_bytes, count=p.count),
+        matmul(f"{name}_down", rows, f / t, h, linear, count=p.count, params=down_params, bias=bias),
+    ]
+
+
+def distinct_experts(tokens: Quantity, experts: float, chosen: float) -> Quantity:
+    """How many of `experts` at least one of `tokens` tokens is expected to go to, each choosing `chosen` of them.
+
+    With even routing a token passes an expert by with probability 1 - k/E, and all r tokens do with (1 - k/E)^r,
+    independently of each other; the expected number of the others is E (1 - (1 - k/E)^r), by linearity of expectation
+    (the coupon collector who draws k different coupons at a time). One token touches k, many touch all.
+    """
+    return experts * (1.0 - (1.0 - chosen / experts) ** tokens)
+
+
+def grouped_matmul(
+    name: str,
+    rows: Quantity,
+    inputs: float,
+    outputs: float,
+    numbers: MatmulFormat,
+    *,
+    touched: Quantity,
+    held: float,
+    count: Quantity = 1.0,
+    params: float = 0.0,
+    bias: bool = False,
+) -> Op:
+    """`rows` routed rows, each through the `inputs` x `outputs` matrix of its expert, in one kernel.
+
+    Of the `held` experts of this GPU, `touched` are read, once each.
+    """
+    expert_bytes = inputs * outputs * numbers.weight_bytes + (outputs * numbers.output_bytes if bias else 0.0)
+    return Op(
+        name=name,
+        kind="grouped_gemm",
+        count=count,
+        format=numbers.format,
+        rate=numbers.rate,
+        flops=2.0 * rows * inputs * outputs,
+        weight_bytes=touched * expert_bytes,
+        activation_bytes=rows * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
+        parallelism=rows * outputs,
+        params=params,
+        stored_bytes=held * expert_bytes,
+    )
+
+
+def sparse_block(p: Pass, kind: str) -> list[Op]:
+    """Mixture of experts: router, the chosen experts of each token, and the experts that all tokens share."""
+    m, rows, width = p.model, p.step.rows, p.dtypes.stream_bytes
+    h, E, k = m.hidden_size, m.num_experts, m.num_experts_per_tok
+    ops = [
+        matmul(
+            "router", rows, h, E, p.dtypes.router, count=p.count, params=(h + m.router_bias) * E, bias=m.router_bias
+        ),
+        elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
+        *all_to_all(p, "dispatch", p.dtypes.linear.input_bytes),
+        *experts(p),
+        *all_to_all(p, "combine", width),
+        elementwise("expert_sum", rows, k * h, h, width, count=p.count),
+    ]
+    if m.shared_expert_intermediate_size:
+        ops += feed_forward(p, m.shared_expert_intermediate_size, "shared_expert")
+    if m.shared_expert_gate:
+        ops.append(matmul("shared_expert_gate", rows, h, 1, p.dtypes.router, count=p.count))
+    return ops
+
+
+def experts(p: Pass) -> list[Op]:
+    """The routed experts of one GPU: grouped products over the rows that reach it."""
+    m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.linear
+    h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
+    columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
+    shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
+    tokens = p.step.rows * max(ep / t, 1.0)  # of all replicas that these experts serve
+    routed = tokens * k / ep * p.layout.expert_imbalance
+    touched = distinct_experts(tokens, E, k) / ep
+    up = "experts_up_gate" if m.gated_mlp else "experts_up"
+    grouped = partial(
+        grouped_matmul, rows=routed, numbers=numbers, touched=touched, held=held, count=p.count, bias=bias
+    )
+    return [
+        grouped(up, inputs=h, outputs=columns * f / shards, params=E * (h + bias) * columns * f),
+        elementwise(
+            "experts_activation", routed, columns * f / shards, f / shards, p.dtypes.stream_bytes, count=p.count
+        ),
+        grouped("experts_down", inputs=f / shards, outputs=h, params=E * (f + bias) * h),
+    ]
+
+
+def all_to_all(p: Pass, name: str, element_bytes: float) -> list[Op]:
+    """Each GPU's share of the tokens to the GPUs of their experts, or back; nothing where all experts are here.
+
+    Of the k rows of a token, those for experts of this same GPU stay.
+    """
+    m, t, ep = p.model, p.layout.tp_size, p.layout.ep_size
+    rows = p.step.rows / t * m.num_experts_per_tok * (ep - 1) / ep
+    return collective(f"experts_{name}", "all_to_all", rows * m.hidden_size * element_bytes, ep, count=p.count)
