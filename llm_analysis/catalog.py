@@ -7,6 +7,7 @@ which lie inside the package when installed from a wheel and beside it in a chec
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,17 @@ from llm_analysis.model_config import ModelConfig
 
 PACKAGE = Path(__file__).parent
 USER_FOLDER = "LLM_ANALYSIS_CONFIG_PATH"
+KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 
 
 def folders(kind: str) -> list[Path]:
-    """The folders that hold JSON files of a kind, `model_configs` or `gpu_configs`, the user's own first."""
+    """The folders that hold JSON files of a kind, `model_configs` or `gpu_configs`, the user's own first.
+
+    Raises BadConfig where the user's own does not exist.
+    """
     own = os.environ.get(USER_FOLDER)
+    if own and not Path(own).is_dir():
+        raise BadConfig(f"${USER_FOLDER} names no folder: {shown(own)}")
     roots = ([Path(own)] if own else []) + [PACKAGE, PACKAGE.parent]
     return [root / kind for root in roots if (root / kind).is_dir()]
 
@@ -38,13 +45,18 @@ def names(kind: str) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises BadConfig where there is none."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror or 'cannot be read'}") from None
+    except UnicodeDecodeError:
+        raise BadConfig(f"{path}: not JSON: not even text") from None
     except (ValueError, RecursionError) as error:
-        raise BadConfig(f"{path}: not JSON: {str(error).splitlines()[0]}") from None
+        problem = str(error).splitlines()[0] if text.strip() else "the file is empty"
+        raise BadConfig(f"{path}: not JSON: {problem}") from None
     if not isinstance(raw, dict):
-        raise BadConfig(f"{path}: holds {type(raw).__name__}, not an object of named values")
+        raise BadConfig(f"{path}: holds {KINDS.get(type(raw), 'a value')}, not an object of named values")
+    logging.getLogger(__name__).info("read %s", path)
     return raw
 
 
@@ -52,28 +64,29 @@ def find(kind: str, what: str, name: object) -> Path:
     """The file that `name`, a known name or a path, stands for. Raises UnknownName, BadConfig or BadValue."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise BadValue(f"{what}_name must be a known name or the path of a JSON file, not {shown(name)}")
-    if looks_like_path(name):
-        path = Path(name).expanduser()
-        if path.is_dir():
-            path = path / "config.json"
-            if not path.is_file():
-                raise BadConfig(f"{name}: a folder without a config.json")
-        if not path.is_file():
-            raise BadConfig(f"{name}: no such file")
-        return path
-    for folder in folders(kind):
-        path = folder / f"{name}.json"
-        if path.is_file():
-            return path
-    raise unknown(what, name, names(kind))
-
-
-def looks_like_path(name: str) -> bool:
-    """Whether a name is meant as a path: it ends in .json, leads somewhere, or there is a folder of that name."""
     try:
-        return name.endswith(".json") or name.startswith((".", "/", "~")) or Path(name).is_dir()
-    except (OSError, ValueError):
-        return False
+        if not name.endswith(".json") and not name.startswith((".", "/", "~")):
+            for folder in folders(kind):
+                if (path := folder / f"{name}.json").is_file():
+                    return path
+            if not Path(name).exists():
+                raise unknown(what, name, names(kind), f"nor is it a file; `llm-analysis {what}s` lists what is known")
+        return at_path(Path(name).expanduser(), what)
+    except (OSError, UnicodeError, RuntimeError) as error:  # a name too long, a home of nobody, and the like
+        raise BadConfig(f"{what} {shown(name)}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def at_path(path: Path, what: str) -> Path:
+    """The file that a path leads to: itself, or for a model the config.json in a folder. Raises BadConfig."""
+    if path.is_dir():
+        if what != "model":
+            raise BadConfig(f"{shown(str(path), 240)}: a folder, not a JSON file")
+        path = path / "config.json"
+        if not path.exists():
+            raise BadConfig(f"{shown(str(path.parent), 240)}: a folder without a config.json")
+    if not path.is_file():
+        raise BadConfig(f"{shown(str(path), 240)}: {'not a file' if path.exists() else 'no such file'}")
+    return path
 
 
 def load(path: Path, build: Callable[[dict[str, Any]], Any], known: Any) -> Any:
@@ -94,5 +107,5 @@ def get_model(name: object) -> ModelConfig:
 
 def get_gpu(name: object) -> GPU:
     """The GPU of that name, or in that file."""
-    gpu: GPU = load(find("gpu_configs", "gpu", name), lambda raw: GPU(**raw), GPU.model_fields)
+    gpu: GPU = load(find("gpu_configs", "gpu", name), GPU.model_validate, GPU.model_fields)
     return gpu

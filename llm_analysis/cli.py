@@ -7,23 +7,27 @@ Commands are pure: they return what is to be printed and written, and nothing is
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import fire
+from fire.decorators import SetParseFn, SetParseFns
 from pydantic import ValidationError
 
 from llm_analysis import catalog, listing, report
 from llm_analysis.analysis import DEFAULT_DTYPE, LLMAnalysis
 from llm_analysis.dtypes import get_dtypes
 from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, nearest, one_line, shown, unknown
-from llm_analysis.flags import check_flags, help_text, overview
+from llm_analysis.flags import as_value, checked, help_text, is_text, overview
 from llm_analysis.output import Output, existing_folder, name_part, write_together
 from llm_analysis.scenario import Parallelism
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG = logging.getLogger("llm_analysis")
+LONGEST_LINE = 600  # of a complaint, in characters
 
 
 def infer(
@@ -83,10 +87,11 @@ def infer(
         output_dir: folder to write a summary as JSON and as text into
         output_file_prefix: put before the names of these files
         output_file_suffix: put after the names of these files
-        log_level: DEBUG, INFO, WARNING, ERROR or CRITICAL; DEBUG shows the traceback of an unexpected error
+        log_level: INFO tells which files are read and written, DEBUG shows where an internal error arose
     """
     choice("format", format, report.FORMATS)
     choice("log_level", log_level, LOG_LEVELS)
+    LOG.setLevel(log_level)
     try:
         layout = Parallelism(tp_size=tp_size, pp_size=pp_size, dp_size=dp_size, sp_size=sp_size)
     except ValidationError as error:
@@ -113,8 +118,11 @@ def infer(
         use_kv_cache=use_kv_cache,
         cost_per_gpu_hour=cost_per_gpu_hour,
     )
+    report.check_finite(estimate)
     output = Output(report.rendered(estimate, format))
     if output_dir is None:
+        if output_file_prefix or output_file_suffix:
+            raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
         return output
     affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
     return replace(output, folder=existing_folder(output_dir), files=report.summary_files(estimate, *affixes))
@@ -123,7 +131,7 @@ def infer(
 def required(flag: str, value: object) -> object:
     """`value`, which the user must give. Raises BadValue where it is missing."""
     if value is None:
-        raise BadValue(f"--{flag} is missing; `llm-analysis {flag.removesuffix('_name')}s` lists what is known")
+        raise BadValue(f"infer needs --{flag}; `llm-analysis {flag.removesuffix('_name')}s` lists what is known")
     return value
 
 
@@ -143,20 +151,28 @@ COMMANDS: dict[str, Callable[..., Output]] = {
 
 def run(arguments: Sequence[str]) -> Output:
     """The output of a command line. Raises UsageError, LLMAnalysisError."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    name, flags = (arguments[0], arguments[1:]) if arguments else ("--help", ())
+    if name in ("-h", "--help", "help"):
         return Output(overview(COMMANDS))
-    if arguments[0] in ("--version", "version"):
+    if name in ("--version", "version"):
         from importlib.metadata import version
 
         return Output(version("llm-analysis"))
-    name, flags = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise UsageError(f"unknown command {shown(name)}{nearest(name, COMMANDS)}")
     command = COMMANDS[name]
     if "--help" in flags or "-h" in flags:
         return Output(help_text(name, command))
-    check_flags(name, flags, list(inspect.signature(command).parameters))
-    output = fire.Fire(command, command=list(flags), name=f"llm-analysis {name}", serialize=lambda _: None)
+    return called(name, command, flags)
+
+
+def called(name: str, command: Callable[..., Output], arguments: Sequence[str]) -> Output:
+    """What a command returns for its flags. Raises UsageError, LLMAnalysisError."""
+    parameters = inspect.signature(command).parameters
+    flags = checked(name, arguments, parameters)
+    SetParseFn(as_value)(command)
+    SetParseFns(**{flag: str for flag, parameter in parameters.items() if is_text(parameter)})(command)
+    output = fire.Fire(command, command=flags, name=f"llm-analysis {name}", serialize=lambda _: None)
     if not isinstance(output, Output):
         raise UsageError(f"cannot read the flags of {name}; see llm-analysis {name} --help")
     return output
@@ -164,21 +180,50 @@ def run(arguments: Sequence[str]) -> Output:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: prints, writes, exits."""
+    start_logging()
     try:
         output = run(sys.argv[1:] if arguments is None else arguments)
         write_together(output.folder, output.files)
+        for name in output.files:
+            LOG.info("wrote %s", output.folder / name)
     except UsageError as error:
-        sys.exit(complaint(error, 2))
+        sys.exit(complaint(str(error), 2))
     except LLMAnalysisError as error:
-        sys.exit(complaint(error, 1))
+        sys.exit(complaint(str(error), 1))
+    except ArithmeticError:
+        sys.exit(complaint("some value is so large or so small that the numbers leave the range of floats", 1))
+    except Exception as error:
+        if LOG.isEnabledFor(logging.DEBUG):
+            raise
+        problem = f"internal error: {type(error).__name__}: {error}"
+        sys.exit(complaint(f"{problem[: LONGEST_LINE // 2]}; run again with --log_level DEBUG", 1))
+    say(output.text)
+
+
+def start_logging() -> None:
+    """Log lines go to stderr, from level WARNING on until a command says otherwise."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("llm-analysis: %(message)s"))
+    LOG.handlers, LOG.propagate = [handler], False
+    LOG.setLevel(logging.WARNING)
+
+
+def say(text: str) -> None:
+    """Prints the answer; exits with 1 where stdout takes no more."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(output.text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(complaint(f"cannot print the answer: {error.strerror}", 1))
 
 
-def complaint(error: Exception, status: int) -> int:
+def complaint(problem: str, status: int) -> int:
     """One line on stderr; the exit status."""
-    line = " ".join(str(error).split())
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(problem.split()))
+    if len(line) > LONGEST_LINE:
+        line = line[:LONGEST_LINE] + " ..."
     print(f"llm-analysis: {line}", file=sys.stderr)
     return status

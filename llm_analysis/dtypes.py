@@ -38,7 +38,7 @@ EMULATED_AT = {
     "tf32": "fp32",
 }
 
-PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:e(?P<e>\d+))?(?:kv(?P<kv>\d+))?")
+PATTERN = re.compile(r"w(?P<w>[0-9]{1,3})a(?P<a>[0-9]{1,3})(?:e(?P<e>[0-9]{1,3}))?(?:kv(?P<kv>[0-9]{1,3}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,11 @@ class Dtypes:
     def router(self) -> MatmulFormat:
         """How matrices that stay in the stream's format are multiplied."""
         return MatmulFormat(self.stream, self.stream, self.stream_bytes, self.stream_bytes, self.stream_bytes)
+
+    def attention_format(self, head_dim: int = 128) -> str:
+        """The profile key of an attention kernel: format of its math, width of the cache, size of a head."""
+        cache = "_kv8" if self.kv_bits == 8 else ""
+        return f"{self.stream}{cache}" + ("" if head_dim == 128 else f"_d{head_dim}")
 
     def on(self, peak_flops: Mapping[str, float], gpu_name: str) -> Dtypes:
         """These formats as this GPU runs them: half precision named, missing rates emulated, both told in `notes`."""
@@ -161,7 +166,7 @@ def parsed_widths(name: str) -> dict[str, int]:
     """The widths in bits that a name such as w4a16e16kv8 spells. Raises BadValue for any other name."""
     match = PATTERN.fullmatch(name)
     if match is None:
-        raise BadValue(f"unknown dtype {shown(name)}{nearest(name, EVERYDAY)} (or spell widths: w4a16e16, w8a8e16kv8)")
+        raise BadValue(f"unknown dtype {shown(name)}{nearest(name, EVERYDAY)} (or widths in bits, such as w8a8e16kv8)")
     widths = {key: int(value) for key, value in match.groupdict().items() if value}
     wrong = [bits for bits in widths.values() if bits not in BARE]
     if wrong:

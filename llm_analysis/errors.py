@@ -16,6 +16,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+MOST_NAMES = 12  # that one line lists
+MOST_CHARACTERS = 100  # of a name that is compared with known ones
+
+# Pydantic's kinds of complaint in the words of this program's users.
+PLAIN_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "True or False",
+    "string_type": "text",
+}
+
 
 class LLMAnalysisError(ValueError):
     """The question makes no sense; the message is one line that says what to change."""
@@ -41,25 +54,29 @@ class UsageError(Exception):
     """A flag or a command that does not exist."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that look most like `name`, as the end of an error line."""
+def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
+    """The known names that look most like `name`, as the end of an error line; `otherwise` where none does."""
     from difflib import get_close_matches  # a mistake may take its millisecond; an answer should not
 
-    names = sorted(known)
-    lower = {known_name.lower(): known_name for known_name in reversed(names)}
-    close = [n for n in lower if len(name) > 2 and name.lower() in n]
-    close += [n for n in get_close_matches(name.lower(), lower, n=3, cutoff=0.6) if n not in close]
-    return f"; did you mean {', '.join(lower[n] for n in close[:3])}?" if close else f"; known: {', '.join(names[:12])}"
+    names = list(known)
+    lower = {known_name.lower(): known_name for known_name in sorted(names, reverse=True)}
+    wanted = name.lower()[:MOST_CHARACTERS]
+    close = [n for n in lower if len(name) > 2 and wanted in n]
+    close += [n for n in get_close_matches(wanted, lower, n=3, cutoff=0.6) if n not in close]
+    if close:
+        return f"; did you mean {', '.join(prefix + lower[n] for n in close[:3])}?"
+    more = ", ..." if len(names) > MOST_NAMES else ""
+    return f"; {otherwise}" if otherwise else f"; known: {', '.join(prefix + n for n in names[:MOST_NAMES])}{more}"
 
 
-def unknown(what: str, name: object, known: Iterable[str]) -> UnknownName:
+def unknown(what: str, name: object, known: Iterable[str], otherwise: str = "") -> UnknownName:
     """An `UnknownName` for `name`, with the nearest known names."""
-    return UnknownName(f"unknown {what} {shown(name)}{nearest(str(name), known)}")
+    return UnknownName(f"unknown {what} {shown(name)}{nearest(str(name), known, otherwise)}")
 
 
-def shown(value: object, limit: int = 60) -> str:
+def shown(value: object, limit: int = 80) -> str:
     """`value` as it can stand inside one line."""
-    text = repr(value)
+    text = repr(value[: limit + 1] if isinstance(value, str) else value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -69,10 +86,10 @@ def one_line(error: ValidationError, known: Iterable[str] = (), where: str = "")
     field = ".".join(str(part) for part in first["loc"]) or "value"
     prefix = f"{where}: " if where else ""
     if first["type"] == "missing":
-        return f"{prefix}missing {field!r}"
+        return f"{prefix}missing key {field!r}"
     if first["type"] == "extra_forbidden":
-        return f"{prefix}unknown key {field!r}{nearest(field, known)}"
+        return f"{prefix}unknown key {shown(field)}{nearest(field, known)}"
     if first["type"] == "value_error":
         return f"{prefix}{first['msg'].removeprefix('Value error, ')}"
-    what = first["msg"].removeprefix("Input should be ").replace("a valid ", "a ").replace("a integer", "an integer")
+    what = PLAIN_WORDS.get(first["type"]) or first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     return f"{prefix}{field} must be {what}, not {shown(first['input'])}"

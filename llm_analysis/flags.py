@@ -4,33 +4,79 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llm_analysis.errors import UsageError, nearest, shown
 
 FLAG = re.compile(r"--?[a-zA-Z]")
+NEGATIVE = ("-inf", "-infinity", "-nan")  # values that look like flags
+COLUMNS = 100  # of the help text
+MOST_CHARACTERS = 1000  # of a value that is read as more than text
+Parameters = Mapping[str, inspect.Parameter]
 
 
-def check_flags(command: str, arguments: Sequence[str], known: Sequence[str]) -> None:
-    """Raises UsageError for a flag that `command` does not have, one given twice, and a word without a flag."""
-    seen: set[str] = set()
-    expects_value = False
+def checked(command: str, arguments: Sequence[str], parameters: Parameters) -> list[str]:
+    """The arguments as `--flag=value`, the one spelling that Fire never misreads.
+
+    Raises UsageError for a flag that `command` does not have, one given twice or without its value, and a stray word.
+    """
+    given: dict[str, str | None] = {}
+    last = ""  # the flag whose value may come next
     for argument in arguments:
-        if not FLAG.match(argument):
-            if not expects_value:
-                raise UsageError(f"{command}: {shown(argument)} stands without a flag; write --flag {argument}")
-            expects_value = False
+        if not FLAG.match(argument) or argument.lower() in NEGATIVE:
+            if not last:
+                raise UsageError(f"{command}: {shown(argument)} belongs to no flag; write --flag value")
+            given[last], last = argument, ""
             continue
-        word = argument.lstrip("-").split("=", 1)[0]
-        name = word.replace("-", "_")
-        if name.startswith("no") and name[2:] in known:
-            name = name[2:]
-        if name not in known or not argument.startswith("--"):
-            raise UsageError(f"{command}: unknown flag --{word}{nearest(name, known)}")
-        if name in seen:
+        name, value = flag_and_value(command, argument, parameters)
+        if name in given:
             raise UsageError(f"{command}: --{name} is given twice")
-        seen.add(name)
-        expects_value = "=" not in argument
+        given[name], last = value, "" if value is not None else name
+    for name, value in given.items():
+        if value is None and not is_switch(parameters[name]):
+            raise UsageError(f"{command}: --{name} needs a value")
+    return [f"--{name}={'True' if value is None else value}" for name, value in given.items()]
+
+
+def flag_and_value(command: str, argument: str, parameters: Parameters) -> tuple[str, str | None]:
+    """The parameter that a flag names, and the value behind its equals sign if there is one. Raises UsageError."""
+    word, equals, value = argument.lstrip("-").partition("=")
+    name = word.replace("-", "_")
+    switch = name[2:].lstrip("_") if name.startswith("no") and not equals else ""
+    if switch in parameters and is_switch(parameters[switch]):
+        return switch, "False"
+    if name not in parameters:
+        near = nearest(name, parameters, f"llm-analysis {command} --help lists them all", prefix="--")
+        raise UsageError(f"{command}: unknown flag {argument[: len(argument) - len(equals + value)]}{near}")
+    if not argument.startswith("--"):
+        raise UsageError(f"{command}: write --{name}, with two hyphens")
+    return name, value if equals else None
+
+
+def is_switch(parameter: inspect.Parameter) -> bool:
+    """Whether a flag is on or off, and may stand alone."""
+    return isinstance(parameter.default, bool)
+
+
+def is_text(parameter: inspect.Parameter) -> bool:
+    """Whether a flag's value is text, whatever it looks like: a folder may well be called 1e5."""
+    return "str" in str(parameter.annotation)
+
+
+def as_value(text: str) -> object:
+    """A number, a list, True, ... as Fire reads it; the text itself where it is nothing of the kind."""
+    from fire.parser import DefaultParseValue
+
+    if len(text) > MOST_CHARACTERS:
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return DefaultParseValue(text)
+    except (TypeError, ValueError, MemoryError, RecursionError):  # {[]: 1}, ------1, and the like
+        return text
 
 
 def described_flags(command: Callable[..., object]) -> Iterator[tuple[str, str]]:
@@ -48,10 +94,11 @@ def help_text(name: str, command: Callable[..., object]) -> str:
     parameters = inspect.signature(command).parameters
     flags = [("--" + flag, text, parameters[flag].default) for flag, text in described_flags(command)]
     width = max((len(flag) for flag, _, _ in flags), default=0)
-    rows = [
-        f"  {flag:<{width}}  {text}" + (f" (default {default})" if default not in (None, "") else "")
-        for flag, text, default in flags
-    ]
+    rows = []
+    for flag, text, default in flags:
+        whole = text + (f" (default {default})" if default not in (None, "") else "")
+        indent = " " * (width + 4)
+        rows.append(textwrap.fill(whole, COLUMNS, initial_indent=f"  {flag:<{width}}  ", subsequent_indent=indent))
     return "\n".join([f"llm-analysis {name} [--flag value ...]", "", about, "", *rows])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 
 from llm_analysis.dtypes import Dtypes
 from llm_analysis.errors import BadValue, Unsupported, shown, unknown
@@ -13,6 +13,7 @@ from llm_analysis.operators import Op
 from llm_analysis.published import LEAST_MESSAGE_LATENCY
 
 METHODS = ("published", "ideal")
+LEAST_FRACTION = 1e-6  # below it an answer says nothing, and its numbers leave the range of floats
 Choice = Callable[[Op], Efficiency]  # the numbers that a method times an operator with
 
 
@@ -37,13 +38,13 @@ def chosen_method(method: object, efficiencies: Efficiencies) -> str:
     Raises UnknownName, or Unsupported where the method cannot honour efficiencies.
     """
     if method is None:
-        return "published" if efficiencies.given else "ideal"
+        method = "published" if efficiencies.given else "ideal"
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if efficiencies.given and method != "published":
         raise Unsupported(f"method {method} takes no efficiencies; leave them out or use --method published")
     if method == "published" and efficiencies.inter_node is not None:
-        raise Unsupported("method published covers one node: it has no inter_node_memory_efficiency")
+        raise Unsupported("method published covers one node, so it takes no inter_node_memory_efficiency")
     return str(method)
 
 
@@ -70,14 +71,16 @@ def fraction(
         raise BadValue(f"give {name} or {achieved_name}, not both")
     if achieved is not None:
         rate = number(achieved_name, achieved)
-        if not 0 < rate <= peak:
-            raise BadValue(f"{achieved_name} must be above 0 and at most the peak, {peak:g}, not {rate:g}")
-        return rate / peak
+        if rate > peak:
+            raise BadValue(f"{achieved_name} {rate:g} is above the datasheet's peak of {peak:g}")
+        name, value = achieved_name, rate / peak
     if value is None:
         return None
     share = number(name, value)
     if not 0 < share <= 1:
-        raise BadValue(f"{name} must be above 0 and at most 1, not {share:g}")
+        raise BadValue(f"{name} must be above 0{'' if achieved else ' and at most 1'}, not {share:g}")
+    if share < LEAST_FRACTION:
+        raise BadValue(f"{name} is less than a millionth of the peak, which no kernel is")
     return share
 
 
@@ -85,9 +88,13 @@ def number(name: str, value: object) -> float:
     """`value` as a finite float. Raises BadValue for anything else, True and False included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadValue(f"{name} must be a number, not {shown(value)}")
-    if not isfinite(value):
-        raise BadValue(f"{name} must be finite, not {value}")
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        found = inf
+    if not isfinite(found):
+        raise BadValue(f"{name} must be a finite number, not {found:g}")
+    return found
 
 
 def with_bytes(dtypes: Dtypes, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,41 +20,56 @@ class Output:
 
 
 def write_together(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes all files whole, each under a passing name first. Raises BadValue, with nothing left behind."""
-    written: list[tuple[str, Path]] = []
+    """Writes all files or none: each whole under a passing name first, then all renamed.
+
+    Raises BadValue with the folder as it was before, earlier files of the same names included.
+    """
+    passing = {folder / name: folder / f".llm-analysis-{os.urandom(8).hex()}" for name in files}
+    earlier: dict[Path, bytes | None] = {}
     try:
-        for name, text in files.items():
-            handle, passing = tempfile.mkstemp(dir=folder, prefix=".llm-analysis-")
-            written.append((passing, folder / name))
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(passing, 0o644)
-        for passing, path in written:
-            os.replace(passing, path)
-    except OSError as error:
-        for passing, _ in written:
-            Path(passing).unlink(missing_ok=True)
-        raise BadValue(f"output_dir {folder}: {error.strerror}") from None
+        for path, text in zip(passing.values(), files.values(), strict=True):
+            with path.open(mode="xb") as file:
+                file.write(text.encode())
+        for final, path in passing.items():
+            earlier[final] = final.read_bytes() if final.exists() else None
+            os.replace(path, final)
+    except BaseException as error:
+        for final, content in earlier.items():
+            put_back(final, content)
+        for path in passing.values():
+            path.unlink(missing_ok=True)
+        if isinstance(error, (OSError, ValueError)):
+            reason = getattr(error, "strerror", None) or str(error)
+            raise BadValue(f"output_dir {shown(str(folder), 240)}: nothing written: {reason}") from None
+        raise
+
+
+def put_back(path: Path, content: bytes | None) -> None:
+    """The file as it was: its earlier content, or none."""
+    if content is None:
+        path.unlink(missing_ok=True)
+    elif path.read_bytes() != content:
+        path.write_bytes(content)
 
 
 def existing_folder(value: object) -> Path:
     """A folder that can be written to. Raises BadValue for anything else."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise BadValue(f"output_dir must be a folder, not {shown(value)}")
-    path = Path(value).expanduser()
     try:
-        if not path.is_dir():
-            raise BadValue(f"output_dir {value}: {'not a folder' if path.exists() else 'no such folder'}")
-    except OSError as error:
-        raise BadValue(f"output_dir {shown(value)}: {error.strerror}") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise BadValue(f"output_dir {value}: not writable")
+        path = Path(value).expanduser()
+        problem = "" if path.is_dir() else "not a folder" if path.exists() else "no such folder; create it first"
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+    if not problem and not os.access(path, os.W_OK | os.X_OK):
+        problem = "not writable"
+    if problem:
+        raise BadValue(f"output_dir {shown(value, 240)}: {problem}")
     return path
 
 
 def name_part(flag: str, value: object) -> str:
     """A piece of a file name. Raises BadValue for what cannot be one."""
-    text = str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else "/"
-    if any(mark in text for mark in "/\\\0\n") or len(text) > 100:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 100 or set(value) & set("/\\"):
         raise BadValue(f"{flag} must be a short piece of a file name, not {shown(value)}")
-    return text
+    return value

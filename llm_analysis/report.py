@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from tabulate import tabulate
 
+from llm_analysis.errors import BadValue
 from llm_analysis.estimate import Estimate, OperatorTime
 from llm_analysis.units import GB
 
@@ -20,13 +22,22 @@ STYLES = {"table": "simple", "markdown": "github"}
 def rendered(estimate: Estimate, style: str) -> str:
     """The whole answer in one of `FORMATS`."""
     if style == "json":
-        return json.dumps(estimate.as_dict(), indent=2)
+        return json.dumps(estimate.as_dict(), indent=2, allow_nan=False)
     if style == "csv":
         return as_csv(estimate)
     parts = [heading(estimate), summary(estimate, style), memory_table(estimate, style)]
     parts += [operator_table(estimate, phase, style) for phase in ("prefill", "decode")]
     parts += [f"note: {note}" for note in estimate.notes]
     return "\n\n".join(parts)
+
+
+def check_finite(e: Estimate) -> None:
+    """Raises BadValue for an answer that holds an infinity, which neither a person nor JSON can use."""
+    plain = e.as_dict()
+    records = [plain, *plain["operators"]]
+    wrong = next((key for r in records for key, value in r.items() if value in (inf, -inf) or value != value), None)
+    if wrong:
+        raise BadValue(f"{wrong} comes out as no finite number: some value asked for is far too large or too small")
 
 
 def heading(e: Estimate) -> str:
@@ -130,7 +141,7 @@ def described(e: Estimate) -> str:
     ]
     layout = f"tp{e.tp_size}-pp{e.pp_size}-dp{e.dp_size}-sp{e.sp_size}"
     name = f"{e.model_name}-{e.gpu_name}-{e.dtype_name}-{layout}-fe{efficiencies[0]}-hbme{efficiencies[1]}"
-    return name.replace("/", "_")
+    return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
 
 
 def summary_files(e: Estimate, prefix: str, suffix: str) -> dict[str, str]:
