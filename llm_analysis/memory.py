@@ -85,8 +85,8 @@ def remedies(
         both = islice(ways(narrower[-1:], layouts), 1)
         found = [f"tp_size {wider.tp_size} with dtype_name {formats.name}" for formats, wider in both]
     need = (short.capacity - short.left) / GB
-    would = f"; would fit: {', or '.join(found)}" if found else "; no tp_size that its links allow would do, nor int4 weights"
-    return (f"does not fit: needs {need:,.1f} GB of the {short.capacity / GB:,.1f} GB of {gpu.name}{would}",)
+    would = f"would fit: {', or '.join(found)}" if found else "no tp_size that its links allow would do, nor int4"
+    return (f"does not fit: needs {need:,.1f} GB of the {short.capacity / GB:,.1f} GB of {gpu.name}; {would}",)
 
 
 def wider_layouts(layout: Parallelism, model: ModelConfig, gpu: GPU) -> list[Parallelism]:
