@@ -1,0 +1,242 @@
+"""Fitting the numbers of kernels to measured ones: `python -m llm_analysis.fit OPS_FOLDER` rewrites `profiles/`.
+
+Least squares on log time with a robust loss, every row timed by `hardware.cost`, the line that estimates are made with.
+Errors are those of rows held out: the shapes are split in two, each half predicted with numbers fitted to the other;
+the numbers written down are then fitted to all rows. Needs scipy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_analysis import kernel_data
+from llm_analysis.catalog import get_gpu
+from llm_analysis.fit_scaled import scaled_profiles
+from llm_analysis.hardware import GPU, Efficiency, cost
+from llm_analysis.kernel_data import SYSTEMS
+from llm_analysis.kernel_tables import Array, Samples
+from llm_analysis.profile import FOLDER, LINKS_FILE, Evidence, Kernel, Links, Profile
+
+SOURCES = {
+    "": "aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), {}",
+    "vidur, mlp.csv": "microsoft/vidur (MIT), profiled kernels of vLLM, {}",
+}
+Numbers = dict[str, float]
+BEFORE = "before_"  # numbers of a kernel measured along with another
+
+# First guess and bounds of each number. Fractions stay within the datasheet's peaks.
+GUESS = {"launch": 5e-6, "flops": 0.6, "memory": 0.7, "sharpness": 2.0, "fill": 1e4, "latency": 5e-7, "link": 0.6}
+LOWEST = {"launch": 1e-7, "flops": 0.005, "memory": 0.02, "sharpness": 1.0, "fill": 1.0, "latency": 1e-9, "link": 0.01}
+HIGHEST = {"launch": 1e-3, "flops": 1.0, "memory": 1.0, "sharpness": 10.0, "fill": 1e9, "latency": 1e-3, "link": 1.0}
+CHUNKED = {"sharpness": 0.4}  # of collectives it may fall below 1: chunks pay the latency again
+
+# Where the rows cannot tell compute from the rest, other rows of the same table bound it from below: grouped queries
+# up to 16 on an A100 take no longer than multi-head attention over the same cache.
+LEAST_COMPUTE = {("a100-sxm-80gb", "decode_attention"): {"flops": 0.3}}
+
+COMPUTE = ("launch", "flops", "memory", "sharpness", "fill")
+MOVE = ("launch", "memory")
+NETWORK = ("launch", "latency", "link", "sharpness")
+ROBUST = 0.05  # residuals of log time beyond this weigh less than their square
+
+
+def predicted(s: Samples, gpu: GPU, numbers: Numbers) -> Array:
+    """Seconds of all rows."""
+    runs = [(op, efficiency(numbers)) for op in (s.op, s.twin) if op is not None]
+    runs += [(s.before, efficiency(numbers, BEFORE))] if s.before is not None else []
+    runs += [(op, KNOWN[op.kind]) for op in s.known]
+    return np.asarray(sum(cost(op, gpu, e).seconds for op, e in runs), dtype=np.float64)
+
+
+# What kernels of other kinds take that were measured along with the experts of a mixture: close to every GPU's fit.
+KNOWN = {"elementwise": Efficiency(launch=2.4e-6, memory=0.47)}
+
+
+def efficiency(numbers: Numbers, prefix: str = "") -> Efficiency:
+    """The numbers whose names start with `prefix`, or with none."""
+    own = {n[len(prefix) :]: v for n, v in numbers.items() if n.startswith(prefix) and (prefix or BEFORE not in n)}
+    return Efficiency(**own)
+
+
+def fitted(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers, lowest: Numbers) -> Numbers:
+    """The numbers `names` that time the samples best; `fixed` ones are given, the others ideal."""
+    from scipy.optimize import least_squares
+
+    low, high, guess = ({n: d[n.removeprefix(BEFORE)] for n in names} for d in (LOWEST, HIGHEST, GUESS))
+    low |= {n: v for n, v in lowest.items() if n in names}
+    target = [np.log(s.seconds) for s in parts]
+
+    def numbers(x: Array) -> Numbers:
+        return fixed | {n: float(min(max(np.exp(v), low[n]), high[n])) for n, v in zip(names, x, strict=True)}
+
+    def residuals(x: Array) -> Array:
+        return np.concatenate([np.log(predicted(s, gpu, numbers(x))) - t for s, t in zip(parts, target, strict=True)])
+
+    bounds = [np.log([limit[n] for n in names]) for limit in (low, high)]
+    start = np.clip(np.log([guess[n] for n in names]), bounds[0] + 1e-6, bounds[1] - 1e-6)
+    solution = least_squares(residuals, start, bounds=bounds, loss="soft_l1", f_scale=ROBUST)
+    return {name: float(f"{value:.4g}") for name, value in numbers(solution.x).items()}
+
+
+def held_out(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers, lowest: Numbers) -> Array:
+    """Relative errors of rows predicted with numbers fitted to the other half of the shapes."""
+    errors = []
+    for fold in (0, 1):
+        numbers = fitted([s.part(s.shape % 2 != fold) for s in parts], gpu, names, fixed, lowest)
+        rest = [s.part(s.shape % 2 == fold) for s in parts]
+        errors += [predicted(s, gpu, numbers) / s.seconds - 1 for s in rest]
+    return np.concatenate(errors)
+
+
+def kernels_of(
+    parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers | None = None, lowest: Numbers | None = None
+) -> tuple[Kernel, Efficiency | None]:
+    """Numbers fitted to all rows, with the errors of held-out ones; and those of the kernel measured along, if any."""
+    if parts[0].before is not None:
+        names = (*(n for n in names if n not in (fixed or {})), *(BEFORE + n for n in MOVE))
+    errors = held_out(parts, gpu, names, fixed or {}, lowest or {})
+    numbers = fitted(parts, gpu, names, fixed or {}, lowest or {})
+    evidence = Evidence(
+        rows=len(errors),
+        median_error=round(float(np.median(abs(errors))), 4),
+        p90_error=round(float(np.quantile(abs(errors), 0.9)), 4),
+        bias=round(float(np.median(errors)), 4),
+        source=SOURCES.get(parts[0].source, SOURCES[""]).format(parts[0].source),
+        note=parts[0].note,
+    )
+    along = efficiency(numbers, BEFORE) if parts[0].before is not None else None
+    return Kernel(numbers=efficiency(numbers), evidence=evidence), along
+
+
+Kernels = dict[str, dict[str, Kernel]]
+
+
+def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
+    """All kernels measured on one GPU, by kind and format."""
+    folder = ops_folder / system
+    kernels: Kernels = {}
+    for samples in kernel_data.gemms(folder, gpu):
+        add_gemm(kernels, samples, gpu)
+    found = [*kernel_data.grouped_gemms(folder, gpu)]
+    for phase in ("prefill", "decode"):
+        found += [*kernel_data.attentions(folder, gpu, phase), *kernel_data.latent_attentions(folder, gpu, phase)]
+    for samples in found:
+        lowest = LEAST_COMPUTE.get((gpu.name, samples.op.kind), {})
+        entry, _ = kernels_of([samples], gpu, COMPUTE, lowest=lowest)
+        kernels.setdefault(samples.op.kind, {})[samples.op.format] = entry
+    for samples in kernel_data.elementwises(ops_folder.parent / "vidur" / "profiling" / "compute", gpu):
+        kernels.setdefault(samples.op.kind, {})["bf16"] = kernels_of([samples], gpu, MOVE)[0]
+    return kernels
+
+
+def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
+    """A format of GEMM; where quantising was measured along, the GEMM itself is launched as the 16-bit one is."""
+    gemm = kernels.setdefault("gemm", {})
+    fixed = {"launch": gemm["bf16"].numbers.launch} if samples.before is not None else {}
+    entry, along = kernels_of([samples], gpu, COMPUTE, fixed)
+    if along is not None:
+        note = "fitted together with the kernel that quantises the inputs (kind quantize): errors are of both"
+        told = "; ".join(t for t in (entry.evidence.note, note) if t)
+        entry = entry.model_copy(update={"evidence": entry.evidence.model_copy(update={"note": told})})
+        before = Kernel(numbers=along, evidence=entry.evidence)
+        kernels.setdefault("quantize", {})[samples.op.format] = before
+    gemm[samples.op.format] = entry
+
+
+# Over PCIe without a switch, GPUs share the way through the host, and each number of them has its own bandwidth.
+SHARED_LINKS = ("PCIe",)
+LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
+
+
+def fit_links(ops_folder: Path) -> dict[str, dict[str, dict[str, Kernel]]]:
+    """Collectives by link, algorithm and kind."""
+    links: dict[str, dict[str, dict[str, Kernel]]] = {}
+    for system, link in LINKS.items():
+        gpu = get_gpu(SYSTEMS[system])
+        for algorithm in ("nccl", "engine"):
+            by_kind: dict[str, list[Samples]] = {}
+            for group, samples in kernel_data.collectives(ops_folder / system, algorithm):
+                key = f"{samples.op.kind}/{group}" if link in SHARED_LINKS else samples.op.kind
+                by_kind.setdefault(key, []).append(samples)
+            entries = {key: kernels_of(s, gpu, NETWORK, lowest=CHUNKED)[0] for key, s in by_kind.items()}
+            links.setdefault(link, {})[algorithm] = entries
+    return links
+
+
+# Links that only a few figures are known of: whose numbers stand in, and what is known.
+def unmeasured_links(links: dict[str, dict[str, dict[str, Kernel]]]) -> dict[str, dict[str, dict[str, Kernel]]]:
+    """NVLink2, AMD's mesh and the network between servers, from the nearest measured link."""
+    nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
+    mesh = {f"all_reduce/{n}": stand_in(nccl["all_reduce"], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
+    mesh |= {kind: stand_in(entry, XGMI_FRACTIONS[8], XGMI) for kind, entry in nccl.items() if kind != "all_reduce"}
+    network = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in nccl.items()}
+    second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
+    return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}, "inter-node": {"nccl": network}}
+
+
+# RCCL on MI300X: 47.7 GB/s between 2 GPUs (one link of 64 of the mesh), 313 of 448 GB/s among 8 (ml-engineering).
+XGMI_FRACTIONS = {2: 47.7 / 448, 4: 3 * 47.7 / 448, 8: 312.9 / 448}
+XGMI = (
+    "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
+)
+INTER_NODE_FRACTION = 43 / 50
+INTER_NODE = "latencies of NVLink4, likely too short; bandwidth fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
+
+
+def stand_in(entry: Kernel, link: float, note: str) -> Kernel:
+    """A collective's numbers over another link."""
+    evidence = Evidence(source=entry.evidence.source, note=note)
+    return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
+
+
+def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
+    """Fits every GPU system and link in a folder of measured kernels; writes one profile each. Returns their paths.
+
+    `ops_folder`/../microbench.csv and ../vidur, where they are, give elementwise kernels and the scaled profiles.
+    """
+    root, today = Path(ops_folder), datetime.now(timezone.utc).date().isoformat()
+    made = {name: fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
+    fitted_profiles = [*made.values()]
+    if (root.parent / "microbench.csv").is_file():
+        fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, today)
+    links = fit_links(root)
+    content = Links(name="links", date=today, links=links | unmeasured_links(links))
+    return [*(write(into / f"{p.name}.json", p) for p in fitted_profiles), write(into / LINKS_FILE, content)]
+
+
+def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
+    """The profile of a GPU whose kernels were measured."""
+    return Profile(
+        name=gpu.name,
+        architecture=gpu.architecture,
+        gpu_name=gpu.name,
+        num_sms=gpu.num_sms or 1,
+        date=date,
+        kernels=fit_gpu(ops_folder, system, gpu),
+    )
+
+
+def write(path: Path, content: Profile | Links) -> Path:
+    """Writes a profile, one kernel a line."""
+    path.write_text(laid_out(content.model_dump(exclude_defaults=True)) + "\n", encoding="utf-8")
+    return path
+
+
+def laid_out(value: Any, depth: int = 0) -> str:
+    """JSON of nested objects, where an object with `numbers` in it stays on one line."""
+    if not isinstance(value, dict) or "numbers" in value:
+        return json.dumps(value)
+    pad = "  " * (depth + 1)
+    lines = [f"{pad}{json.dumps(key)}: {laid_out(inner, depth + 1)}" for key, inner in value.items()]
+    return "{\n" + ",\n".join(lines) + "\n" + "  " * depth + "}"
+
+
+if __name__ == "__main__":
+    for line in fit_kernels(sys.argv[1]):
+        print(line)

@@ -1,0 +1,124 @@
+"""Profiles where no kernels were measured, but whole layers or peaks were: another profile's, scaled to meet those.
+
+Two factors, one on `flops` and one on `memory`, of every kernel. They come from published figures (`microbench.csv`):
+times of one Llama-2-70B layer at many batch sizes for V100, T4 and L4 (the same table's A100-40GB is met within 2 % by
+the A100's unscaled profile); the best matrix multiplication and the copy
+bandwidth of MI300X beside the same tool's figure for the GPU that lends its numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_analysis.catalog import get_gpu, get_model
+from llm_analysis.dtypes import get_dtypes
+from llm_analysis.hardware import GPU, cost
+from llm_analysis.kernel_tables import Array, read_table
+from llm_analysis.model import Pass, layer
+from llm_analysis.operators import Step
+from llm_analysis.profile import Kernel, Profile, kernel
+from llm_analysis.scenario import Parallelism
+
+LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
+MEMORY_BOUND, COMPUTE_BOUND = 16, 1000  # rows of a layer's matrices up to, and from, which it is surely so
+
+MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM; microbench.csv"
+BLOGS = "mamf-finder (ml-engineering) and BabelStream figures; microbench.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A profile to be scaled from that of `base`; `gpu_name` None: for all of the architecture."""
+
+    name: str
+    base: str
+    measured_on: str  # name of the GPU in gpu_configs
+    table_name: str  # and in the table
+    gpu_name: str | None = None
+
+
+FROM_LAYERS = (
+    Scaled("volta", "a100-sxm-80gb", "v100-sxm2-16gb", "v100-sxm-16gb"),
+    Scaled("turing", "a100-sxm-80gb", "t4", "t4-16gb"),
+    Scaled("l4-24gb", "l40s-48gb", "l4-24gb", "l4-24gb", gpu_name="l4-24gb"),
+)
+FROM_PEAKS = (Scaled("cdna", "h100-sxm-80gb", "mi300x-192gb", "mi300x-192gb"),)
+PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_copy": "a100-sxm-80gb"}
+
+
+def scaled_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
+    """All profiles of this kind."""
+    table = read_table(microbench)
+    made = [scaled(s, bases[s.base], *layer_factors(s, bases[s.base], table), MODELS, date) for s in FROM_LAYERS]
+    return made + [scaled(s, bases[s.base], *peak_factors(s, bases[s.base], table), BLOGS, date) for s in FROM_PEAKS]
+
+
+def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
+    """Factors on `flops` and `memory`, and the rows that gave them: predicted over measured time of a whole layer."""
+    mine = (table["gpu"] == s.table_name) & (np.char.find(table["source_ref"], LAYER_SOURCE) >= 0)
+    rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
+    ratio = layer_seconds(get_gpu(s.measured_on), base, rows) / seconds
+    flops, memory = (float(np.median(ratio[m])) for m in (rows >= COMPUTE_BOUND, rows <= MEMORY_BOUND))
+    return flops, memory, len(rows)
+
+
+def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
+    """One layer of LAYER_MODEL over `rows` tokens of as many sequences, with the fractions of `base`."""
+    dtypes = get_dtypes("fp16").on(gpu.peak_flops, gpu.name)
+    ops = layer(
+        Pass(get_model(LAYER_MODEL), Step(rows, 1.0, 0.0, "decode"), dtypes, Parallelism()), "full_attention", "dense"
+    )
+    seconds = [cost(op, gpu, kernel(base, op.kind, op.format).numbers).seconds for op in ops if op.kind in base.kernels]
+    return np.asarray(sum(seconds), dtype=np.float64)
+
+
+def peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
+    """Factors from the fractions of peak that the same tools reached on this GPU and on the reference."""
+    found = []
+    for kind, reference in PEAK_REFERENCES.items():
+        fractions = []
+        for table_name, gpu_name in ((s.table_name, s.measured_on), (reference, reference)):
+            row = (table["gpu"] == table_name) & (table["kind"] == kind) & (table["dtype"] != "fp8")
+            gpu, reached = get_gpu(gpu_name), float(numbers(table["value"][row])[0])
+            peak = gpu.peak_flops["bf16"] / 1e12 if kind == "gemm_max_tflops" else gpu.memory_bandwidth / 1e9
+            fractions.append(reached / peak)
+        found.append(fractions[0] / fractions[1])
+    return found[0], found[1], len(found)
+
+
+def numbers(cells: Any) -> Array:
+    """Cells as floats, empty ones as nan."""
+    return np.array([float(c or "nan") for c in cells]) if cells.dtype.kind == "U" else np.asarray(cells, dtype=float)
+
+
+def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, source: str, date: str) -> Profile:
+    """`base` with every kernel's fractions multiplied."""
+    gpu = get_gpu(s.measured_on)
+    note = f"{base.name}'s numbers with flops x {flops:.2f} and memory x {memory:.2f}, to meet {rows} rows of {source}"
+    made = {k: {f: times(e, flops, memory, rows, source) for f, e in v.items()} for k, v in base.kernels.items()}
+    return Profile(
+        name=s.name,
+        architecture=gpu.architecture,
+        gpu_name=s.gpu_name,
+        num_sms=base.num_sms,
+        date=date,
+        note=note,
+        kernels=made,
+    )
+
+
+def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) -> Kernel:
+    """A kernel with its fractions multiplied, at most 1; the evidence is what gave the factors."""
+    n = entry.numbers
+    update = {"flops": round(min(n.flops * flops, 1.0), 4), "memory": round(min(n.memory * memory, 1.0), 4)}
+    evidence = entry.evidence.model_copy(
+        update={"rows": rows, "source": source, "note": "scaled, not measured", **dict.fromkeys(UNKNOWN)}
+    )
+    return Kernel(numbers=n.model_copy(update=update), evidence=evidence)
+
+
+UNKNOWN = ("median_error", "p90_error", "bias")

@@ -1,0 +1,261 @@
+"""Fitted numbers and where they came from: how close each kind of kernel gets to the datasheet's peaks.
+
+A profile is one JSON file in `profiles/`: for one GPU, or for an architecture (`gpu_name` left out). Facts about a GPU
+live in `gpu_configs/`; nothing here is a fact, everything has evidence. What a GPU's own profile lacks is looked for in
+the nearest other one, and the note that comes with the answer tells so:
+
+    profile_for(gpu)            own -> its architecture's -> the nearest architecture's
+    kernel(profile, kind, fmt)  that format -> without its suffix (bf16_kv8 -> bf16) -> what resembles it -> bf16
+
+`links.json` holds the collectives, by link: NVLink generations, PCIe, the mesh, the network between servers; each
+with `nccl` and, where one was measured, `engine`, an inference engine's own all-reduce.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_analysis.errors import BadConfig, Unsupported
+from llm_analysis.hardware import GPU, Efficiency
+
+FOLDER = Path(__file__).parent / "profiles"
+LINKS_FILE = "links.json"
+
+# Whose numbers stand in for an architecture without a profile, nearest first (generation and memory type).
+NEAREST = {
+    "Volta": ("Ampere",),
+    "Turing": ("Volta", "Ampere"),
+    "Ampere": ("Hopper",),
+    "Ada": ("Ampere",),
+    "Hopper": ("Ampere",),
+    "Blackwell": ("Hopper",),
+    "CDNA": ("Ampere", "Hopper"),
+}
+
+# A format without numbers of its own, and the formats whose kernels resemble it most, nearest first.
+RESEMBLES = {
+    "fp16": ("bf16",),
+    "fp32": ("tf32", "bf16"),
+    "tf32": ("bf16",),
+    "fp8_block": ("fp8",),
+    "int8": ("fp8",),
+    "fp8": ("int8",),
+    "mxfp4": ("nvfp4", "fp8"),
+    "nvfp4": ("fp8",),
+    "w4a8": ("w4a16",),
+    "w8a8": ("int8", "fp8"),
+}
+
+SAME = {"fp16": "bf16", "fp16_kv8": "bf16_kv8"}  # at the same rate, by the same kernels: not worth a note
+
+# A kind without numbers of its own, and the one that it is nearest to.
+RESEMBLES_KIND = {
+    "prefill_scan": "prefill_attention",
+    "decode_scan": "decode_attention",
+    "prefill_mla_attention": "prefill_attention",
+    "decode_mla_attention": "decode_attention",
+    "grouped_gemm": "gemm",
+}
+
+
+class Evidence(BaseModel):
+    """Rows that a set of numbers was fitted to, and its errors (fractions of the measured time) on rows held out."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    rows: Annotated[int, Field(ge=0)] = 0
+    median_error: Annotated[float, Field(ge=0)] | None = None
+    p90_error: Annotated[float, Field(ge=0)] | None = None
+    bias: float | None = None
+    source: str
+    note: str = ""
+
+
+class Kernel(BaseModel):
+    """The numbers of one kind of kernel in one format, with their evidence."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    numbers: Efficiency
+    evidence: Evidence
+
+
+class Profile(BaseModel):
+    """Kernels of a GPU, or of an architecture, by kind and format. `num_sms` is the chip that `fill` was fitted on."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    gpu_name: str | None = None
+    num_sms: Annotated[int, Field(gt=0)]
+    date: str
+    note: str = ""
+    kernels: dict[str, dict[str, Kernel]]
+
+
+class Links(BaseModel):
+    """Collectives by link, algorithm and kind; a kind may end in `/n`: for groups of up to n GPUs."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    date: str
+    links: dict[str, dict[str, dict[str, Kernel]]]
+
+
+class Found(BaseModel):
+    """An answer of a look-up: the numbers, their evidence, and notes on every fall-back on the way."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    numbers: Efficiency
+    evidence: Evidence
+    notes: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def profiles() -> dict[str, Profile]:
+    """All profiles, by name. Raises BadConfig for a file that is none."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.json")):
+        if path.name != LINKS_FILE:
+            found[path.stem] = Profile(**parsed(path))
+    return found
+
+
+@lru_cache(maxsize=1)
+def links() -> Links:
+    """The collectives of all links."""
+    return Links(**parsed(FOLDER / LINKS_FILE))
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises BadConfig."""
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"{path}: {str(error).splitlines()[0]}") from None
+    return raw
+
+
+def family(architecture: str) -> str:
+    """An architecture without its revision: CDNA3 is CDNA, Blackwell Ultra is Blackwell."""
+    known = [name for name in NEAREST if architecture.startswith(name)]
+    return known[0] if known else architecture
+
+
+def of_architecture(architecture: str) -> Profile | None:
+    """The profile to use for an architecture: its own, of the same revision if there is one, or a GPU's of it."""
+    same = [p for p in profiles().values() if family(p.architecture) == family(architecture)]
+    return min(same, key=lambda p: (p.architecture != architecture, p.gpu_name is not None, p.note != ""), default=None)
+
+
+def chain(gpu: GPU) -> list[tuple[Profile, str]]:
+    """The profiles that may speak for a GPU, nearest first, each with the note that using it deserves."""
+    own = [(p, "") for p in profiles().values() if p.gpu_name == gpu.name]
+    group = family(gpu.architecture)
+    for architecture in (gpu.architecture, *NEAREST.get(group, ("Ampere",))):
+        profile = of_architecture(architecture)
+        if profile is not None and profile.name not in [p.name for p, _ in own]:
+            own.append((profile, f"no kernels of {gpu.name} were measured: fractions of peak of {profile.name}"))
+    return own
+
+
+def profile_for(gpu: GPU) -> Profile:
+    """The profile that speaks for a GPU; `note` tells where it is not its own. Raises Unsupported where there is none.
+
+    `fill` counts pieces of work, so it grows with the number of SMs.
+    """
+    found = chain(gpu)
+    if not found:
+        raise Unsupported(f"no kernel profile for {gpu.name} ({gpu.architecture})")
+    profile, note = found[0]
+    kernels = {kind: dict(by_format) for kind, by_format in profile.kernels.items()}
+    for other, _ in found[1:]:
+        for kind, by_format in other.kernels.items():
+            mine = kernels.setdefault(kind, {})
+            for name, entry in by_format.items():
+                if name not in mine:
+                    mine[name] = borrowed(entry, other, profile.num_sms)
+    if gpu.num_sms and gpu.num_sms != profile.num_sms:
+        scale = gpu.num_sms / profile.num_sms
+        kernels = {k: {f: rescaled(entry, scale) for f, entry in v.items()} for k, v in kernels.items()}
+    told = "; ".join(part for part in (profile.note, note) if part)
+    return profile.model_copy(
+        update={"kernels": kernels, "note": told, "num_sms": gpu.num_sms or profile.num_sms, "gpu_name": gpu.name}
+    )
+
+
+def rescaled(entry: Kernel, scale: float) -> Kernel:
+    """The same fractions on a chip `scale` times as wide."""
+    numbers = entry.numbers.model_copy(update={"fill": entry.numbers.fill * scale})
+    return entry.model_copy(update={"numbers": numbers})
+
+
+def borrowed(entry: Kernel, other: Profile, num_sms: int) -> Kernel:
+    """A kernel of another profile, its evidence saying so."""
+    told = f"borrowed from {other.name}" + (f"; {entry.evidence.note}" if entry.evidence.note else "")
+    marked = entry.model_copy(update={"evidence": entry.evidence.model_copy(update={"note": told})})
+    return rescaled(marked, num_sms / other.num_sms)
+
+
+def stand_ins(name: str) -> list[str]:
+    """Formats to try for `name`, itself first: bf16_kv8_d64 -> bf16_kv8 -> bf16 and what resembles it -> bf16."""
+    parts = name.split("_")
+    tries = ["_".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    base = tries[-1]
+    suffixes = [t[len(base) :] for t in tries]
+    like = [other + suffix for other in RESEMBLES.get(base, ()) for suffix in suffixes]
+    return list(dict.fromkeys([*tries, *like, *("bf16" + suffix for suffix in suffixes)]))
+
+
+def kernel(profile: Profile, kind: str, format: str) -> Found:
+    """The numbers of a kind of kernel in a format, or of what resembles it most. Raises Unsupported for want of any."""
+    known = kind if kind in profile.kernels else RESEMBLES_KIND.get(kind, "elementwise")
+    by_format = profile.kernels.get(known, {})
+    for name in [*stand_ins(format or "bf16"), *by_format]:
+        if name in by_format:
+            entry, asked = by_format[name], format or "bf16"
+            notes = [] if known == kind else [f"{kind}: numbers of {known} stand in"]
+            notes += [] if name == asked or SAME.get(asked) == name else [f"{kind} {asked}: numbers of {name} stand in"]
+            notes += [f"{kind} {name}: {entry.evidence.note}"] if entry.evidence.note.startswith("borrowed") else []
+            return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
+    raise Unsupported(f"profile {profile.name} has no kernel of kind {kind}; it has {', '.join(profile.kernels)}")
+
+
+def link_name(link: str) -> str:
+    """The key in links.json for a GPU's `link`: NVLink3+NVSwitch is NVLink3, PCIe4 x16 is PCIe."""
+    known = [name for name in links().links if link.startswith(name)]
+    return max(known, key=len, default="PCIe" if "PCIe" in link else "NVLink4")
+
+
+def collective(link: str, kind: str, group: float, algorithm: str = "nccl") -> Found:
+    """The numbers of a collective among `group` GPUs over a link, by NCCL or by an engine's own kernel.
+
+    An engine's kernel covers the all-reduce alone; for the rest, and on links where none was measured, NCCL speaks.
+    """
+    name = link_name(link)
+    notes = [] if link.startswith(name) else [f"no collective over {link or 'this link'} was measured: as {name}"]
+    by_algorithm = links().links[name]
+    for chosen, wanted in ((algorithm, kind), ("nccl", kind), ("nccl", "all_gather"), ("nccl", "all_reduce")):
+        entry = for_group(by_algorithm.get(chosen, {}), wanted, group)
+        if entry is not None:
+            notes += [] if wanted == kind else [f"{kind} over {name}: numbers of {wanted} stand in"]
+            notes += [f"{name}: {entry.evidence.note}"] if entry.evidence.note else []
+            return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
+    raise Unsupported(f"no collective was measured over {name}")
+
+
+def for_group(entries: dict[str, Kernel], kind: str, group: float) -> Kernel | None:
+    """The entry for the smallest number of GPUs that `group` fits in, else for the largest."""
+    sizes = {
+        float(key.partition("/")[2] or "inf"): entry for key, entry in entries.items() if key.split("/")[0] == kind
+    }
+    fitting = [size for size in sizes if size >= group]
+    return sizes[min(fitting) if fitting else max(sizes)] if sizes else None
