@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from llm_analysis import family_readers as readers
-from llm_analysis.errors import BadConfig, one_line
+from llm_analysis.errors import BadConfig, one_line, shown
 from llm_analysis.family_readers import biases
 from llm_analysis.fields import ALIASES, IGNORED, Fields, is_hugging_face, language_model, renamed
 from llm_analysis.model_config import ModelConfig
@@ -150,7 +150,6 @@ FAMILIES: dict[str, Family] = {
 
 # Types whose files and layers are those of another.
 SAME_AS = {
-    "": "llama",
     "yi": "llama",
     "baichuan": "llama",
     "smollm3": "llama",
@@ -184,6 +183,7 @@ SAME_AS = {
     "RefinedWebModel": "falcon",
 }
 
+AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias but where the file says so)"
 # What a file of an unknown type must hold to be read as a Llama, and words of keys that say it is something else.
 LLAMA_NEEDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 FOREIGN: tuple[str, ...] = (
@@ -243,15 +243,15 @@ def family_of(fields: Fields, notes: list[str]) -> Family:
     family = FAMILIES.get(SAME_AS.get(known, known))
     if family is not None:
         return family
+    if not given:
+        notes.append(f"no model_type: {AS_A_LLAMA}")
+        return FAMILIES["llama"]
     missing = [key for key in LLAMA_NEEDS if key not in fields]
     strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
     if missing or strange:
         why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
         raise BadConfig(f"model_type {given!r} is not covered, and its file does not read as a Llama's: {why}")
-    notes.append(
-        f"model_type {given!r} is not one we know: read as a Llama (RMSNorm, gated feed-forward, rotary positions, "
-        "no bias but where the file says so)"
-    )
+    notes.append(f"model_type {given!r} is not one we know: {AS_A_LLAMA}")
     return FAMILIES["llama"]
 
 
@@ -261,7 +261,9 @@ def fill_in(fields: Fields) -> None:
     if heads:
         fields.offer(num_key_value_heads=heads, head_dim=hidden // heads)
     ratio: Any = fields.pop("expansion_ratio", 4)
-    fields.offer(intermediate_size=int(ratio * hidden) if isinstance(ratio, (int, float)) else 4 * hidden)
+    if not isinstance(ratio, (int, float)) or not 0 < ratio < 1000:
+        raise BadConfig(f"expansion_ratio must be a number above 0, not {shown(ratio)}")
+    fields.offer(intermediate_size=int(ratio * hidden))
     bias = fields.take_flag("attention_bias")
     fields.offer(qkv_bias=bias, attention_output_bias=bias)
     kind = fields.pop("qk_norm_kind", "head")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llm_analysis.errors import BadConfig
-from llm_analysis.fields import Fields
+from llm_analysis.errors import BadConfig, shown
+from llm_analysis.fields import Fields, renamed
 from llm_analysis.patterns import by_letter, every
 
 
@@ -207,20 +207,25 @@ def read_gemma4(fields: Fields) -> None:
 def read_nemotron_nas(fields: Fields) -> None:
     """Llama-Nemotron: each layer has a size of its own, in `block_configs`."""
     heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
-    mixers, feeds = [], []
-    for block in fields.take_items("block_configs"):
-        attention, ffn = block.get("attention", {}), block.get("ffn", {})
-        if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
-            raise BadConfig("block_configs with replace_with_linear or sparsify is of a kind not covered")
-        group, wide = attention.get("n_heads_in_group") or 1, ffn.get("ffn_mult") or 0
-        mixers.append("none" if attention.get("no_op") else f"full_attention:{heads // group}")
-        width = -(-int(2 * wide * hidden / 3) // 256) * 256
-        feeds.append("none" if ffn.get("no_op") else f"dense:{width}")
-    groups = [int(kind.split(":")[1]) for kind in mixers if ":" in kind]
-    widths = [int(kind.split(":")[1]) for kind in feeds if ":" in kind]
-    fields["num_key_value_heads"] = max(groups, default=heads)
+    layers = [nas_layer(block, heads, hidden) for block in fields.take_items("block_configs")]
+    groups, widths = [kv_heads for kv_heads, _ in layers], [width for _, width in layers]
+    fields["num_key_value_heads"] = max(groups, default=0) or heads
     fields["intermediate_size"] = max(widths, default=0)
-    fields.offer(layer_types=mixers, mlp_layer_types=feeds)
+    fields.offer(layer_types=[f"full_attention:{kv_heads}" if kv_heads else "none" for kv_heads in groups])
+    fields.offer(mlp_layer_types=[f"dense:{width}" if width else "none" for width in widths])
+
+
+def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
+    """KV heads and feed-forward width of one of `block_configs`; 0 for a half that the layer lacks."""
+    whole = block if isinstance(block, dict) else {}
+    attention, ffn = (renamed(part if isinstance(part := whole.get(k), dict) else {}) for k in ("attention", "ffn"))
+    if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
+        raise BadConfig("block_configs with replace_with_linear or sparsify are of a kind not covered")
+    ratio = ffn.get("ffn_mult", 0)
+    if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1000:
+        raise BadConfig(f"ffn_mult must be a number from 0, not {shown(ratio)}")
+    kv_heads = 0 if attention.flag("no_op") else heads // max(attention.whole("n_heads_in_group", 1), 1)
+    return kv_heads, 0 if ffn.flag("no_op") else -(-int(2 * ratio * hidden / 3) // 256) * 256
 
 
 def read_dbrx(fields: Fields) -> None:

@@ -17,7 +17,23 @@ MIXERS = frozenset(
         *("mamba", "mamba2", "gated_delta_net", "lightning_attention", "none"),
     }
 )
-FEED_FORWARDS = frozenset(("dense", "sparse", "none"))
+FEED_FORWARDS = frozenset({"dense", "sparse", "none"})
+# Sizes without which a kind of layer cannot be.
+NEEDS = {
+    "sliding_attention": ("sliding_window",),
+    "chunked_attention": ("attention_chunk_size",),
+    "latent_attention": ("kv_lora_rank",),
+    "sparse_latent_attention": ("kv_lora_rank", "index_n_heads", "index_head_dim", "index_topk"),
+    "mamba": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "time_step_rank"),
+    "mamba2": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size"),
+    "gated_delta_net": (
+        "linear_num_value_heads",
+        "linear_num_key_heads",
+        "linear_key_head_dim",
+        "linear_value_head_dim",
+    ),
+    "sparse": ("num_experts",),
+}
 
 
 def every(fields: Fields, period: int, chosen: str, other: str, offset: int | None = None) -> list[str]:
@@ -65,7 +81,7 @@ def read_latent(fields: Fields) -> None:
     fields.pop("qk_head_dim", None)
     for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         if not fields.whole(key):
-            raise BadConfig(f"missing {key!r}, which latent attention (kv_lora_rank) needs")
+            raise BadConfig(f"missing key {key!r}, which latent attention (kv_lora_rank) needs")
     fields["head_dim"] = fields.whole("qk_nope_head_dim") + fields.whole("qk_rope_head_dim")
     kind = "sparse_latent_attention" if fields.whole("index_topk") else "latent_attention"
     fields.offer(layer_types=[kind] * fields.whole("num_hidden_layers"))
@@ -120,6 +136,10 @@ def read_layers(fields: Fields) -> None:
                 raise BadConfig(f"{key} has {kind!r}, a kind of layer that is not covered{nearest(kind, known)}")
         if kinds and len(kinds) != layers:
             raise BadConfig(f"{key} names {len(kinds)} layers of {layers}")
+        for kind in dict.fromkeys(kinds):
+            for need in NEEDS.get(kind, ()):
+                if not fields.whole(need):
+                    raise BadConfig(f"missing key {need!r}, which {kind} layers need")
         if set(kinds) <= {"full_attention", "dense"}:
             kinds = []
         fields[key] = tuple(kinds)
