@@ -17,6 +17,7 @@ import numpy as np
 
 from llm_analysis import kernel_data
 from llm_analysis.catalog import get_gpu
+from llm_analysis.fit_published import published_profiles
 from llm_analysis.fit_scaled import scaled_profiles
 from llm_analysis.hardware import GPU, Efficiency, cost
 from llm_analysis.kernel_data import SYSTEMS
@@ -205,6 +206,7 @@ def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
     fitted_profiles = [*made.values()]
     if (root.parent / "microbench.csv").is_file():
         fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, today)
+        fitted_profiles += published_profiles(root.parent / "microbench.csv", made, today)
     links = fit_links(root)
     content = Links(name="links", date=today, links=links | unmeasured_links(links))
     return [*(write(into / f"{p.name}.json", p) for p in fitted_profiles), write(into / LINKS_FILE, content)]

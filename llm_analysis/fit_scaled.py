@@ -112,13 +112,19 @@ def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, sou
 
 
 def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) -> Kernel:
-    """A kernel with its fractions multiplied, at most 1; the evidence is what gave the factors."""
+    """A kernel with its fractions multiplied; the evidence is what gave the factors."""
     n = entry.numbers
-    update = {"flops": round(min(n.flops * flops, 1.0), 4), "memory": round(min(n.memory * memory, 1.0), 4)}
+    update = {"flops": at_most(n.flops * flops, n.flops), "memory": at_most(n.memory * memory, n.memory)}
     evidence = entry.evidence.model_copy(
         update={"rows": rows, "source": source, "note": "scaled, not measured", **dict.fromkeys(UNKNOWN)}
     )
     return Kernel(numbers=n.model_copy(update=update), evidence=evidence)
 
 
+def at_most(fraction: float, unscaled: float) -> float:
+    """A scaled fraction, not above what the best measured kernels reach unless it was so before."""
+    return round(min(fraction, max(BEST, unscaled)), 4)
+
+
+BEST = 0.95
 UNKNOWN = ("median_error", "p90_error", "bias")
