@@ -88,9 +88,16 @@ def renewed(text: str, home: Path) -> str:
 
 def estimated(gpus: int, method: str) -> Estimate:
     """The published benchmark, estimated."""
-    efficiencies = {"flops_efficiency": 0.7, "hbm_memory_efficiency": 0.9} if method == "published" else {}
-    model, gpu, layout = get_model("test-13b"), get_gpu("a100-sxm-40gb"), Parallelism(tp_size=gpus)
-    analysis = LLMAnalysis(model, gpu, get_dtypes("fp16"), layout, method=method, **efficiencies)
+    flops, memory = (0.7, 0.9) if method == "published" else (None, None)
+    analysis = LLMAnalysis(
+        get_model("test-13b"),
+        get_gpu("a100-sxm-40gb"),
+        get_dtypes("fp16"),
+        Parallelism(tp_size=gpus),
+        method=method,
+        flops_efficiency=flops,
+        hbm_memory_efficiency=memory,
+    )
     return analysis.inference(batch_size_per_gpu=1, seq_len=512, num_tokens_to_generate=10)
 
 
