@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llm_analysis.catalog import get_gpu
-from llm_analysis.fit_scaled import Scaled, numbers, scaled
+from llm_analysis.fit_scaled import Scaled, numbers, scaled, times
 from llm_analysis.hardware import GPU
 from llm_analysis.kernel_data import LEAST_WIDTH, attention_op, matmul_format
 from llm_analysis.kernel_tables import Array, Samples, Table, hashed, read_table, where
@@ -121,6 +121,10 @@ def published_profile(p: Published, base: Profile, table: Table, date: str) -> P
     flops = gemm.numbers.flops / relative.flops
     where_from = Scaled(p.name, p.base, p.measured_on, p.table_name, p.gpu_name)
     profile = scaled(where_from, base, flops, 1.0, gemm.evidence.rows, "GEMM in microbench.csv", date)
+    for kind in ("gemm", "grouped_gemm"):
+        memory = min(gemm.numbers.memory / relative.memory, 1.0)
+        rest = {f: times(e, 1.0, memory, e.evidence.rows, e.evidence.source) for f, e in profile.kernels[kind].items()}
+        profile.kernels[kind] |= rest
     for (kind, format), entry in fits.items():
         profile.kernels[kind][format] = entry
     profile.kernels["gemm"][p.relative] = gemm

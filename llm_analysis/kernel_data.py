@@ -229,9 +229,18 @@ def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
         keep = (table["moe_dtype"] == name) & gated & (table["moe_ep_size"] == 1)
         even = table["distribution"] == "balanced"
         rows = where(table, keep & even if (keep & even).any() else keep)
-        note = "" if (keep & even).any() else "tokens spread over the experts by a power law"
+        note = "" if (keep & even).any() else SKEWED
         shape = hashed(rows["hidden_size"], rows["inter_size"] / rows["moe_tp_size"], rows["num_experts"])
-        yield experts(rows, matmul_format(name, gpu), shape, note)
+        samples = experts(rows, matmul_format(name, gpu), shape, note)
+        yield samples.part(memory_bound(samples.op, gpu)) if note else samples
+
+
+SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
+
+
+def memory_bound(op: Op, gpu: GPU) -> Mask:
+    """Rows whose traffic would take three times as long as their FLOP at the peaks."""
+    return np.asarray(op.bytes / gpu.memory_bandwidth > 3 * op.flops / gpu.peak_flops[op.rate])
 
 
 def experts(rows: Table, numbers: MatmulFormat, shape: Array, note: str) -> Samples:

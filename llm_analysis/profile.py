@@ -232,7 +232,7 @@ def kernel(profile: Profile, kind: str, format: str) -> Found:
 def link_name(link: str) -> str:
     """The key in links.json for a GPU's `link`: NVLink3+NVSwitch is NVLink3, PCIe4 x16 is PCIe."""
     known = [name for name in links().links if link.startswith(name)]
-    return max(known, key=len, default="PCIe" if "PCIe" in link else "NVLink4")
+    return max(known, key=len, default="NVLink4")
 
 
 def collective(link: str, kind: str, group: float, algorithm: str = "nccl") -> Found:
