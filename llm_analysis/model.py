@@ -134,7 +134,8 @@ def output_head(p: Pass) -> list[Op]:
         return ops
     if width != m.hidden_size:
         ops.append(matmul("embedding_out", last, m.hidden_size, width, p.dtypes.router))
-    ops.append(matmul("output_head", last, width, m.vocab_size / t, p.dtypes.head, params=params, stored=not tied))
+    columns, bias = m.vocab_size / t, m.head_bias
+    ops.append(matmul("output_head", last, width, columns, p.dtypes.head, params=params, stored=not tied, bias=bias))
     logits = last * m.vocab_size * p.dtypes.stream_bytes * (t - 1) / t
     return ops + collective("logits_all_gather", "all_gather", logits, t)
 

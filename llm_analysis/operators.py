@@ -103,7 +103,7 @@ def matmul(
     each output is held as the outputs are. With `heads` there are so many products, each with a matrix of its own.
     """
     weights = heads * inputs * outputs
-    weight_bytes = weights * numbers.weight_bytes
+    weight_bytes = weights * numbers.weight_bytes + (heads * outputs * numbers.output_bytes if bias else 0.0)
     return Op(
         name=name,
         kind="gemm",

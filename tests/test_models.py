@@ -146,6 +146,26 @@ def test_tensor_parallelism_conserves_matmul_flops(
     assert isclose(matmul_flops(alone, whole=True), matmul_flops(shared, whole=True), rel_tol=1e-9)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bytes_held_are_those_of_the_parameters(name: str) -> None:
+    ops = forward(MODELS[name], Step(1.0, 1.0), BF16, ONE)
+    sinks = MODELS[name].attention_sinks * MODELS[name].num_attention_heads * MODELS[name].num_hidden_layers
+    assert sum(float(op.count) * op.stored_bytes for op in ops) == 2 * (num_params(MODELS[name]) - sinks)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("shards", [2, 8])
+def test_tensor_parallel_gpus_hold_each_weight_once_but_for_what_is_replicated(kind: str, shards: int) -> None:
+    """Replicated: norms and other elementwise weights, positions, routers, the way down to a latent, row biases (1 in 256 at most)."""
+    alone = forward(SMALL[kind], Step(1.0, 1.0), BF16, ONE)
+    shared = forward(SMALL[kind], Step(1.0, 1.0), BF16, Parallelism(tp_size=shards))
+    for one, part in zip(alone, (op for op in shared if op.span == 1), strict=True):
+        copies = part.stored_bytes * shards / one.stored_bytes if one.stored_bytes else 1.0
+        whole = one.kind in ("elementwise", "rotary") or one.name in REPLICATED | {"position_embedding"}
+        biased = one.name in ("attention_output", "mlp_down", "experts_down")
+        assert (whole and copies in (1, shards)) or 1 <= copies < (1.03 if biased else 1 + 1e-9), one.name
+
+
 @pytest.mark.parametrize("kind", SMALL)
 def test_prefill_and_decode_hold_the_same_weights_and_cache(kind: str) -> None:
     prefill = forward(SMALL[kind], Step(2.0, 1000.0), BF16, ONE)
