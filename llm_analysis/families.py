@@ -137,6 +137,7 @@ FAMILIES: dict[str, Family] = {
     "stablelm": Family(LAYERNORM, readers.read_stablelm),
     "granite": Family(TIED),
     "granitemoe": Family(TIED),
+    "granitemoehybrid": Family(TIED, readers.read_granite_hybrid),
     "exaone4": Family({"qk_norm": "head"}),
     "ernie4_5": Family(TIED, readers.read_biased("use_bias", False)),
     "ernie4_5_moe": Family(TIED | {"router_bias": True}, readers.read_biased("use_bias", False)),
@@ -162,6 +163,8 @@ SAME_AS = {
     "gpt": "gpt2",
     "megatron": "gpt2",
     "code_llama": "llama",
+    "roberta": "bert",
+    "xlm-roberta": "bert",
     "qwen2_vl": "qwen2",
     "qwen2_5_vl": "qwen2",
     "qwen3_vl": "qwen3",
@@ -266,6 +269,8 @@ def fill_in(fields: Fields) -> None:
     fields.offer(intermediate_size=int(ratio * hidden))
     bias = fields.take_flag("attention_bias")
     fields.offer(qkv_bias=bias, attention_output_bias=bias)
+    if "model_max_length" in fields:
+        fields.offer(max_position_embeddings=fields.take_whole("model_max_length"))
     kind = fields.pop("qk_norm_kind", "head")
     if fields.take_flag("use_qk_norm"):
         fields.offer(qk_norm=kind)

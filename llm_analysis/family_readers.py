@@ -188,6 +188,15 @@ def read_bamba(fields: Fields) -> None:
     fields.offer(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
 
 
+def read_granite_hybrid(fields: Fields) -> None:
+    """Granite 4: Mamba-2 layers but for the listed ones; without experts the shared one is the feed-forward."""
+    fields.take_whole("expand")
+    kinds = ["mamba2" if kind == "mamba" else kind for kind in fields.items_of("layer_types")]
+    fields["layer_types"] = kinds or ["full_attention"] * fields.whole("num_hidden_layers")
+    if not fields.whole("num_experts"):
+        fields["intermediate_size"] = fields.pop("shared_expert_intermediate_size", fields.whole("intermediate_size"))
+
+
 def read_gemma4(fields: Fields) -> None:
     """Gemma 4: the last layers share KV caches; dense and expert halves side by side; an embedding for each layer."""
     layers = fields.whole("num_hidden_layers")

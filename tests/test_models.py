@@ -156,7 +156,7 @@ def test_the_bytes_held_are_those_of_the_parameters(name: str) -> None:
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("shards", [2, 8])
 def test_tensor_parallel_gpus_hold_each_weight_once_but_for_what_is_replicated(kind: str, shards: int) -> None:
-    """Replicated: norms and other elementwise weights, positions, routers, the way down to a latent, row biases (1 in 256 at most)."""
+    """Replicated: norms and other elementwise weights, positions, routers, latent_down, biases of rows (1 in 256)."""
     alone = forward(SMALL[kind], Step(1.0, 1.0), BF16, ONE)
     shared = forward(SMALL[kind], Step(1.0, 1.0), BF16, Parallelism(tp_size=shards))
     for one, part in zip(alone, (op for op in shared if op.span == 1), strict=True):
