@@ -190,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(complaint(str(error), 2))
     except LLMAnalysisError as error:
         sys.exit(complaint(str(error), 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ArithmeticError:
         sys.exit(complaint("some value is so large or so small that the numbers leave the range of floats", 1))
     except Exception as error:

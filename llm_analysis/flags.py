@@ -12,7 +12,7 @@ from llm_analysis.errors import UsageError, nearest, shown
 
 FLAG = re.compile(r"--?[a-zA-Z]")
 NEGATIVE = ("-inf", "-infinity", "-nan")  # values that look like flags
-COLUMNS = 100  # of the help text
+COLUMNS = 80  # of the help text
 MOST_CHARACTERS = 1000  # of a value that is read as more than text
 Parameters = Mapping[str, inspect.Parameter]
 

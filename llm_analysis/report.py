@@ -6,7 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from math import inf
+from dataclasses import fields
+from math import isfinite
 from typing import Any
 
 from tabulate import tabulate
@@ -32,10 +33,12 @@ def rendered(estimate: Estimate, style: str) -> str:
 
 
 def check_finite(e: Estimate) -> None:
-    """Raises BadValue for an answer that holds an infinity, which neither a person nor JSON can use."""
-    plain = e.as_dict()
-    records = [plain, *plain["operators"]]
-    wrong = next((key for r in records for key, value in r.items() if value in (inf, -inf) or value != value), None)
+    """Raises BadValue for an answer that holds an infinity, which neither a person nor JSON can use.
+
+    Sums of positive terms: where they are finite, so is each operator's share.
+    """
+    values = {field.name: getattr(e, field.name) for field in fields(e)}
+    wrong = next((name for name, value in values.items() if isinstance(value, float) and not isfinite(value)), None)
     if wrong:
         raise BadValue(f"{wrong} comes out as no finite number: some value asked for is far too large or too small")
 

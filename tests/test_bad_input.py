@@ -488,7 +488,7 @@ def test_help_lists_the_flags(ask: Ask, arguments: list[str]) -> None:
     assert (answer.status, answer.err) == (0, "")
     flags = inspect.signature(cli.infer).parameters
     assert all(f"--{flag}" in answer.out for flag in flags)
-    assert max(map(len, answer.out.splitlines())) <= 100
+    assert max(map(len, answer.out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]], ids=" ".join)
