@@ -133,6 +133,7 @@ FAMILIES: dict[str, Family] = {
     "palm": Family(LAYERNORM | TIED | PARALLEL | {"norm_bias": False}),
     "olmo": Family(LAYERNORM | {"norm_weight": False, "norm_bias": False}),
     "olmo2": Family({"qk_norm": "full"}),
+    "olmo3": Family({"qk_norm": "full"}),
     "olmoe": Family({"qk_norm": "full"}),
     "stablelm": Family(LAYERNORM, readers.read_stablelm),
     "granite": Family(TIED),
@@ -141,6 +142,8 @@ FAMILIES: dict[str, Family] = {
     "exaone4": Family({"qk_norm": "head"}),
     "ernie4_5": Family(TIED, readers.read_biased("use_bias", False)),
     "ernie4_5_moe": Family(TIED | {"router_bias": True}, readers.read_biased("use_bias", False)),
+    "apertus": Family({"qk_norm": "head", "gated_mlp": False}),
+    "dots1": Family({"qk_norm": "head", "router_bias": True}),
     "hunyuan_v1_dense": Family({"qk_norm": "head"}),
     "seed_oss": Family(QKV_BIAS),
     "bert": Family(
@@ -189,19 +192,10 @@ SAME_AS = {
 AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias but where the file says so)"
 # What a file of an unknown type must hold to be read as a Llama, and words of keys that say it is something else.
 LLAMA_NEEDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-FOREIGN: tuple[str, ...] = (
-    "ssm",
-    "mamba",
-    "conv",
-    "rwkv",
-    "linear_",
-    "block_config",
-    "altup",
-    "lru",
-    "encoder",
-    "decoder_layers",
+FOREIGN = (
+    *("ssm", "mamba", "conv", "rwkv", "linear_", "block_config", "altup", "lru", "encoder", "decoder_layers", "laurel"),
+    *("recurrent", "retention", "hyena", "cross_attention", "is_encoder_decoder", "d_kv", "patch_size"),
 )
-FOREIGN += ("recurrent", "retention", "hyena", "cross_attention", "is_encoder_decoder", "d_kv", "patch_size", "laurel")
 
 
 def read_model(raw: Mapping[str, Any], name: str, where: str = "") -> ModelConfig:
@@ -215,12 +209,12 @@ def read_model(raw: Mapping[str, Any], name: str, where: str = "") -> ModelConfi
         raise BadConfig(f"{where}: {error}") from None
 
 
-def read_fields(raw: Mapping[str, Any], name: str) -> Fields:
+def read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The fields of a `ModelConfig`, and in one of our own files the keys that are none. Raises BadConfig."""
     published = is_hugging_face(raw)
     fields = renamed(language_model(raw))
-    notes = [*fields.get("notes", ())]
-    family = family_of(fields, notes)
+    family, notes = family_of(fields)
+    guessed = bool(notes)
     fields.offer(**family.defaults, **(family.sizes if published else {}))
     weights = weights_of(fields)
     for key in ("quantization_config", "compression_config", "use_fp8_e4m3"):
@@ -232,11 +226,17 @@ def read_fields(raw: Mapping[str, Any], name: str) -> Fields:
     family.read(fields)
     fill_in(fields)
     read_layers(fields)
-    known = ModelConfig.model_fields
-    return Fields({k: v for k, v in fields.items() if k in known or not (published or k in IGNORED)})
+    known = {key: value for key, value in fields.items() if key in ModelConfig.model_fields}
+    strange = {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
+    if not published:
+        return known | strange
+    sizes = [key for key, value in strange.items() if type(value) is int and not key.endswith(("_id", "_index"))]
+    if guessed and sizes:
+        known["notes"] += (f"keys that were not understood: {', '.join(sizes)}",)
+    return known
 
 
-def family_of(fields: Fields, notes: list[str]) -> Family:
+def family_of(fields: Fields) -> tuple[Family, list[str]]:
     """The row of the file's `model_type`; Llama's, and a note, for an unknown type that looks like one.
 
     Raises BadConfig for an unknown type that does not.
@@ -245,17 +245,15 @@ def family_of(fields: Fields, notes: list[str]) -> Family:
     known = given.removesuffix("_text")
     family = FAMILIES.get(SAME_AS.get(known, known))
     if family is not None:
-        return family
+        return family, []
     if not given:
-        notes.append(f"no model_type: {AS_A_LLAMA}")
-        return FAMILIES["llama"]
+        return FAMILIES["llama"], [f"no model_type: {AS_A_LLAMA}"]
     missing = [key for key in LLAMA_NEEDS if key not in fields]
     strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
     if missing or strange:
         why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
         raise BadConfig(f"model_type {given!r} is not covered, and its file does not read as a Llama's: {why}")
-    notes.append(f"model_type {given!r} is not one we know: {AS_A_LLAMA}")
-    return FAMILIES["llama"]
+    return FAMILIES["llama"], [f"model_type {given!r} is not one we know: {AS_A_LLAMA}"]
 
 
 def fill_in(fields: Fields) -> None:

@@ -41,7 +41,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_nextn_predict_layers": ("mtp_num_hidden_layers", "num_mtp_modules"),
 }
 
-# Keys of a config.json that say nothing of time or memory, so that one of our own files may hold them.
+# Keys of a config.json that say nothing of time or memory, so that one of our own files may hold them. Caps on logits
+# are among them: a few FLOP for each score, inside a kernel that is timed by its products.
 # fmt: off
 IGNORED = frozenset(
     {

@@ -168,7 +168,6 @@ QUANTIZED: list[tuple[dict[str, Any], str, str]] = [
     ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4", "all"),
     ({"quant_method": "gptq", "bits": 8}, "w8a16", "all"),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4", "all"),
-    ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8", "all"),
     ({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}, "mxfp4", "experts"),
     ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", "all"),
     ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8"}}, "fp8", "all"),
@@ -228,8 +227,9 @@ def test_what_cannot_be_read_is_refused_by_name(keys: dict[str, Any], complaint:
 
 
 def test_an_unknown_type_that_looks_like_a_llama_is_read_as_one() -> None:
-    model = published("brand_new")
+    model = published("brand_new", num_zero_experts=3, pad_id=0)
     assert "'brand_new' is not one we know: read as a Llama" in model.notes[0]
+    assert model.notes[1] == "keys that were not understood: num_zero_experts"
     assert num_params(model) == num_params(published("llama"))
 
 
