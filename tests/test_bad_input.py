@@ -14,7 +14,7 @@ from conftest import Ask
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llm_analysis import catalog, cli, report
+from llm_analysis import LLMAnalysis, LLMAnalysisError, catalog, cli, report
 from llm_analysis.errors import BadConfig
 
 INFER = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
@@ -496,6 +496,32 @@ def test_version(ask: Ask, arguments: list[str]) -> None:
     answer = ask(*arguments)
     assert (answer.status, answer.err) == (0, "")
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", answer.out)
+
+
+# From Python
+
+
+@pytest.mark.parametrize(
+    ("build", "question", "pattern"),
+    [
+        ({"flops_efficiency": 0}, {}, "flops_efficiency must be above 0 and at most 1, not 0"),
+        ({"flops_efficiency": "0.7"}, {}, "flops_efficiency must be a number, not '0.7'"),
+        ({"flops_efficiency": 0.7, "achieved_tflops": 100}, {}, "not both"),
+        ({"method": "idael"}, {}, "did you mean ideal"),
+        ({"method": ["ideal"]}, {}, "unknown method"),
+        ({"kv_cache_dtype_bytes": 3}, {}, "one of 0.5, 1, 2, 4, not 3"),
+        ({}, {"seq_len": True}, "seq_len must be a whole number, not True"),
+        ({}, {"seq_len": 512.0}, "seq_len must be a whole number, not 512.0"),
+        ({}, {"batch_size_per_gpu": 0}, "batch_size_per_gpu must be greater than 0, not 0"),
+        ({}, {"use_kv_cache": 1}, "use_kv_cache must be True or False, not 1"),
+        ({}, {"cost_per_gpu_hour": "2"}, "cost_per_gpu_hour must be a number, not '2'"),
+        ({}, {"cost_per_gpu_hour": 10**400}, "cost_per_gpu_hour must be a finite number"),
+    ],
+)
+def test_the_class_refuses_alike(build: dict[str, Any], question: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(LLMAnalysisError, match=re.escape(pattern)) as refusal:
+        LLMAnalysis(catalog.get_model("test-13b"), catalog.get_gpu("t4"), **build).inference(**question)
+    assert "\n" not in str(refusal.value)
 
 
 # Surprises

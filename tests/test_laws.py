@@ -238,11 +238,12 @@ def test_a_pipeline_runs_the_operators_of_one_gpu(model: str, pp: int, b: int, s
         assert isclose(parts, total(alone, field), rel_tol=1e-12)
 
 
-@given(model=models, pp=st.integers(2, 8), b=batches, s=prompts, n=lengths)
-def test_a_pipeline_makes_no_request_faster(model: str, pp: int, b: int, s: int, n: int) -> None:
+@given(model=models, pp=st.integers(2, 8), s=prompts, n=lengths)
+def test_a_pipeline_makes_no_single_request_faster(model: str, pp: int, s: int, n: int) -> None:
+    """A batch may be: its micro-batches keep several stages busy at once."""
     one = analysis(model, "a100-sxm-80gb")
     many = analysis(model, "a100-sxm-80gb", layout=Parallelism(pp_size=pp))
-    question = {"batch_size_per_gpu": b, "seq_len": s, "num_tokens_to_generate": n}
+    question = {"batch_size_per_gpu": 1, "seq_len": s, "num_tokens_to_generate": n}
     assert not_faster(many.inference(**question), one.inference(**question))  # type: ignore[arg-type]
 
 
