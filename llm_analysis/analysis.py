@@ -9,20 +9,22 @@ total = prefill + n decode; for the others the prefill has made the first token:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from pydantic import ValidationError
 
-from llm_analysis import methods, published
+from llm_analysis import methods, pipeline, published
 from llm_analysis.dtypes import Dtypes, get_dtypes
 from llm_analysis.errors import BadValue, one_line
 from llm_analysis.estimate import Estimate, Timed, operator_rows, pass_seconds
 from llm_analysis.hardware import GPU, cost
 from llm_analysis.memory import Memory, footprint, remedies
-from llm_analysis.model import forward, num_params
+from llm_analysis.model import num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
 from llm_analysis.quadrature import decode_passes
+from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import Quantity
 
@@ -53,10 +55,12 @@ class LLMAnalysis:
         inter_node_memory_efficiency: float | None = None,
         kv_cache_dtype_bytes: float | None = None,
         layernorm_dtype_bytes: float | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
+        gpu_config = gpu_config.per_device()
         self.model, self.gpu = model_config, gpu_config
-        on_gpu = (dtype_config or get_dtypes(DEFAULT_DTYPE)).on(gpu_config.peak_flops, gpu_config.name)
-        self.dtypes = methods.with_bytes(on_gpu, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+        formats = (dtype_config or get_dtypes(DEFAULT_DTYPE)).on(gpu_config.peak_flops, gpu_config.name)
+        self.dtypes = methods.with_bytes(formats, kv_cache_dtype_bytes, layernorm_dtype_bytes)
         layout = parallelism_config or Parallelism()
         self.layout = layout.model_copy(update={"gpus_per_node": gpu_config.gpus_per_node})
         peak_tflops, peak_gbs = gpu_config.peak_flops[self.dtypes.math] / 1e12, gpu_config.memory_bandwidth / 1e9
@@ -67,14 +71,27 @@ class LLMAnalysis:
             methods.fraction("intra_node_memory_efficiency", intra_node_memory_efficiency),
             methods.fraction("inter_node_memory_efficiency", inter_node_memory_efficiency),
         )
-        self.method = methods.chosen_method(method, self.efficiencies)
+        self.method = methods.chosen_method(method, self.efficiencies, runtime)
         self.notes = (*self.model.notes, *self.dtypes.notes, *self.layout.check(self.model))
         methods.check_links(self.gpu, self.layout.tp_size, self.layout.pp_size)
         if self.method == "published":
             published.check(self.model, self.dtypes, self.layout)
-        self.efficiency: methods.Choice = (
-            partial(methods.published, self.efficiencies) if self.method == "published" else methods.ideal
-        )
+        self.runtime = NONE
+        if self.method == "calibrated":
+            self.runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), self.gpu)
+        self.efficiency = self.chosen_efficiency()
+
+    def chosen_efficiency(self) -> methods.Choice:
+        """Where this method takes an operator's numbers from."""
+        if self.method == "calibrated":
+            from llm_analysis.calibrated import Calibrated
+
+            return Calibrated(self.gpu, self.runtime)
+        return partial(methods.published, self.efficiencies) if self.method == "published" else methods.ideal
+
+    def ways(self, step: Step) -> Iterator[pipeline.Cut]:
+        """The operators of one pass, the runtime's host included, for each way to cut it for a pipeline."""
+        return pipeline.cuts(self.model, step, self.dtypes, self.layout, self.runtime)
 
     def timed(self, ops: list[Op], weight: float = 1.0) -> Timed:
         """Each operator with its cost under this method, in a pass of the given weight."""
@@ -82,25 +99,24 @@ class LLMAnalysis:
 
     def seconds(self, step: Step) -> Quantity:
         """Seconds of one kernel-level pass: an array where the quantities of `step` are arrays."""
-        return pass_seconds(self.timed(forward(self.model, step, self.dtypes, self.layout)))
+        return pipeline.seconds(self.ways(step), self.timed)
+
+    def shortest(self, step: Step, weight: float = 1.0) -> Timed:
+        """The operators of one pass, cut into the micro-batches that make it shortest."""
+        return pipeline.shortest(self.ways(step), self.timed, weight)
 
     def prefill(self, workload: Workload) -> Timed:
         """The pass over the prompt."""
         if self.method == "published":
             return self.timed(published.prefill_ops(self.model, workload, self.dtypes, self.layout.tp_size))
-        step = Step(float(workload.batch_size_per_gpu), float(workload.seq_len))
-        return self.timed(forward(self.model, step, self.dtypes, self.layout))
+        return self.shortest(Step(float(workload.batch_size_per_gpu), float(workload.seq_len)))
 
     def decode(self, workload: Workload) -> Timed:
         """The mean decode step, as passes whose weights sum to 1."""
         if self.method == "published":
             return self.timed(published.decode_ops(self.model, workload, self.dtypes, self.layout.tp_size))
         passes = decode_passes(self.model, workload)
-        return [
-            entry
-            for weight, step in passes
-            for entry in self.timed(forward(self.model, step, self.dtypes, self.layout), weight)
-        ]
+        return [entry for weight, step in passes for entry in self.shortest(step, weight)]
 
     def memory(self, workload: Workload) -> Memory:
         """What the fullest GPU holds."""
@@ -145,8 +161,9 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         gpu_name=a.gpu.name,
         dtype_name=a.dtypes.name,
         method=a.method,
-        flops_efficiency=a.efficiencies.flops if a.efficiencies.flops is not None else 1.0,
-        hbm_memory_efficiency=a.efficiencies.memory if a.efficiencies.memory is not None else 1.0,
+        runtime=a.runtime.name if a.method == "calibrated" else None,
+        flops_efficiency=None if a.method == "calibrated" else a.efficiencies.flops or 1.0,
+        hbm_memory_efficiency=None if a.method == "calibrated" else a.efficiencies.memory or 1.0,
         batch_size_per_gpu=b,
         seq_len=s,
         num_tokens_to_generate=n,
@@ -177,6 +194,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         cost_per_million_tokens=price(cost_per_gpu_hour, layout.tp_size * layout.pp_size, total / (b * n)),
         notes=(
             *a.notes,
+            *getattr(a.efficiency, "notes", ()),
             *beyond_positions(model, s + n),
             *(() if memory.fits else remedies(memory, w, a.dtypes, layout, model, a.gpu)),
         ),

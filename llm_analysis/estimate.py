@@ -46,6 +46,7 @@ class Estimate:
     gpu_name: str
     dtype_name: str
     method: str
+    runtime: str | None
     flops_efficiency: float | None
     hbm_memory_efficiency: float | None
     batch_size_per_gpu: int

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from llm_analysis.catalog import get_gpu
+from llm_analysis.fit_kernel import COMPUTE, kernels_of
 from llm_analysis.fit_scaled import Scaled, numbers, scaled, times
 from llm_analysis.hardware import GPU
 from llm_analysis.kernel_data import LEAST_WIDTH, attention_op, matmul_format
@@ -108,8 +109,6 @@ def published_profiles(microbench: Path, bases: dict[str, Profile], date: str) -
 
 def published_profile(p: Published, base: Profile, table: Table, date: str) -> Profile:
     """The relative's profile, scaled, with the fitted kernels put in its place."""
-    from llm_analysis.fit import COMPUTE, kernels_of
-
     gpu, relative = get_gpu(p.measured_on), base.kernels["gemm"][p.relative].numbers
     fixed, names = ({"launch": relative.launch}, COMPUTE[1:]) if p.host_timed else ({}, COMPUTE)
     fits = {}

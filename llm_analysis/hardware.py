@@ -36,6 +36,7 @@ class GPU(BaseModel):
     vendor: str = ""
     architecture: str = ""
     release_year: int | None = None
+    devices: Annotated[int, Field(gt=0)] = 1  # that software sees in one package, each with its share of all figures
     memory_bytes: Positive
     memory_bandwidth: Positive
     peak_flops: dict[str, Positive] = Field(min_length=1)
@@ -51,6 +52,21 @@ class GPU(BaseModel):
     tdp_watts: Positive | None = None
     confidence: str = ""
     source: str = ""
+
+    def per_device(self) -> GPU:
+        """One of the devices that software sees: itself, or one die of a package of several."""
+        if self.devices == 1:
+            return self
+        whole = {
+            name: getattr(self, name) for name in ("memory_bytes", "memory_bandwidth", "l2_bytes", "link_bandwidth")
+        }
+        shares = {name: value / self.devices for name, value in whole.items() if value}
+        rates = {name: rate / self.devices for name, rate in self.peak_flops.items()}
+        sms = self.num_sms // self.devices if self.num_sms else None
+        reach = self.link_domain_size * self.devices
+        return self.model_copy(
+            update={**shares, "peak_flops": rates, "num_sms": sms, "link_domain_size": reach, "devices": 1}
+        )
 
     @property
     def gpus_per_node(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 
 from llm_analysis.dtypes import Dtypes, get_dtypes
+from llm_analysis.errors import Unsupported
 from llm_analysis.hardware import GPU
 from llm_analysis.model import stage_ops
 from llm_analysis.model_config import ModelConfig
@@ -100,3 +101,17 @@ def narrower_formats(dtypes: Dtypes, gpu: GPU) -> list[Dtypes]:
     """Formats with narrower weights, the widest first."""
     formats = [get_dtypes(name) for name in ("fp8", "int8", "int4")]
     return [f.on(gpu.peak_flops, gpu.name) for f in formats if f.weight_bits < dtypes.weight_bits]
+
+
+def weights_fit(model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> None:
+    """Raises Unsupported where the weights alone are more than a GPU holds."""
+    step = Step(1.0, 1.0)
+    for first, last in layout.stages(model.num_hidden_layers):
+        weights = sum(float(op.count) * op.stored_bytes for op in stage_ops(model, step, dtypes, layout, first, last))
+        if weights > gpu.memory_bytes * PHYSICAL:
+            need, have = weights / GB, gpu.memory_bytes / GB
+            raise Unsupported(f"does not fit: {need:.1f} GB of weights per GPU on {have:.1f} GB of {gpu.name}")
+
+
+# Memory is sold in GB and made in GiB: an "80 GB" GPU has up to 7 % more.
+PHYSICAL = 2**30 / 1e9

@@ -12,7 +12,8 @@ from llm_analysis.hardware import GPU, IDEAL, Efficiency
 from llm_analysis.operators import Op
 from llm_analysis.published import LEAST_MESSAGE_LATENCY
 
-METHODS = ("published", "ideal")
+METHODS = ("calibrated", "published", "ideal")
+DEFAULT_METHOD = "ideal"
 LEAST_FRACTION = 1e-6  # below it an answer says nothing, and its numbers leave the range of floats
 Choice = Callable[[Op], Efficiency]  # the numbers that a method times an operator with
 
@@ -32,19 +33,21 @@ class Efficiencies:
         return any(value is not None for value in (self.flops, self.memory, self.intra_node, self.inter_node))
 
 
-def chosen_method(method: object, efficiencies: Efficiencies) -> str:
-    """The method asked for, or the default: `published` with efficiencies, `ideal` without.
+def chosen_method(method: object, efficiencies: Efficiencies, runtime: object = None) -> str:
+    """The method asked for, or the default: `published` with efficiencies, `calibrated` with a runtime.
 
-    Raises UnknownName, or Unsupported where the method cannot honour efficiencies.
+    Raises UnknownName, or Unsupported where the method cannot honour efficiencies or a runtime.
     """
     if method is None:
-        method = "published" if efficiencies.given else "ideal"
+        method = "published" if efficiencies.given else DEFAULT_METHOD if runtime is None else "calibrated"
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if efficiencies.given and method != "published":
         raise Unsupported(f"method {method} takes no efficiencies; leave them out or use --method published")
     if method == "published" and efficiencies.inter_node is not None:
         raise Unsupported("method published covers one node, so it takes no inter_node_memory_efficiency")
+    if runtime is not None and method != "calibrated":
+        raise Unsupported(f"method {method} knows no runtime; use --method calibrated")
     return str(method)
 
 

@@ -152,11 +152,14 @@ def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelis
 def forward(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
     """All operators of one pass, as one GPU of each stage runs them; the stages of a pipeline follow one another."""
     ops = stage_ops(model, step, dtypes, layout, 0, model.num_hidden_layers)
-    sends = layout.pp_size - 1
-    if sends:
-        message = step.rows * model.hidden_size * dtypes.stream_bytes / layout.tp_size
-        ops += collective("stage_send", "send", message, 2, count=sends, span=2 * layout.tp_size)
-    return ops
+    return ops + stage_sends(model, step, dtypes, layout) if layout.pp_size > 1 else ops
+
+
+def stage_sends(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
+    """The stream from each stage to the next, each GPU its share; between nodes last."""
+    message = step.rows * model.hidden_size * dtypes.stream_bytes / layout.tp_size
+    spans = layout.send_spans.items()
+    return [op for span, n in spans for op in collective("stage_send", "send", message, 2, count=float(n), span=span)]
 
 
 def num_params(model: ModelConfig) -> float:

@@ -57,6 +57,18 @@ class Parallelism(BaseModel):
             return (f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs",)
         return ()
 
+    @property
+    def send_spans(self) -> dict[int, int]:
+        """GPUs that a send from one stage to the next reaches over, with how many sends; between nodes last.
+
+        GPUs are numbered with tensor parallelism innermost, so that a stage is `tp_size` consecutive ones.
+        """
+        t, node = self.tp_size, self.gpus_per_node
+        across = sum((t * (i + 1) - 1) // node > t * (i - 1) // node for i in range(1, self.pp_size))
+        within = self.pp_size - 1 - across
+        spans = {min(t * self.pp_size, node): within, max(2 * t, node + 1): across}
+        return {span: count for span, count in spans.items() if count}
+
     def stages(self, num_layers: int) -> list[tuple[int, int]]:
         """First and last-plus-one layer of each pipeline stage; earlier stages take the remainder."""
         base, extra = divmod(num_layers, self.pp_size)

@@ -167,7 +167,7 @@ def test_more_work_is_never_faster(rows: float, more: float) -> None:
 
 def test_a_fit_finds_the_numbers_that_made_its_rows() -> None:
     pytest.importorskip("scipy")
-    from llm_analysis.fit import COMPUTE, kernels_of
+    from llm_analysis.fit_kernel import COMPUTE, kernels_of
 
     gpu = get_gpu("h100-sxm-80gb")
     m, n = (a.ravel() for a in np.meshgrid(2.0 ** np.arange(0, 14), 2.0 ** np.arange(9, 16)))
@@ -184,7 +184,7 @@ def test_a_fit_finds_the_numbers_that_made_its_rows() -> None:
 def test_stored_numbers_time_the_measured_kernels(system: str) -> None:
     """A sample of the rows, timed with the numbers as stored: the evidence still speaks of this code."""
     from llm_analysis import kernel_data
-    from llm_analysis.fit import BEFORE, predicted
+    from llm_analysis.fit_kernel import BEFORE, predicted
 
     gpu = get_gpu(kernel_data.SYSTEMS[system])
     stored = profiles()[gpu.name].kernels

@@ -1,0 +1,130 @@
+"""Fitting a runtime's few numbers to measured latencies, and scoring the fit on rows it did not see.
+
+Least squares on the logarithm of estimate / measured, with a loss that lets outliers go (soft L1 from 10 % on). Rows of
+one table of one model weigh together as the fourth root of their number cubed, so that a long table does not drown the
+others. A weak pull towards the prior decides what the rows leave open.
+
+`out_of_sample` leaves out each (source, GPU) in turn. `chosen_terms` adds a term only where it lowers that error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llm_analysis.rows import Rows
+from llm_analysis.runtime import Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+# A term's unit in the fit (seconds; factors have none and are fitted by their logarithm) and how far it may go.
+SECONDS = {"step_seconds": 1e-3, "layer_seconds": 1e-5, "sequence_seconds": 1e-5, "collective_seconds": 1e-5}
+FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
+TERMS = (*SECONDS, *FACTORS)
+LARGEST = 100.0  # units of seconds
+FACTOR_RANGE = (0.1, 2.0)
+PULL = 0.05  # weight of the prior, per unit, beside a row that is off by OUTLIER
+OUTLIER = 0.1
+WORTH = 0.003  # how much lower the held-out error must be for a term to be kept
+
+
+def fit(
+    rows: Rows, runtime: Runtime, terms: Sequence[str], chosen: Array | None = None, prior: Runtime | None = None
+) -> Runtime:
+    """`runtime` with `terms` fitted to the rows `chosen` (indices; all by default), pulled towards `prior`."""
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    index: Any = np.arange(len(rows.measurements)) if chosen is None else chosen
+    if not len(index) or not terms:
+        return runtime
+    weights = row_weights(rows, index)
+    start = np.array([encoded(term, getattr(prior or runtime, term)) for term in terms])
+    low, high = zip(*(bounds(term) for term in terms), strict=True)
+    start = np.clip(start, np.array(low) + 1e-3, np.array(high) - 1e-3)
+
+    def residuals(x: Array) -> Array:
+        seconds = rows.seconds(with_terms(runtime, terms, x))[index]
+        off = weights * np.log(seconds / rows.measured[index]) / OUTLIER
+        return np.concatenate([off, PULL * (x - start)])
+
+    found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=60)
+    return with_terms(runtime, terms, found.x)
+
+
+def row_weights(rows: Rows, index: Array) -> Array:
+    """n^(-1/4) for each row of a table of n."""
+    import numpy as np
+
+    tables = [(m.source, m.gpu_name, m.model_name, m.tp_size, m.dtype_name, m.metric) for m in rows.measurements]
+    sizes = Counter(tables[i] for i in index)
+    return np.array([sizes[tables[i]] ** -0.25 for i in index])
+
+
+def encoded(term: str, value: float) -> float:
+    """A term's value in the units of the fit."""
+    from math import log
+
+    return value / SECONDS[term] if term in SECONDS else log(value)
+
+
+def with_terms(runtime: Runtime, terms: Sequence[str], x: Array) -> Runtime:
+    """`runtime` with the terms that a vector of the fit stands for."""
+    from math import exp
+
+    values = {t: float(v) * SECONDS[t] if t in SECONDS else exp(float(v)) for t, v in zip(terms, x, strict=True)}
+    return runtime.model_copy(update=values)
+
+
+def bounds(term: str) -> tuple[float, float]:
+    """How far a term may go, in the units of the fit."""
+    from math import log
+
+    return (0.0, LARGEST) if term in SECONDS else (log(FACTOR_RANGE[0]), log(FACTOR_RANGE[1]))
+
+
+def folds(rows: Rows) -> list[Any]:
+    """The rows of each (source, GPU), as arrays of indices."""
+    import numpy as np
+
+    keys = [(m.source, m.gpu_name) for m in rows.measurements]
+    return [np.array([i for i, key in enumerate(keys) if key == one]) for one in sorted(set(keys))]
+
+
+def out_of_sample(rows: Rows, runtime: Runtime, terms: Sequence[str], prior: Runtime | None = None) -> Array:
+    """Estimates of all rows, each by a fit to the rows of other sources or GPUs; as it stands where there are none."""
+    import numpy as np
+
+    estimates = np.zeros(len(rows.measurements))
+    for fold in folds(rows):
+        others = np.setdiff1d(np.arange(len(estimates)), fold)
+        fitted = fit(rows, runtime, terms, others, prior) if len(others) else runtime
+        estimates[fold] = rows.seconds(fitted)[fold]
+    return estimates
+
+
+def loss(errors: Array) -> float:
+    """What a choice of terms is judged by: the median and half of the 90th percentile of |error|."""
+    import numpy as np
+
+    size = np.abs(errors)
+    return float(np.median(size) + 0.5 * np.quantile(size, 0.9))
+
+
+def chosen_terms(rows: Rows, runtime: Runtime, prior: Runtime | None = None, terms: Sequence[str] = TERMS) -> list[str]:
+    """The terms that lower the held-out error, the best first; stops where the next would not."""
+    kept: list[str] = []
+    best = loss(out_of_sample(rows, runtime, [], prior) / rows.measured - 1)
+    while True:
+        tries = {
+            t: loss(out_of_sample(rows, runtime, [*kept, t], prior) / rows.measured - 1) for t in terms if t not in kept
+        }
+        if not tries or min(tries.values()) > best - WORTH:
+            return kept
+        term = min(tries, key=lambda name: tries[name])
+        kept, best = [*kept, term], tries[term]

@@ -1,0 +1,128 @@
+"""Many measurements at once, for fitting: the operators of all of them, as arrays through the same `cost` line.
+
+A fit changes a runtime's numbers a hundred times, and each time all rows are timed anew. So the operators of all rows
+are gathered by (GPU, kind, format, rate, span, phase); each group is one `Op` whose quantities are arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llm_analysis.calibrated import Calibrated
+from llm_analysis.catalog import get_gpu, get_model
+from llm_analysis.errors import LLMAnalysisError
+from llm_analysis.hardware import GPU, cost
+from llm_analysis.measurements import Measurement
+from llm_analysis.memory import weights_fit
+from llm_analysis.model import forward
+from llm_analysis.model_config import ModelConfig
+from llm_analysis.operators import Op, Step
+from llm_analysis.runtime import NONE, Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+QUANTITIES = [f.name for f in fields(Op) if f.name not in ("name", "kind", "format", "rate", "span")]
+EVERYTHING = Runtime(name="all", step_seconds=1.0, layer_seconds=1.0, sequence_seconds=1.0)
+
+
+@cache
+def model_named(name: str) -> ModelConfig:
+    """A model, read once."""
+    return get_model(name)
+
+
+@cache
+def gpu_named(name: str) -> GPU:
+    """A GPU as software sees it, read once."""
+    return get_gpu(name).per_device()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Operators of one kind, format and GPU, over all rows: element i is of row `row[i]`, `weight[i]` times."""
+
+    gpu_name: str
+    op: Op
+    row: Any
+    weight: Array
+
+
+class Rows:
+    """Measurements ready to be timed under any runtime; `skipped` holds (id, reason) of those that cannot be."""
+
+    def __init__(self, measurements: list[Measurement]) -> None:
+        import numpy as np
+
+        self.measurements: list[Measurement] = []
+        self.skipped: list[tuple[str, str]] = []
+        gathered: dict[tuple[Any, ...], list[tuple[int, float, Op]]] = {}
+        for measurement in measurements:
+            try:
+                entries = row_operators(measurement)
+            except LLMAnalysisError as error:
+                self.skipped.append((measurement.id, str(error)))
+                continue
+            index = len(self.measurements)
+            self.measurements.append(measurement)
+            for weight, phase, op in entries:
+                key = (measurement.gpu_name, op.kind, op.format, op.rate, op.span, phase)
+                gathered.setdefault(key, []).append((index, weight, op))
+        self.groups = [group(key, entries) for key, entries in gathered.items()]
+        self.measured = np.array([m.seconds for m in self.measurements])
+        self.bare: dict[str, Calibrated] = {}
+
+    def seconds(self, runtime: Runtime) -> Array:
+        """Estimates of all rows, in seconds."""
+        import numpy as np
+
+        total = np.zeros(len(self.measurements))
+        for g in self.groups:
+            choose = self.kernels(g.gpu_name, runtime)
+            times = np.broadcast_to(
+                g.weight * g.op.count * cost(g.op, choose.gpu, choose(g.op)).seconds, g.weight.shape
+            )
+            total += np.bincount(g.row, weights=times, minlength=len(total))
+        return total
+
+    def kernels(self, gpu_name: str, runtime: Runtime) -> Calibrated:
+        """The kernels of a GPU under a runtime; the look-up of its profile is kept."""
+        if gpu_name not in self.bare:
+            self.bare[gpu_name] = Calibrated(gpu_named(gpu_name), NONE)
+        return self.bare[gpu_name].under(runtime)
+
+
+def row_operators(measurement: Measurement) -> list[tuple[float, str, Op]]:
+    """(weight, phase, operator) of all that a figure covers, the host's included.
+
+    Raises LLMAnalysisError for a row that cannot be estimated, one whose weights are more than the GPUs hold included.
+    """
+    model, gpu = model_named(measurement.model_name), gpu_named(measurement.gpu_name)
+    dtypes = measurement.dtypes().on(gpu.peak_flops, gpu.name)
+    layout = measurement.layout().model_copy(update={"gpus_per_node": gpu.gpus_per_node})
+    layout.check(model)
+    weights_fit(model, dtypes, layout, gpu)
+    return [
+        (weight, step.phase, op)
+        for weight, step in measurement.passes(model)
+        for op in pass_operators(model, step, dtypes, layout)
+    ]
+
+
+def pass_operators(model: ModelConfig, step: Step, dtypes: Any, layout: Any) -> list[Op]:
+    """The kernels of a pass and all that a runtime may add."""
+    return forward(model, step, dtypes, layout) + EVERYTHING.host_ops(step, model.num_hidden_layers)
+
+
+def group(key: tuple[Any, ...], entries: list[tuple[int, float, Op]]) -> Group:
+    """One `Op` of arrays."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {name: np.array([float(getattr(op, name)) for _, _, op in entries]) for name in QUANTITIES}
+    op = replace(entries[0][2], **arrays)
+    return Group(key[0], op, np.array([i for i, _, _ in entries]), np.array([w for _, w, _ in entries]))

@@ -1,0 +1,163 @@
+"""What a runtime (an inference engine) adds to the bare kernels: a few numbers, each a thing that a profiler shows.
+
+Added, in seconds:
+    step_seconds          the host between two passes: scheduler, sampling, detokenisation, Python; once per pass
+    layer_seconds         what each layer takes beyond its kernels: small unfused kernels, gaps between them
+    sequence_seconds      the host's work for each sequence of a decode step
+    collective_seconds    what each collective takes beyond its measured kernel: ranks waiting for one another, copies
+Kernels of its own, as factors on the profile's fractions of peak (1: as good as those the profile was measured on):
+    matmul_flops          matrix multiplications where they are bound by compute
+    matmul_memory         matrix multiplications where they are bound by memory
+    narrow_memory         the same for weights of 8 or 4 bits, on top: the quality of its dequantisation
+    attention             attention, prefill and decode
+And two facts about it:
+    collective            whose all-reduce it runs: the engine's own kernel, or NCCL's
+    narrow_launch         whether matrix multiplications of 8 or 4 bits launch like 16-bit ones
+
+A runtime is one JSON file in `profiles/runtimes/`, with the published rows it was fitted to and its errors on rows that
+the fit did not see; a term that did not lower those is left out. `held_out` keeps, for each source and GPU, the terms
+as fitted without its rows: what `validate` scores them with. `none` is no runtime: the kernels alone, back to back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
+from llm_analysis.hardware import GPU, Efficiency
+from llm_analysis.operators import Op, Step
+
+COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"}
+MATMULS = {"gemm", "grouped_gemm"}
+FOLDER = Path(__file__).parent / "profiles" / "runtimes"
+DEFAULT_RUNTIME = "vllm"
+Factor = Annotated[float, Field(gt=0, le=2)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Band(BaseModel):
+    """Factors on an estimate between which 80 % of published rows like it lie, on rows that the fit did not see."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+    rows: Annotated[int, Field(ge=0)] = 0
+
+
+class RuntimeEvidence(BaseModel):
+    """Rows fitted to, and the errors on rows held out (each source and GPU left out in turn)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    rows: Annotated[int, Field(ge=0)] = 0
+    sources: dict[str, int] = {}
+    median_error: Annotated[float, Field(ge=0)] | None = None
+    p90_error: Annotated[float, Field(ge=0)] | None = None
+    bias: float | None = None
+    note: str = ""
+
+
+class Runtime(BaseModel):
+    """An inference engine's own time, in seconds; see the head of this file."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    date: str = ""
+    note: str = ""
+    step_seconds: Seconds = 0.0
+    layer_seconds: Seconds = 0.0
+    sequence_seconds: Seconds = 0.0
+    collective_seconds: Seconds = 0.0
+    matmul_flops: Factor = 1.0
+    matmul_memory: Factor = 1.0
+    narrow_memory: Factor = 1.0
+    attention: Factor = 1.0
+    collective: Literal["engine", "nccl"] = "nccl"
+    narrow_launch: bool = False
+    evidence: RuntimeEvidence = RuntimeEvidence()
+    bands: dict[str, Band] = {}
+    held_out: dict[str, dict[str, float]] = {}
+
+    def without(self, source: str, gpu_name: str) -> Runtime:
+        """This runtime as it was fitted without the rows of a source and GPU; itself where it was fitted to none."""
+        return self.model_copy(update=self.held_out.get(f"{source} | {gpu_name}", {}))
+
+    def band(self, phase: str) -> tuple[float, float]:
+        """Factors below and above an estimate of `prefill` or `total` that hold 80 % of published rows like it."""
+        found = self.bands.get(phase) or self.bands.get("total")
+        return (found.low, found.high) if found else (1.0, 1.0)
+
+    def host_ops(self, step: Step, num_layers: int) -> list[Op]:
+        """The runtime's own part of a pass, as operators of kind `host_...`: all launch, no FLOP, no bytes."""
+        counts = {"host_step": 1.0, "host_layer": float(num_layers), "host_sequence": step.batch}
+        if step.phase == "prefill":
+            del counts["host_sequence"]
+        return [Op(kind, kind, count=count) for kind, count in counts.items() if self.host_seconds(kind)]
+
+    def host_seconds(self, kind: str) -> float:
+        """Seconds of one run of an operator of kind `host_step`, `host_layer` or `host_sequence`."""
+        seconds: float = getattr(self, kind.removeprefix("host_") + "_seconds")
+        return seconds
+
+    def adjusted(self, kind: str, format: str, numbers: Efficiency, usual_launch: float) -> Efficiency:
+        """A kernel's numbers as this runtime's own kernel has them; `usual_launch` is that of the 16-bit kernel."""
+        if kind in COLLECTIVES:
+            return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
+        if "attention" in kind:
+            return scaled(numbers, self.attention, self.attention)
+        if kind not in MATMULS:
+            return numbers
+        narrow = format.startswith(("w8", "w4"))
+        memory = self.matmul_memory * (self.narrow_memory if narrow else 1.0)
+        launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
+        return scaled(numbers, self.matmul_flops, memory, launch)
+
+
+def scaled(numbers: Efficiency, flops: float, memory: float, launch: float | None = None) -> Efficiency:
+    """`numbers` with factors on its fractions of peak, which stay at most 1 for compute."""
+    if flops == memory == 1.0 and launch in (None, numbers.launch):
+        return numbers
+    changed = {"flops": min(numbers.flops * flops, 1.0), "memory": numbers.memory * memory}
+    return numbers.model_copy(update=changed | ({} if launch is None else {"launch": launch}))
+
+
+def build_for(runtime: Runtime, gpu: GPU) -> Runtime:
+    """The build of a runtime that a GPU runs: on AMD its ROCm port, where one was fitted."""
+    port = FOLDER / f"{runtime.name}-rocm.json"
+    return get_runtime(port.stem) if gpu.vendor == "AMD" and port.is_file() else runtime
+
+
+NONE = Runtime(name="none", note="the kernels alone, back to back")
+
+
+def runtime_names() -> list[str]:
+    """The runtimes that are known."""
+    return sorted({"none", *(path.stem for path in FOLDER.glob("*.json"))})
+
+
+def get_runtime(name: object) -> Runtime:
+    """The runtime of that name, or in that JSON file. Raises UnknownName, BadConfig or BadValue."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise BadValue(f"runtime must be a known name or the path of a JSON file, not {shown(name)}")
+    if name == "none":
+        return NONE
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        if name.endswith(".json"):
+            raise BadConfig(f"{name}: no such file")
+        raise unknown("runtime", name, runtime_names())
+
+    from llm_analysis.profile import parsed
+
+    raw = parsed(path)
+    if not isinstance(raw, dict):
+        raise BadConfig(f"{path}: holds {type(raw).__name__}, not an object of named values")
+    try:
+        return Runtime(**raw)
+    except ValidationError as error:
+        raise BadConfig(one_line(error, Runtime.model_fields, str(path))) from None

@@ -1,0 +1,162 @@
+"""The runtimes that come with the program, fitted anew:
+
+    python -m llm_analysis.runtimes measurements.csv
+
+Each is fitted to its static rows. The kipply-blog rows are this project's first benchmark: scored, never fitted. A fit
+starts from nothing, or from what the other engines have in common (`pool`), whichever does better on rows held out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, folds, loss, out_of_sample
+from llm_analysis.measurements import Measurement, apart, read_measurements
+from llm_analysis.rows import Rows, gpu_named
+from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+OWN_BENCHMARK = "kipply-blog"
+
+# Whose all-reduce an engine runs, and how it launches narrow kernels: from their source code and release notes.
+FACTS: dict[str, dict[str, Any]] = {
+    "vllm": {"collective": "engine", "narrow_launch": True},
+    "vllm-rocm": {"collective": "engine", "narrow_launch": True},
+    "sglang": {"collective": "engine", "narrow_launch": True},
+    "tensorrt-llm": {"collective": "engine"},
+    "fastertransformer": {"collective": "nccl"},
+    "gpt-fast": {"collective": "nccl"},
+    "llama.cpp": {"collective": "nccl", "narrow_launch": True},
+    "hf-transformers": {"collective": "nccl"},
+}
+# Engines whose kernels are those the profiles were measured on, or as good: only what they add is fitted.
+SAME_KERNELS = {"vllm", "vllm-rocm", "sglang", "tensorrt-llm", "gpt-fast"}
+POOL = ("vllm", "tensorrt-llm")  # the engines that others start from
+
+
+def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
+    """The rows that a runtime is fitted to: static batches of one pipeline stage on its platform."""
+    base = name.removesuffix("-rocm")
+    amd = name != base
+    return [
+        m
+        for m in measurements
+        if m.runtime == base
+        and m.kind == "static"
+        and m.source != OWN_BENCHMARK
+        and m.pp_size == 1
+        and not apart(m)
+        and (gpu_named(m.gpu_name).vendor == "AMD") == amd
+    ]
+
+
+def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
+    """The runtime of that name, its terms chosen, fitted, and fitted again without each source and GPU in turn."""
+    facts = {"name": name, **FACTS.get(name, {})}
+    allowed = (*SECONDS, "narrow_memory") if name in SAME_KERNELS else TERMS
+    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior)]
+    start, terms = min(tries, key=lambda t: loss(out_of_sample(rows, t[0], t[1], prior) / rows.measured - 1))
+    whole = fit(rows, start, terms)
+    held_out = {fold_name(rows, fold): values(without(rows, start, terms, fold, prior), terms) for fold in folds(rows)}
+    estimates = out_of_sample(rows, start, terms, prior)
+    found = whole.model_copy(update={"date": date.today().isoformat(), "held_out": held_out if terms else {}})
+    return found.model_copy(update={"evidence": evidence(rows, estimates), "bands": bands(rows, estimates)})
+
+
+def starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
+    """Where a fit may start: from nothing, or from the pool."""
+    return [Runtime(**facts), prior.model_copy(update=facts)]
+
+
+def without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
+    """The fit to all rows but those of a fold."""
+    import numpy as np
+
+    others = np.setdiff1d(np.arange(len(rows.measurements)), fold)
+    return fit(rows, start, terms, others, prior) if len(others) else start
+
+
+def values(runtime: Runtime, terms: Sequence[str]) -> dict[str, float]:
+    """A runtime's terms, to four digits."""
+    return {term: rounded(getattr(runtime, term)) for term in terms}
+
+
+def rounded(value: float) -> float:
+    """Four digits."""
+    return float(f"{value:.4g}")
+
+
+def fold_name(rows: Rows, fold: Any) -> str:
+    """Source and GPU of a fold."""
+    m = rows.measurements[fold[0]]
+    return f"{m.source} | {m.gpu_name}"
+
+
+def evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
+    """How many rows, of which sources, and the errors on rows held out."""
+    import numpy as np
+
+    errors = estimates / rows.measured - 1
+    return RuntimeEvidence(
+        rows=len(errors),
+        sources=dict(Counter(m.source for m in rows.measurements)),
+        median_error=rounded(float(np.median(np.abs(errors)))),
+        p90_error=rounded(float(np.quantile(np.abs(errors), 0.9))),
+        bias=rounded(float(np.median(errors))),
+    )
+
+
+def bands(rows: Rows, estimates: Array) -> dict[str, Band]:
+    """Factors that hold 80 % of the rows, of the prefill and of the whole."""
+    import numpy as np
+
+    ratios = rows.measured / estimates
+    prefill = np.array([m.metric == "ttft" for m in rows.measurements])
+    parts = {"prefill": prefill, "total": ~prefill}
+    return {name: band(ratios[part]) for name, part in parts.items() if part.sum() >= 5}
+
+
+def band(ratios: Array) -> Band:
+    """The 10th and the 90th percentile of measured / estimated."""
+    import numpy as np
+
+    low, high = np.quantile(ratios, [0.1, 0.9])
+    return Band(low=rounded(float(low)), high=rounded(float(high)), rows=len(ratios))
+
+
+def write(runtime: Runtime, folder: Path) -> Path:
+    """The runtime as a JSON file, terms that it does without left out."""
+    path = folder / f"{runtime.name}.json"
+    plain = runtime.model_dump(exclude_defaults=True)
+    plain = {key: rounded(value) if isinstance(value, float) else value for key, value in plain.items()}
+    path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACTS)) -> None:
+    """Fits and writes the runtimes `names`."""
+    measurements, _ = read_measurements(path)
+    own = {name: Rows(usable(measurements, name)) for name in names}
+    for name in names:
+        others = [m for other in POOL if other != name for m in usable(measurements, other)]
+        prior = fit(Rows(others), Runtime(name="pool", collective="engine"), list(SECONDS))
+        runtime = fitted(own[name], name, prior)
+        write(runtime, folder)
+        terms = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
+        e = runtime.evidence
+        print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {terms}", flush=True)
+
+
+if __name__ == "__main__":
+    fit_all(Path(sys.argv[1]), names=sys.argv[2:] or tuple(FACTS))
