@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from llm_analysis.cli import main
 
 # Timings on a shared machine say nothing about the code, so no example has a deadline.
-settings.register_profile("fast", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", parent=settings.get_profile("fast"), max_examples=2000)
 settings.load_profile("fast")
 
