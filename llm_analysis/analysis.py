@@ -57,11 +57,11 @@ class LLMAnalysis:
         layernorm_dtype_bytes: float | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        gpu_config = gpu_config.per_device()
+        layout = parallelism_config or Parallelism()
+        gpu_config = gpu_config.per_device().in_nodes_of(layout.num_gpus_per_node)
         self.model, self.gpu = model_config, gpu_config
         formats = (dtype_config or get_dtypes(DEFAULT_DTYPE)).on(gpu_config.peak_flops, gpu_config.name)
         self.dtypes = methods.with_bytes(formats, kv_cache_dtype_bytes, layernorm_dtype_bytes)
-        layout = parallelism_config or Parallelism()
         self.layout = layout.model_copy(update={"gpus_per_node": gpu_config.gpus_per_node})
         peak_tflops, peak_gbs = gpu_config.peak_flops[self.dtypes.math] / 1e12, gpu_config.memory_bandwidth / 1e9
         memory = ("hbm_memory_efficiency", hbm_memory_efficiency, "achieved_memory_bandwidth_GBs")
@@ -73,7 +73,7 @@ class LLMAnalysis:
         )
         self.method = methods.chosen_method(method, self.efficiencies, runtime)
         self.notes = (*self.model.notes, *self.dtypes.notes, *self.layout.check(self.model))
-        methods.check_links(self.gpu, self.layout.tp_size, self.layout.pp_size)
+        methods.check_links(self.gpu, self.layout)
         if self.method == "published":
             published.check(self.model, self.dtypes, self.layout)
         self.runtime = NONE

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from llm_analysis.layer_pass import Pass
-from llm_analysis.operators import MatmulFormat, Op, collective, elementwise, matmul
+from llm_analysis.operators import MatmulFormat, Op, all_to_all, elementwise, matmul
 from llm_analysis.units import Quantity
 
 
@@ -84,9 +84,9 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
             "router", rows, h, E, p.dtypes.router, count=p.count, params=(h + m.router_bias) * E, bias=m.router_bias
         ),
         elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
-        *all_to_all(p, "dispatch", p.dtypes.linear.input_bytes),
+        *exchange(p, "dispatch", p.dtypes.linear.input_bytes),
         *experts(p),
-        *all_to_all(p, "combine", width),
+        *exchange(p, "combine", width),
         elementwise("expert_sum", rows, k * h, h, width, count=p.count),
     ]
     if m.shared_expert_intermediate_size:
@@ -118,11 +118,12 @@ def experts(p: Pass) -> list[Op]:
     ]
 
 
-def all_to_all(p: Pass, name: str, element_bytes: float) -> list[Op]:
-    """Each GPU's share of the tokens to the GPUs of their experts, or back; nothing where all experts are here.
+def exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
+    """Each GPU's share of its replica's tokens to the GPUs of their experts, or back.
 
-    Of the k rows of a token, those for experts of this same GPU stay.
+    Nothing where the experts are spread inside the tensor-parallel group: all of its GPUs have all of its tokens, and
+    the all-reduce that ends the layer adds up what they made of them.
     """
-    m, t, ep = p.model, p.layout.tp_size, p.layout.ep_size
-    rows = p.step.rows / t * m.num_experts_per_tok * (ep - 1) / ep
-    return collective(f"experts_{name}", "all_to_all", rows * m.hidden_size * element_bytes, ep, count=p.count)
+    m, t, node = p.model, p.layout.tp_size, p.layout.gpus_per_node
+    sent = p.step.rows / t * m.num_experts_per_tok * m.hidden_size * element_bytes
+    return all_to_all(f"experts_{name}", sent, p.layout.expert_span, node=node, count=p.count)

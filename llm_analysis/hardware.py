@@ -46,6 +46,7 @@ class GPU(BaseModel):
     link: str = ""
     link_bandwidth: Positive | None = None
     link_domain_size: Annotated[int, Field(gt=0)] = 1
+    gpus_per_server: Annotated[int, Field(gt=0)] = GPUS_PER_SERVER
     peer_bandwidth: Positive | None = None  # what one peer of a mesh gets
     pcie_bandwidth: Positive | None = None
     inter_node_bandwidth: Positive | None = None
@@ -71,7 +72,13 @@ class GPU(BaseModel):
     @property
     def gpus_per_node(self) -> int:
         """GPUs that a collective reaches without the network between servers."""
-        return max(self.link_domain_size, GPUS_PER_SERVER)
+        return max(self.link_domain_size, self.gpus_per_server)
+
+    def in_nodes_of(self, gpus: int | None) -> GPU:
+        """The same GPU in nodes of so many; beyond a node there is only the network between servers."""
+        if gpus is None:
+            return self
+        return self.model_copy(update={"gpus_per_server": gpus, "link_domain_size": min(self.link_domain_size, gpus)})
 
     def link_over(self, span: int) -> tuple[str, float | None]:
         """Name and bandwidth (bytes/s) of the slowest link that `span` consecutive GPUs need."""

@@ -11,6 +11,7 @@ from llm_analysis.errors import BadValue, Unsupported, shown, unknown
 from llm_analysis.hardware import GPU, IDEAL, Efficiency
 from llm_analysis.operators import Op
 from llm_analysis.published import LEAST_MESSAGE_LATENCY
+from llm_analysis.scenario import Parallelism
 
 METHODS = ("calibrated", "published", "ideal")
 DEFAULT_METHOD = "ideal"
@@ -116,9 +117,9 @@ def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
     return number(name, value)
 
 
-def check_links(gpu: GPU, tp_size: int, pp_size: int) -> None:
+def check_links(gpu: GPU, layout: Parallelism) -> None:
     """Raises Unsupported where the layout needs a link whose bandwidth is not on record for the GPU."""
-    for span in {tp_size, tp_size * min(pp_size, 2)}:
+    for span in sorted({layout.tp_size, layout.expert_span, *layout.send_spans}):
         link, bandwidth = gpu.link_over(span)
         if span > 1 and not bandwidth:
             raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")

@@ -252,3 +252,16 @@ def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, cou
         f"{name}_inter_node", "all_reduce", 2.0 * (nodes - 1) / nodes * part, nodes, count=count, span=group
     )
     return local + across
+
+
+def all_to_all(name: str, wire_bytes: Quantity, group: int, *, node: int, count: Quantity = 1.0) -> list[Op]:
+    """Each of `group` GPUs sends `wire_bytes`, to all of them in even shares; what is for itself stays.
+
+    What is for other nodes goes over their network, after what is for the GPUs of the same node.
+    """
+    inside = min(group, node)
+    local = collective(name, "all_to_all", wire_bytes * (inside - 1) / group, inside, count=count)
+    if group == inside:
+        return local
+    far = wire_bytes * (group - inside) / group
+    return local + collective(f"{name}_inter_node", "all_to_all", far, group // inside, count=count, span=group)

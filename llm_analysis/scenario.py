@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import isqrt
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +29,8 @@ class Parallelism(BaseModel):
     sp_size: Count = 1
     ep_size: Count = 1
     expert_imbalance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    gpus_per_node: Count = 8  # consecutive GPUs on the fast link
+    num_gpus_per_node: Count | None = None  # that need no network between servers; None: as the GPU is usually built in
+    gpus_per_node: Count = 8  # the same, as found for the GPU
 
     @property
     def num_gpus(self) -> int:
@@ -39,7 +41,7 @@ class Parallelism(BaseModel):
         """Notes on how the model is laid out. Raises Unsupported for a layout that cannot be."""
         heads, kv_heads, t = model.num_attention_heads, model.num_key_value_heads, self.tp_size
         if heads % t:
-            possible = divisors_below(heads, t)
+            possible = nearest_sizes(t, divisors(heads))
             raise Unsupported(
                 f"tp_size {t} does not divide the {heads} attention heads of {model.name}; try {possible}"
             )
@@ -50,12 +52,34 @@ class Parallelism(BaseModel):
         if self.sp_size not in (1, t):
             raise Unsupported(f"sp_size must be 1 or tp_size ({t}), not {self.sp_size}")
         if kv_heads % t and t % kv_heads:
+            near = nearest_sizes(t, [i for i in divisors(heads) if kv_heads % i == 0 or i % kv_heads == 0])
             raise Unsupported(
-                f"tp_size {t} neither divides nor is a multiple of the {kv_heads} KV heads of {model.name}"
+                f"tp_size {t} neither divides nor is a multiple of the {kv_heads} KV heads of {model.name}; try {near}"
             )
+        self.check_experts(model)
         if kv_heads < t:
             return (f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs",)
         return ()
+
+    def check_experts(self, model: ModelConfig) -> None:
+        """Raises Unsupported for experts that cannot be spread over `ep_size` GPUs."""
+        ep, t, experts = self.ep_size, self.tp_size, model.num_experts
+        if ep == 1:
+            return
+        if not experts:
+            raise Unsupported(f"ep_size {ep}: {model.name} has no experts to spread")
+        gpus = t * self.dp_size
+        possible = [i for i in divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
+        if ep not in possible:
+            raise Unsupported(
+                f"ep_size {ep} cannot spread the {experts} experts of {model.name} over the {gpus} GPUs of tp_size {t} "
+                f"times dp_size {self.dp_size}; try {nearest_sizes(ep, possible)}"
+            )
+
+    @property
+    def expert_span(self) -> int:
+        """Consecutive GPUs that tokens travel over to their experts; 1 where each GPU has all tokens."""
+        return self.ep_size if self.ep_size > self.tp_size else 1
 
     @property
     def send_spans(self) -> dict[int, int]:
@@ -76,10 +100,15 @@ class Parallelism(BaseModel):
         return list(pairwise(starts))
 
 
-def divisors_below(n: int, near: int) -> str:
-    """The divisors of `n` around `near`, as text."""
-    divisors = [i for i in range(1, n + 1) if n % i == 0]
-    below, above = [i for i in divisors if i < near][-2:], [i for i in divisors if i > near][:1]
+def divisors(n: int) -> list[int]:
+    """The divisors of `n`, the least first."""
+    small = [i for i in range(1, isqrt(n) + 1) if n % i == 0]
+    return sorted({*small, *(n // i for i in small)})
+
+
+def nearest_sizes(near: int, possible: list[int]) -> str:
+    """The possible sizes around `near`, as text."""
+    below, above = [i for i in possible if i < near][-2:], [i for i in possible if i > near][:1]
     return " or ".join(str(i) for i in below + above)
 
 
