@@ -9,21 +9,22 @@ total = prefill + n decode; for the others the prefill has made the first token:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 from pydantic import ValidationError
 
-from llm_analysis import methods, pipeline, published
+from llm_analysis import methods, pipeline, published, serving
 from llm_analysis.dtypes import Dtypes, get_dtypes
 from llm_analysis.errors import BadValue, one_line
 from llm_analysis.estimate import Estimate, Timed, operator_rows, pass_seconds
 from llm_analysis.hardware import GPU, cost
-from llm_analysis.memory import Memory, footprint, remedies
+from llm_analysis.memory import Memory, Question, footprint, remedies
 from llm_analysis.model import num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
-from llm_analysis.quadrature import decode_passes
 from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import Quantity
@@ -56,10 +57,11 @@ class LLMAnalysis:
         kv_cache_dtype_bytes: float | None = None,
         layernorm_dtype_bytes: float | None = None,
         runtime: Runtime | None = None,
+        draft_config: ModelConfig | None = None,
     ) -> None:
         layout = parallelism_config or Parallelism()
         gpu_config = gpu_config.per_device().in_nodes_of(layout.num_gpus_per_node)
-        self.model, self.gpu = model_config, gpu_config
+        self.model, self.gpu, self.draft = model_config, gpu_config, draft_config
         formats = (dtype_config or get_dtypes(DEFAULT_DTYPE)).on(gpu_config.peak_flops, gpu_config.name)
         self.dtypes = methods.with_bytes(formats, kv_cache_dtype_bytes, layernorm_dtype_bytes)
         self.layout = layout.model_copy(update={"gpus_per_node": gpu_config.gpus_per_node})
@@ -109,18 +111,42 @@ class LLMAnalysis:
         """The pass over the prompt."""
         if self.method == "published":
             return self.timed(published.prefill_ops(self.model, workload, self.dtypes, self.layout.tp_size))
-        return self.shortest(Step(float(workload.batch_size_per_gpu), float(workload.seq_len)))
+        passes = serving.prefill_passes(workload)
+        timed = [entry for weight, step in passes for entry in self.shortest(step, weight)]
+        if workload.num_draft_tokens:
+            timed += drafted(self.draft_analysis(), serving.prefill_passes(workload))
+        transfer = serving.cache_transfer(self.model, workload, self.dtypes, self.layout, self.gpu)
+        return [*timed, *self.timed(transfer)]
 
     def decode(self, workload: Workload) -> Timed:
         """The mean decode step, as passes whose weights sum to 1."""
         if self.method == "published":
             return self.timed(published.decode_ops(self.model, workload, self.dtypes, self.layout.tp_size))
-        passes = decode_passes(self.model, workload)
-        return [entry for weight, step in passes for entry in self.shortest(step, weight)]
+        passes = serving.checking_passes(self.model, workload)
+        timed = [entry for weight, step in passes for entry in self.shortest(step, weight)]
+        if workload.num_draft_tokens:
+            draft = self.draft_analysis()
+            timed += drafted(draft, serving.drafting_passes(draft.model, workload))
+        return timed
+
+    def draft_analysis(self) -> LLMAnalysis:
+        """The draft model on the same GPUs, under the same method. Raises BadValue where there is none."""
+        if self.draft is None:
+            raise BadValue("num_draft_tokens needs a draft model: give draft_model_name, mtp for the model's own layer")
+        twin = copy(self)
+        twin.model, twin.layout, twin.draft = self.draft, serving.draft_layout(self.draft, self.layout), None
+        return twin
 
     def memory(self, workload: Workload) -> Memory:
         """What the fullest GPU holds."""
-        return footprint(self.model, workload, self.dtypes, self.layout, self.gpu)
+        return footprint(self.memory_question(workload))
+
+    def memory_question(self, workload: Workload) -> Question:
+        """All that the memory of a GPU depends on."""
+        draft = self.draft_analysis() if workload.num_draft_tokens else None
+        pair = (draft.model, draft.layout) if draft else None
+        calibrated = self.method == "calibrated"
+        return Question(self.model, workload, self.dtypes, self.layout, self.gpu, calibrated, pair)
 
     def inference(
         self,
@@ -129,6 +155,13 @@ class LLMAnalysis:
         seq_len: int = 512,
         num_tokens_to_generate: int = 32,
         use_kv_cache: bool = True,
+        num_samples: int = 1,
+        cached_prefix_len: int = 0,
+        prefill_chunk_size: int | None = None,
+        num_draft_tokens: int = 0,
+        acceptance_rate: float = 0.8,
+        disaggregated: bool = False,
+        gpu_memory_utilization: float = 1.0,
         cost_per_gpu_hour: float | None = None,
     ) -> Estimate:
         """The answer for a static batch: `seq_len` prompt tokens and `num_tokens_to_generate` more of each sequence."""
@@ -138,6 +171,13 @@ class LLMAnalysis:
                 seq_len=seq_len,
                 num_tokens_to_generate=num_tokens_to_generate,
                 use_kv_cache=use_kv_cache,
+                num_samples=num_samples,
+                cached_prefix_len=cached_prefix_len,
+                prefill_chunk_size=prefill_chunk_size,
+                num_draft_tokens=num_draft_tokens,
+                acceptance_rate=acceptance_rate,
+                disaggregated=disaggregated,
+                gpu_memory_utilization=gpu_memory_utilization,
             )
         except ValidationError as error:
             raise BadValue(one_line(error)) from None
@@ -145,6 +185,8 @@ class LLMAnalysis:
             raise BadValue(
                 f"seq_len {seq_len} is beyond the {self.model.max_position_embeddings} positions of {self.model.name}"
             )
+        if self.method == "published":
+            published.check_workload(workload)
         return answer(self, workload, cost_per_gpu_hour)
 
 
@@ -178,6 +220,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         total_decode_latency=total_decode,
         total_latency=total,
         total_per_token_latency=total / n,
+        **bands(a.runtime, prefill_latency, decode_latency, total),
         total_latency_is=f"prefill + {'n' if a.method == 'published' else '(n - 1)'} * decode",
         prefill_tokens_per_sec=layout.dp_size * b * s / prefill_latency,
         decode_tokens_per_sec=layout.dp_size * b / decode_latency,
@@ -196,16 +239,36 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
             *a.notes,
             *getattr(a.efficiency, "notes", ()),
             *beyond_positions(model, s + n),
-            *(() if memory.fits else remedies(memory, w, a.dtypes, layout, model, a.gpu)),
+            *(() if memory.fits else remedies(memory, a.memory_question(w))),
         ),
         operators=(*operator_rows("prefill", prefill, a.gpu), *operator_rows("decode", decode, a.gpu)),
     )
+
+
+def drafted(draft: LLMAnalysis, passes: Iterable[tuple[float, Step]]) -> Timed:
+    """The passes of a draft model, its operators named as such."""
+    timed = [entry for weight, step in passes for entry in draft.shortest(step, weight)]
+    return [(weight, replace(op, name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
 
 
 def beyond_positions(model: ModelConfig, tokens: int) -> tuple[str, ...]:
     """A note where the sequence outgrows the positions that the model was made for."""
     limit = model.max_position_embeddings
     return (f"{tokens} tokens in the end are beyond the {limit} positions of {model.name}",) if tokens > limit else ()
+
+
+def bands(runtime: Runtime, prefill: float, decode: float, total: float) -> dict[str, float | None]:
+    """What 80 % of published figures of the runtime would be, for each latency."""
+    found: dict[str, float | None] = {}
+    for name, phase, seconds in (
+        ("prefill", "prefill", prefill),
+        ("decode", "total", decode),
+        ("total", "total", total),
+    ):
+        band = runtime.band(phase)
+        found[f"{name}_latency_low"] = seconds * band.low if band else None
+        found[f"{name}_latency_high"] = seconds * band.high if band else None
+    return found
 
 
 def price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: float) -> float | None:

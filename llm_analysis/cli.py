@@ -17,12 +17,13 @@ import fire
 from fire.decorators import SetParseFn, SetParseFns
 from pydantic import ValidationError
 
-from llm_analysis import catalog, listing, report
+from llm_analysis import catalog, commands, listing, report
 from llm_analysis.analysis import DEFAULT_DTYPE, LLMAnalysis
 from llm_analysis.dtypes import get_dtypes
-from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, nearest, one_line, shown, unknown
+from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, choice, nearest, one_line, shown
 from llm_analysis.flags import as_value, checked, help_text, is_text, overview
 from llm_analysis.output import Output, existing_folder, name_part, write_together
+from llm_analysis.runtime import get_runtime
 from llm_analysis.scenario import Parallelism
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -43,6 +44,7 @@ def infer(
     dp_size: int = 1,
     sp_size: int = 1,
     method: str | None = None,
+    runtime: str | None = None,
     format: str = "table",
     use_kv_cache: bool = True,
     kv_cache_dtype_bytes: float | None = None,
@@ -72,7 +74,8 @@ def infer(
         pp_size: stages that share the layers (pipeline parallel)
         dp_size: replicas, each with its own batch (data parallel)
         sp_size: 1, or tp_size to split norms and residuals too (sequence parallel)
-        method: published (the published example's block model), ideal (speed of light); see the README
+        method: calibrated (what you will measure), ideal (speed of light) or published (an example's model)
+        runtime: for calibrated: vllm, sglang, tensorrt-llm, ..., none (bare kernels), or a file that calibrate wrote
         format: table, json, csv or markdown
         use_kv_cache: False computes the whole sequence anew for each token
         kv_cache_dtype_bytes: bytes per element of the KV cache, if not the activations'
@@ -110,6 +113,7 @@ def infer(
         inter_node_memory_efficiency=inter_node_memory_efficiency,
         kv_cache_dtype_bytes=kv_cache_dtype_bytes,
         layernorm_dtype_bytes=layernorm_dtype_bytes,
+        runtime=None if runtime is None else get_runtime(runtime),
     )
     estimate = analysis.inference(
         batch_size_per_gpu=batch_size_per_gpu,
@@ -135,17 +139,13 @@ def required(flag: str, value: object) -> object:
     return value
 
 
-def choice(flag: str, value: object, known: Sequence[str]) -> None:
-    """Raises UnknownName for a value that is not among the known ones."""
-    if value not in known:
-        raise unknown(flag, value, known)
-
-
 COMMANDS: dict[str, Callable[..., Output]] = {
     "infer": infer,
     "models": listing.models,
     "gpus": listing.gpus,
     "dtypes": listing.dtypes,
+    "validate": commands.validate,
+    "calibrate": commands.calibrate,
 }
 
 
@@ -200,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         problem = f"internal error: {type(error).__name__}: {error}"
         sys.exit(complaint(f"{problem[: LONGEST_LINE // 2]}; run again with --log_level DEBUG", 1))
     say(output.text)
+    if output.failure:
+        sys.exit(complaint(output.failure, 1))
 
 
 def start_logging() -> None:

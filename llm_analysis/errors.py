@@ -10,7 +10,7 @@ UsageError                  exit 2: a flag that does not exist
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,6 +72,12 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = 
 def unknown(what: str, name: object, known: Iterable[str], otherwise: str = "") -> UnknownName:
     """An `UnknownName` for `name`, with the nearest known names."""
     return UnknownName(f"unknown {what} {shown(name)}{nearest(str(name), known, otherwise)}")
+
+
+def choice(flag: str, value: object, known: Sequence[str]) -> None:
+    """Raises UnknownName for a value that is not among the known ones."""
+    if value not in known:
+        raise unknown(flag, value, known)
 
 
 def shown(value: object, limit: int = 80) -> str:

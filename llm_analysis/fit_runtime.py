@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llm_analysis.measurements import Measurement
 from llm_analysis.rows import Rows
 from llm_analysis.runtime import Runtime
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # A term's unit in the fit (seconds; factors have none and are fitted by their logarithm) and how far it may go.
 SECONDS = {"step_seconds": 1e-3, "layer_seconds": 1e-5, "sequence_seconds": 1e-5, "collective_seconds": 1e-5}
-FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
+FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention", "collective_link")
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # units of seconds
 FACTOR_RANGE = (0.1, 2.0)
@@ -34,7 +35,7 @@ WORTH = 0.003  # how much lower the held-out error must be for a term to be kept
 
 
 def fit(
-    rows: Rows, runtime: Runtime, terms: Sequence[str], chosen: Array | None = None, prior: Runtime | None = None
+    rows: Rows, runtime: Runtime, terms: Sequence[str], chosen: Any = None, prior: Runtime | None = None
 ) -> Runtime:
     """`runtime` with `terms` fitted to the rows `chosen` (indices; all by default), pulled towards `prior`."""
     import numpy as np
@@ -88,11 +89,16 @@ def bounds(term: str) -> tuple[float, float]:
     return (0.0, LARGEST) if term in SECONDS else (log(FACTOR_RANGE[0]), log(FACTOR_RANGE[1]))
 
 
+def fold_key(m: Measurement, by_model: bool) -> str:
+    """What is left out together with a row."""
+    return f"{m.source} | {m.gpu_name}" + (f" | {m.model_name}" if by_model else "")
+
+
 def folds(rows: Rows) -> list[Any]:
-    """The rows of each (source, GPU), as arrays of indices."""
+    """The rows of each (source, GPU), as arrays of indices; of each model apart where the rows ask for it."""
     import numpy as np
 
-    keys = [(m.source, m.gpu_name) for m in rows.measurements]
+    keys = [fold_key(m, rows.by_model) for m in rows.measurements]
     return [np.array([i for i, key in enumerate(keys) if key == one]) for one in sorted(set(keys))]
 
 

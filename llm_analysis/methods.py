@@ -14,7 +14,7 @@ from llm_analysis.published import LEAST_MESSAGE_LATENCY
 from llm_analysis.scenario import Parallelism
 
 METHODS = ("calibrated", "published", "ideal")
-DEFAULT_METHOD = "ideal"
+DEFAULT_METHOD = "calibrated"
 LEAST_FRACTION = 1e-6  # below it an answer says nothing, and its numbers leave the range of floats
 Choice = Callable[[Op], Efficiency]  # the numbers that a method times an operator with
 

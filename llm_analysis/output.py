@@ -12,11 +12,12 @@ from llm_analysis.errors import BadValue, shown
 
 @dataclass(frozen=True)
 class Output:
-    """A command's answer: text for stdout, and files by name for `folder`."""
+    """A command's answer: text for stdout, files by name for `folder`, and what fails although it was answered."""
 
     text: str
     folder: Path = Path()
     files: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
 
 
 def write_together(folder: Path, files: Mapping[str, str]) -> None:

@@ -80,14 +80,23 @@ def table(rows: Sequence[Sequence[object]], headers: Sequence[str], style: str, 
 def summary(e: Estimate, style: str) -> str:
     """Latencies and throughput."""
     rows = [
-        ("prefill (TTFT)", seconds(e.prefill_latency), f"{e.prefill_tokens_per_sec:,.0f} tokens/s"),
-        ("decode per token (TPOT)", seconds(e.decode_latency), f"{e.decode_tokens_per_sec:,.1f} tokens/s"),
-        ("total", seconds(e.total_latency), f"{e.total_tokens_per_sec:,.1f} tokens/s generated"),
-        ("per request", seconds(e.total_latency), f"{e.request_tokens_per_sec:,.1f} tokens/s"),
+        ("prefill (TTFT)", *spread(e, "prefill"), f"{e.prefill_tokens_per_sec:,.0f} tokens/s"),
+        ("decode per token (TPOT)", *spread(e, "decode"), f"{e.decode_tokens_per_sec:,.1f} tokens/s"),
+        ("total", *spread(e, "total"), f"{e.total_tokens_per_sec:,.1f} tokens/s generated"),
     ]
+    if e.num_gpus > 1 or e.batch_size_per_gpu > 1:
+        rows.append(("of one request", "", "", f"{e.request_tokens_per_sec:,.1f} tokens/s"))
     if e.cost_per_million_tokens is not None:
-        rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "generated, all GPUs"))
-    return table(rows, ("", "latency", "throughput"), style, last="left")
+        rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "", "generated, all GPUs"))
+    headers = ("", "latency", "80 % within", "throughput")
+    shown = [0, 1, 3] if e.total_latency_low is None else [0, 1, 2, 3]
+    return table([[row[i] for i in shown] for row in rows], [headers[i] for i in shown], style, last="left")
+
+
+def spread(e: Estimate, phase: str) -> tuple[str, str]:
+    """A latency, and the band around it where there is one."""
+    middle, low, high = (getattr(e, f"{phase}_latency{part}") for part in ("", "_low", "_high"))
+    return seconds(middle), "" if low is None else f"{seconds(low)} to {seconds(high)}"
 
 
 def memory_table(e: Estimate, style: str) -> str:

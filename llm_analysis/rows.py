@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_analysis.calibrated import Calibrated
 from llm_analysis.catalog import get_gpu, get_model
-from llm_analysis.errors import LLMAnalysisError
+from llm_analysis.errors import LLMAnalysisError, Unsupported
 from llm_analysis.hardware import GPU, cost
 from llm_analysis.measurements import Measurement
 from llm_analysis.memory import weights_fit
@@ -56,8 +56,10 @@ class Group:
 class Rows:
     """Measurements ready to be timed under any runtime; `skipped` holds (id, reason) of those that cannot be."""
 
-    def __init__(self, measurements: list[Measurement]) -> None:
+    def __init__(self, measurements: list[Measurement], by_model: bool = False) -> None:
         import numpy as np
+
+        self.by_model = by_model  # whether each model is a fold of its own when a fit is scored
 
         self.measurements: list[Measurement] = []
         self.skipped: list[tuple[str, str]] = []
@@ -102,6 +104,8 @@ def row_operators(measurement: Measurement) -> list[tuple[float, str, Op]]:
 
     Raises LLMAnalysisError for a row that cannot be estimated, one whose weights are more than the GPUs hold included.
     """
+    if measurement.pp_size > 1 or measurement.kind != "static":
+        raise Unsupported("pipelines and serving are scored, not fitted")
     model, gpu = model_named(measurement.model_name), gpu_named(measurement.gpu_name)
     dtypes = measurement.dtypes().on(gpu.peak_flops, gpu.name)
     layout = measurement.layout().model_copy(update={"gpus_per_node": gpu.gpus_per_node})

@@ -10,6 +10,7 @@ Kernels of its own, as factors on the profile's fractions of peak (1: as good as
     matmul_memory         matrix multiplications where they are bound by memory
     narrow_memory         the same for weights of 8 or 4 bits, on top: the quality of its dequantisation
     attention             attention, prefill and decode
+    collective_link       collectives where they are bound by the link
 And two facts about it:
     collective            whose all-reduce it runs: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications of 8 or 4 bits launch like 16-bit ones
@@ -77,20 +78,25 @@ class Runtime(BaseModel):
     matmul_memory: Factor = 1.0
     narrow_memory: Factor = 1.0
     attention: Factor = 1.0
+    collective_link: Factor = 1.0
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
     evidence: RuntimeEvidence = RuntimeEvidence()
     bands: dict[str, Band] = {}
     held_out: dict[str, dict[str, float]] = {}
 
-    def without(self, source: str, gpu_name: str) -> Runtime:
-        """This runtime as it was fitted without the rows of a source and GPU; itself where it was fitted to none."""
-        return self.model_copy(update=self.held_out.get(f"{source} | {gpu_name}", {}))
+    def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:
+        """This runtime as it was fitted without the rows of a source and GPU (and model); itself where it saw none."""
+        fold = f"{source} | {gpu_name}"
+        return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
-    def band(self, phase: str) -> tuple[float, float]:
-        """Factors below and above an estimate of `prefill` or `total` that hold 80 % of published rows like it."""
-        found = self.bands.get(phase) or self.bands.get("total")
-        return (found.low, found.high) if found else (1.0, 1.0)
+    def hidden(self) -> Runtime:
+        """This runtime with its host at work while the GPU is: continuous batching that schedules a step ahead."""
+        return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
+
+    def band(self, phase: str) -> Band | None:
+        """The band of `prefill` or `total`; None where no published rows tell one."""
+        return self.bands.get(phase) or self.bands.get("total")
 
     def host_ops(self, step: Step, num_layers: int) -> list[Op]:
         """The runtime's own part of a pass, as operators of kind `host_...`: all launch, no FLOP, no bytes."""
@@ -107,7 +113,8 @@ class Runtime(BaseModel):
     def adjusted(self, kind: str, format: str, numbers: Efficiency, usual_launch: float) -> Efficiency:
         """A kernel's numbers as this runtime's own kernel has them; `usual_launch` is that of the 16-bit kernel."""
         if kind in COLLECTIVES:
-            return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
+            launch, link = numbers.launch + self.collective_seconds, min(numbers.link * self.collective_link, 1.0)
+            return numbers.model_copy(update={"launch": launch, "link": link})
         if "attention" in kind:
             return scaled(numbers, self.attention, self.attention)
         if kind not in MATMULS:

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, folds, loss, out_of_sample
+from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
 from llm_analysis.measurements import Measurement, apart, read_measurements
 from llm_analysis.rows import Rows, gpu_named
 from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence
@@ -40,8 +40,14 @@ FACTS: dict[str, dict[str, Any]] = {
     "llama.cpp": {"collective": "nccl", "narrow_launch": True},
     "hf-transformers": {"collective": "nccl"},
 }
-# Engines whose kernels are those the profiles were measured on, or as good: only what they add is fitted.
-SAME_KERNELS = {"vllm", "vllm-rocm", "sglang", "tensorrt-llm", "gpt-fast"}
+# The terms that may be fitted. Most engines' kernels are those the profiles were measured on, or as good, so that only
+# what they add is fitted. FasterTransformer has no host loop to wait for: one C++ call a step, its kernels fused.
+ADDED = (*SECONDS, "narrow_memory")
+ALLOWED = dict.fromkeys(("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "gpt-fast"), ADDED)
+ALLOWED["fastertransformer"] = ("collective_seconds", "collective_link", "narrow_memory")
+LIKE = {"lmdeploy": "tensorrt-llm"}  # an engine without published rows here, and the one it resembles: C++, graphs
+BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
+LEAST_ROWS = 10  # that a band rests on
 POOL = ("vllm", "tensorrt-llm")  # the engines that others start from
 
 
@@ -64,19 +70,23 @@ def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
 def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
     """The runtime of that name, its terms chosen, fitted, and fitted again without each source and GPU in turn."""
     facts = {"name": name, **FACTS.get(name, {})}
-    allowed = (*SECONDS, "narrow_memory") if name in SAME_KERNELS else TERMS
-    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior)]
+    allowed = ALLOWED.get(name, TERMS)
+    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior, allowed)]
     start, terms = min(tries, key=lambda t: loss(out_of_sample(rows, t[0], t[1], prior) / rows.measured - 1))
     whole = fit(rows, start, terms)
-    held_out = {fold_name(rows, fold): values(without(rows, start, terms, fold, prior), terms) for fold in folds(rows)}
+    held_out = {
+        fold_key(rows.measurements[fold[0]], rows.by_model): values(without(rows, start, terms, fold, prior), terms)
+        for fold in folds(rows)
+    }
     estimates = out_of_sample(rows, start, terms, prior)
     found = whole.model_copy(update={"date": date.today().isoformat(), "held_out": held_out if terms else {}})
     return found.model_copy(update={"evidence": evidence(rows, estimates), "bands": bands(rows, estimates)})
 
 
-def starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
-    """Where a fit may start: from nothing, or from the pool."""
-    return [Runtime(**facts), prior.model_copy(update=facts)]
+def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> list[Runtime]:
+    """Where a fit may start: from nothing, or from the pool where its terms are allowed."""
+    pooled = [prior.model_copy(update=facts)] if set(SECONDS) <= set(allowed) else []
+    return [Runtime(**facts), *pooled]
 
 
 def without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
@@ -95,12 +105,6 @@ def values(runtime: Runtime, terms: Sequence[str]) -> dict[str, float]:
 def rounded(value: float) -> float:
     """Four digits."""
     return float(f"{value:.4g}")
-
-
-def fold_name(rows: Rows, fold: Any) -> str:
-    """Source and GPU of a fold."""
-    m = rows.measurements[fold[0]]
-    return f"{m.source} | {m.gpu_name}"
 
 
 def evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
@@ -124,7 +128,7 @@ def bands(rows: Rows, estimates: Array) -> dict[str, Band]:
     ratios = rows.measured / estimates
     prefill = np.array([m.metric == "ttft" for m in rows.measurements])
     parts = {"prefill": prefill, "total": ~prefill}
-    return {name: band(ratios[part]) for name, part in parts.items() if part.sum() >= 5}
+    return {name: band(ratios[part]) for name, part in parts.items() if part.sum() >= LEAST_ROWS}
 
 
 def band(ratios: Array) -> Band:
@@ -132,7 +136,7 @@ def band(ratios: Array) -> Band:
     import numpy as np
 
     low, high = np.quantile(ratios, [0.1, 0.9])
-    return Band(low=rounded(float(low)), high=rounded(float(high)), rows=len(ratios))
+    return Band(low=rounded(min(float(low), 1.0)), high=rounded(max(float(high), 1.0)), rows=len(ratios))
 
 
 def write(runtime: Runtime, folder: Path) -> Path:
@@ -147,7 +151,7 @@ def write(runtime: Runtime, folder: Path) -> Path:
 def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACTS)) -> None:
     """Fits and writes the runtimes `names`."""
     measurements, _ = read_measurements(path)
-    own = {name: Rows(usable(measurements, name)) for name in names}
+    own = {name: Rows(usable(measurements, name), name in BY_MODEL) for name in names}
     for name in names:
         others = [m for other in POOL if other != name for m in usable(measurements, other)]
         prior = fit(Rows(others), Runtime(name="pool", collective="engine"), list(SECONDS))
@@ -155,6 +159,12 @@ def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACT
         write(runtime, folder)
         terms = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         e = runtime.evidence
+        for twin in (twin for twin, like in LIKE.items() if like == name):
+            note = f"no published rows: the numbers of {name}"
+            write(
+                runtime.model_copy(update={"name": twin, "evidence": RuntimeEvidence(note=note), "held_out": {}}),
+                folder,
+            )
         print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {terms}", flush=True)
 
 

@@ -21,6 +21,8 @@ from llm_analysis.memory import weights_fit
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.runtime import Runtime, build_for, get_runtime
 
+NARROW = 0.2
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -30,8 +32,15 @@ class Scored:
     measured_seconds: float
     estimated_seconds: float
     error: float
-    low_seconds: float
-    high_seconds: float
+    low_seconds: float | None
+    high_seconds: float | None
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the band holds the measurement; None without a band."""
+        if self.low_seconds is None or self.high_seconds is None:
+            return None
+        return self.low_seconds <= self.measured_seconds <= self.high_seconds
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Statistics:
     median_abs_error: float
     p90_abs_error: float
     bias: float
-    coverage: float  # rows within their band
+    coverage: float | None  # rows within their band, of those that have one
+    narrow: float | None  # bands that lie within 20 % of the estimate, of those there are
 
 
 @dataclass(frozen=True)
@@ -105,8 +115,9 @@ def scored_row(m: Measurement, runtime: str, method: str) -> Scored:
     seconds = sum(weight * float(analysis.seconds(step)) for weight, step in m.passes(analysis.model))
     if seconds <= 0:
         raise Unsupported("nothing to estimate: no pass in this row")
-    low, high = analysis.runtime.band("prefill" if m.metric == "ttft" else "total")
-    return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, seconds * low, seconds * high)
+    band = analysis.runtime.band("prefill" if m.metric == "ttft" else "total")
+    low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
+    return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high)
 
 
 def analysis_of(m: Measurement, runtime: str, method: str) -> LLMAnalysis:
@@ -114,7 +125,8 @@ def analysis_of(m: Measurement, runtime: str, method: str) -> LLMAnalysis:
     model, gpu = model_named(m.model_name), gpu_named(m.gpu_name).per_device()
     used = None
     if method == "calibrated":
-        used = build_for(runtime_named(runtime), gpu).without(m.source, m.gpu_name)
+        used = build_for(runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)
+        used = used.hidden() if m.kind == "serving" else used
     analysis = LLMAnalysis(model, gpu, m.dtypes(), m.layout(), method=method, runtime=used)
     weights_fit(model, analysis.dtypes, analysis.layout, gpu)
     return analysis
@@ -126,11 +138,18 @@ def statistics(rows: Iterable[Scored]) -> Statistics:
     errors = sorted(row.error for row in scored)
     sizes = sorted(abs(error) for error in errors)
     if not scored:
-        return Statistics(0, 0.0, 0.0, 0.0, 0.0)
-    held = sum(row.low_seconds <= row.measured_seconds <= row.high_seconds for row in scored)
-    return Statistics(
-        len(scored), quantile(sizes, 0.5), quantile(sizes, 0.9), quantile(errors, 0.5), held / len(scored)
-    )
+        return Statistics(0, 0.0, 0.0, 0.0, None, None)
+    held = [row.held for row in scored if row.held is not None]
+    coverage, narrow = (sum(held) / len(held), sum(map(is_narrow, scored)) / len(held)) if held else (None, None)
+    spread = quantile(sizes, 0.5), quantile(sizes, 0.9), quantile(errors, 0.5)
+    return Statistics(len(scored), *spread, coverage, narrow)
+
+
+def is_narrow(row: Scored) -> bool:
+    """Whether a row's band is narrower than 20 % either way: its width at most 40 % of the estimate."""
+    if row.low_seconds is None or row.high_seconds is None:
+        return False
+    return row.high_seconds - row.low_seconds <= 2 * NARROW * row.estimated_seconds
 
 
 def quantile(ordered: list[float], share: float) -> float:

@@ -1,0 +1,133 @@
+"""A runtime fitted to measurements of one's own, from one row on.
+
+The fit starts from a known runtime and moves no more of its terms than the rows can tell apart: each needs rows of its
+own kind. Before and after are compared on rows left out in turn, never on those that were fitted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from llm_analysis.errors import BadConfig
+from llm_analysis.fit_runtime import fit
+from llm_analysis.measurements import Measurement, read_measurements
+from llm_analysis.report import table
+from llm_analysis.rows import Rows
+from llm_analysis.runtime import Runtime, RuntimeEvidence, get_runtime
+from llm_analysis.validate import quantile
+
+ROWS_PER_TERM = 4  # rows for each term after the first
+MOST_FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The fitted runtime, which of its terms were fitted, errors before and after on rows left out, and notes."""
+
+    runtime: Runtime
+    terms: tuple[str, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
+def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
+    """The runtime fitted to a table. Raises BadConfig where no row of it can be estimated; needs scipy."""
+    try:
+        import scipy  # noqa: F401
+    except ImportError:
+        raise BadConfig("calibrate needs scipy: pip install 'llm-analysis[calibrate]'") from None
+    measurements, unread = read_measurements(path)
+    start = get_runtime(runtime or (measurements[0].runtime if measurements else "none"))
+    rows = Rows(measurements)
+    skipped = [*unread, *rows.skipped]
+    if not rows.measurements:
+        raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1] if skipped else 'there is none'}")
+    terms = terms_for(rows.measurements)
+    found = fit(rows, start, terms, prior=start)
+    before, after = held_out(rows, start, terms)
+    notes = [f"skipped {row}: {reason}" for row, reason in skipped]
+    if len(rows.measurements) < 2:
+        notes.append("one row alone: nothing is left to check the fit with")
+    if len(terms) < len(TELLING):
+        notes.append(
+            f"{len(rows.measurements)} rows tell {len(terms)} terms apart; the others are those of {start.name}"
+        )
+    evidence = RuntimeEvidence(
+        rows=len(rows.measurements), sources={path.name: len(rows.measurements)}, note=start.name
+    )
+    if after:
+        sizes = sorted(abs(e) for e in after)
+        shown = {
+            "median_error": quantile(sizes, 0.5),
+            "p90_error": quantile(sizes, 0.9),
+            "bias": quantile(sorted(after), 0.5),
+        }
+        evidence = evidence.model_copy(update={key: round(value, 4) for key, value in shown.items()})
+    today = date.today().isoformat()
+    done = found.model_copy(update={"name": name, "date": today, "evidence": evidence, "held_out": {}})
+    return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
+
+
+# What must vary among the rows for a term to be told apart from the first.
+TELLING: dict[str, Callable[[Measurement], object]] = {
+    "step_seconds": lambda m: 0,
+    "collective_seconds": lambda m: m.tp_size > 1,
+    "sequence_seconds": lambda m: m.batch_size,
+    "layer_seconds": lambda m: m.model_name,
+}
+
+
+def terms_for(measurements: Sequence[Measurement]) -> list[str]:
+    """The terms that so many rows, of such kinds, can tell apart: one of any row, one more for each four."""
+    varied = [t for t, key in TELLING.items() if t == "step_seconds" or len({key(m) for m in measurements}) > 1]
+    return varied[: 1 + len(measurements) // ROWS_PER_TERM]
+
+
+def held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Errors before and after, each row by a fit to the rows of other folds."""
+    import numpy as np
+
+    n = len(rows.measurements)
+    if n < 2:
+        return [], []
+    fold = np.arange(n) % min(n, MOST_FOLDS)
+    before = rows.seconds(start) / rows.measured - 1
+    after = np.zeros(n)
+    for one in sorted(set(fold.tolist())):
+        out = fold == one
+        fitted = fit(rows, start, terms, np.flatnonzero(~out), prior=start)
+        after[out] = (rows.seconds(fitted) / rows.measured - 1)[out]
+    return before.tolist(), after.tolist()
+
+
+def as_json(runtime: Runtime) -> str:
+    """The runtime as the text of a file that `--runtime` takes."""
+    return json.dumps(runtime.model_dump(exclude_defaults=True), indent=2) + "\n"
+
+
+def rendered(found: Calibration, style: str, target: str) -> str:
+    """What was fitted, and what it is worth on rows left out."""
+    if style == "json":
+        plain: dict[str, Any] = {"terms": list(found.terms), "before": list(found.before), "after": list(found.after)}
+        return json.dumps(plain | {"notes": list(found.notes), "runtime": found.runtime.model_dump()}, indent=2)
+    fitted = [(term, f"{getattr(found.runtime, term) * 1e6:,.1f} us") for term in found.terms]
+    parts = [table(fitted, ("term", "fitted"), "markdown" if style == "markdown" else "table")]
+    rows = [
+        (name, *error_cells(errors)) for name, errors in (("before", found.before), ("after", found.after)) if errors
+    ]
+    if rows:
+        headers = ("rows left out in turn", "median |error|", "p90", "bias")
+        parts.append(table(rows, headers, "markdown" if style == "markdown" else "table"))
+    return "\n\n".join([*parts, *(f"note: {note}" for note in found.notes), f"infer --runtime {target} uses it"])
+
+
+def error_cells(errors: Sequence[float]) -> tuple[str, ...]:
+    """Median, 90th percentile and bias."""
+    sizes = sorted(abs(error) for error in errors)
+    return f"{quantile(sizes, 0.5):.1%}", f"{quantile(sizes, 0.9):.1%}", f"{quantile(sorted(errors), 0.5):+.1%}"

@@ -1,0 +1,86 @@
+"""The commands that hold the method against measurements: `validate` and `calibrate`. Flags in, a result out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_analysis.errors import BadValue, choice
+from llm_analysis.methods import number
+from llm_analysis.output import Output, existing_folder
+from llm_analysis.report import FORMATS
+
+
+def validate(
+    *,
+    measurements: str | None = None,
+    runtime: str | None = None,
+    method: str = "calibrated",
+    format: str = "table",
+    max_median_error: float | None = None,
+    max_p90_error: float | None = None,
+) -> Output:
+    """How far estimates are from published figures, none of which its fit has seen.
+
+    Args:
+        measurements: a CSV of your own; by default the published figures that come with the program
+        runtime: score all rows as this runtime, instead of each row's own
+        method: calibrated or ideal
+        format: table, json, csv or markdown
+        max_median_error: exit with 1 where the median |error|, a fraction, is above this
+        max_p90_error: exit with 1 where nine tenths of the rows are not within this
+    """
+    from llm_analysis import score_report
+    from llm_analysis.measurements import EVIDENCE
+    from llm_analysis.validate import score
+
+    choice("format", format, FORMATS)
+    choice("method", method, ("calibrated", "ideal"))
+    result = score(EVIDENCE if measurements is None else path_of("measurements", measurements), runtime, method)
+    if not result.rows:
+        reason = result.skipped[0][1] if result.skipped else "there is none"
+        raise BadValue(f"no row could be estimated: {reason}")
+    limits = {
+        "median |error|": (result.overall.median_abs_error, max_median_error),
+        "p90 |error|": (result.overall.p90_abs_error, max_p90_error),
+    }
+    over = [
+        f"{name} {found:.1%} is above {number('max_error', limit):.1%}"
+        for name, (found, limit) in limits.items()
+        if limit is not None and found > number("max_error", limit)
+    ]
+    return Output(score_report.rendered(result, format), failure="; ".join(over))
+
+
+def calibrate(
+    *,
+    measurements: str | None = None,
+    runtime: str | None = None,
+    output_file: str = "my-runtime.json",
+    format: str = "table",
+) -> Output:
+    """Fits a runtime to measurements of your own, for `infer --runtime FILE`.
+
+    Args:
+        measurements: a CSV with the columns of the published figures; from one row on
+        runtime: the runtime to start from; by default that of the first row
+        output_file: the JSON file to write
+        format: table, json, csv or markdown
+    """
+    from llm_analysis import calibrate as own
+
+    choice("format", format, FORMATS)
+    if measurements is None:
+        raise BadValue("calibrate needs --measurements, a CSV of what you measured; the README shows its columns")
+    target = path_of("output_file", output_file)
+    if target.suffix != ".json":
+        raise BadValue(f"output_file must end in .json, not {output_file}")
+    found = own.calibrated(path_of("measurements", measurements), runtime, target.stem)
+    files = {target.name: own.as_json(found.runtime)}
+    return Output(own.rendered(found, format, str(target)), folder=existing_folder(str(target.parent)), files=files)
+
+
+def path_of(flag: str, value: str) -> Path:
+    """A flag's value as a path. Raises BadValue."""
+    if not value.strip() or "\0" in value:
+        raise BadValue(f"{flag} must be the path of a file")
+    return Path(value).expanduser()
