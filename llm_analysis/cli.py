@@ -10,21 +10,20 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import fire
 from fire.decorators import SetParseFn, SetParseFns
-from pydantic import ValidationError
 
-from llm_analysis import catalog, commands, listing, report
+from llm_analysis import commands, listing, report
 from llm_analysis.analysis import DEFAULT_DTYPE, LLMAnalysis
-from llm_analysis.dtypes import get_dtypes
-from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, choice, nearest, one_line, shown
-from llm_analysis.flags import as_value, checked, help_text, is_text, overview
+from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, choice, nearest, shown
+from llm_analysis.flags import as_value, checked, help_text, is_text, overview, with_flags_of
 from llm_analysis.output import Output, existing_folder, name_part, write_together
-from llm_analysis.runtime import get_runtime
-from llm_analysis.scenario import Parallelism
+from llm_analysis.question import question
+from llm_analysis.scenario import Workload
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG = logging.getLogger("llm_analysis")
@@ -92,36 +91,8 @@ def infer(
         output_file_suffix: put after the names of these files
         log_level: INFO tells which files are read and written, DEBUG shows where an internal error arose
     """
-    choice("format", format, report.FORMATS)
-    choice("log_level", log_level, LOG_LEVELS)
-    LOG.setLevel(log_level)
-    try:
-        layout = Parallelism(tp_size=tp_size, pp_size=pp_size, dp_size=dp_size, sp_size=sp_size)
-    except ValidationError as error:
-        raise BadValue(one_line(error)) from None
-    analysis = LLMAnalysis(
-        catalog.get_model(required("model_name", model_name)),
-        catalog.get_gpu(required("gpu_name", gpu_name)),
-        get_dtypes(dtype_name),
-        layout,
-        method=method,
-        flops_efficiency=flops_efficiency,
-        hbm_memory_efficiency=hbm_memory_efficiency,
-        achieved_tflops=achieved_tflops,
-        achieved_memory_bandwidth_GBs=achieved_memory_bandwidth_GBs,
-        intra_node_memory_efficiency=intra_node_memory_efficiency,
-        inter_node_memory_efficiency=inter_node_memory_efficiency,
-        kv_cache_dtype_bytes=kv_cache_dtype_bytes,
-        layernorm_dtype_bytes=layernorm_dtype_bytes,
-        runtime=None if runtime is None else get_runtime(runtime),
-    )
-    estimate = analysis.inference(
-        batch_size_per_gpu=batch_size_per_gpu,
-        seq_len=seq_len,
-        num_tokens_to_generate=num_tokens_to_generate,
-        use_kv_cache=use_kv_cache,
-        cost_per_gpu_hour=cost_per_gpu_hour,
-    )
+    analysis, workload = asked(locals())
+    estimate = analysis.inference(**workload.model_dump(), cost_per_gpu_hour=cost_per_gpu_hour)
     report.check_finite(estimate)
     output = Output(report.rendered(estimate, format))
     if output_dir is None:
@@ -132,15 +103,28 @@ def infer(
     return replace(output, folder=existing_folder(output_dir), files=report.summary_files(estimate, *affixes))
 
 
-def required(flag: str, value: object) -> object:
-    """`value`, which the user must give. Raises BadValue where it is missing."""
-    if value is None:
-        raise BadValue(f"infer needs --{flag}; `llm-analysis {flag.removesuffix('_name')}s` lists what is known")
-    return value
+def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
+    """What the flags of a command ask for, the log started at the level they say. Raises LLMAnalysisError."""
+    choice("format", flags["format"], report.FORMATS)
+    choice("log_level", flags["log_level"], LOG_LEVELS)
+    LOG.setLevel(flags["log_level"])
+    return question(flags)
+
+
+@with_flags_of(infer, without=("cost_per_gpu_hour", "output_dir", "output_file_prefix", "output_file_suffix"))
+def explain(**flags: Any) -> Output:
+    """Where the time goes, against the speed of light; what would save it."""
+    from llm_analysis.explain import explanation
+    from llm_analysis.explain_report import rendered
+
+    found = explanation(*asked(flags))
+    report.check_finite(found.estimate)
+    return Output(rendered(found, flags["format"]))
 
 
 COMMANDS: dict[str, Callable[..., Output]] = {
     "infer": infer,
+    "explain": explain,
     "models": listing.models,
     "gpus": listing.gpus,
     "dtypes": listing.dtypes,

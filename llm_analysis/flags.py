@@ -7,6 +7,8 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import TypeVar
 
 from llm_analysis.errors import UsageError, nearest, shown
 
@@ -15,6 +17,7 @@ NEGATIVE = ("-inf", "-infinity", "-nan")  # values that look like flags
 COLUMNS = 80  # of the help text
 MOST_CHARACTERS = 1000  # of a value that is read as more than text
 Parameters = Mapping[str, inspect.Parameter]
+Answer = TypeVar("Answer")
 
 
 def checked(command: str, arguments: Sequence[str], parameters: Parameters) -> list[str]:
@@ -108,3 +111,23 @@ def overview(commands: Mapping[str, Callable[..., object]]) -> str:
     rows = [f"  {name:<{width}}  {(inspect.getdoc(c) or '').partition(chr(10))[0]}" for name, c in commands.items()]
     about = "llm-analysis: how long a language model takes on a GPU, what fits, and why. No GPU needed."
     return "\n".join([about, "", *rows, "", "llm-analysis COMMAND --help shows the flags of a command."])
+
+
+def with_flags_of(
+    command: Callable[..., object], without: Sequence[str] = ()
+) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Gives a function of any flags those of `command`, with their defaults and their help, but those `without`."""
+    parameters = [p for name, p in inspect.signature(command).parameters.items() if name not in without]
+    defaults = {p.name: p.default for p in parameters}
+    help_lines = [f"    {name}: {text}" for name, text in described_flags(command) if name not in without]
+
+    def like(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        @wraps(function)
+        def answer(**flags: object) -> Answer:
+            return function(**(defaults | flags))
+
+        vars(answer)["__signature__"] = inspect.Signature(parameters)
+        answer.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *help_lines])
+        return answer
+
+    return like

@@ -1,0 +1,59 @@
+"""A question put in flags, as the commands that answer one share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from llm_analysis import catalog
+from llm_analysis.analysis import LLMAnalysis
+from llm_analysis.dtypes import get_dtypes
+from llm_analysis.errors import BadValue, one_line
+from llm_analysis.runtime import get_runtime
+from llm_analysis.scenario import Parallelism, Workload
+
+# Flags that `LLMAnalysis` takes as they are.
+KEYWORDS = (
+    "method",
+    "flops_efficiency",
+    "hbm_memory_efficiency",
+    "achieved_tflops",
+    "achieved_memory_bandwidth_GBs",
+    "intra_node_memory_efficiency",
+    "inter_node_memory_efficiency",
+    "kv_cache_dtype_bytes",
+    "layernorm_dtype_bytes",
+)
+Part = TypeVar("Part", bound=BaseModel)
+
+
+def question(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
+    """The analysis and the workload that the flags of a command ask for. Raises LLMAnalysisError."""
+    layout = part(Parallelism, flags)
+    analysis = LLMAnalysis(
+        catalog.get_model(required("model_name", flags)),
+        catalog.get_gpu(required("gpu_name", flags)),
+        get_dtypes(flags["dtype_name"]),
+        layout,
+        runtime=None if flags["runtime"] is None else get_runtime(flags["runtime"]),
+        **{name: flags[name] for name in KEYWORDS},
+    )
+    return analysis, part(Workload, flags)
+
+
+def part(kind: type[Part], flags: Mapping[str, Any]) -> Part:
+    """The part of a question that has flags of its fields' names. Raises BadValue."""
+    try:
+        return kind(**{name: flags[name] for name in kind.model_fields if name in flags})
+    except ValidationError as error:
+        raise BadValue(one_line(error)) from None
+
+
+def required(flag: str, flags: Mapping[str, Any]) -> object:
+    """A flag that the user must give. Raises BadValue where it is missing."""
+    if flags[flag] is None:
+        raise BadValue(f"the question needs --{flag}; `llm-analysis {flag.removesuffix('_name')}s` lists what is known")
+    value: object = flags[flag]
+    return value
