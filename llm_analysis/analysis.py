@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,7 +23,7 @@ from llm_analysis.errors import BadValue, one_line
 from llm_analysis.estimate import Estimate, Timed, operator_rows, pass_seconds
 from llm_analysis.hardware import GPU, cost
 from llm_analysis.memory import Memory, Question, footprint, remedies
-from llm_analysis.model import num_params
+from llm_analysis.model import kv_bytes_per_token, num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
 from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
@@ -159,7 +160,7 @@ class LLMAnalysis:
         cached_prefix_len: int = 0,
         prefill_chunk_size: int | None = None,
         num_draft_tokens: int = 0,
-        acceptance_rate: float = 0.8,
+        acceptance_rate: float | None = None,
         disaggregated: bool = False,
         gpu_memory_utilization: float = 1.0,
         cost_per_gpu_hour: float | None = None,
@@ -210,11 +211,19 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         seq_len=s,
         num_tokens_to_generate=n,
         use_kv_cache=w.use_kv_cache,
+        num_samples=w.num_samples,
+        cached_prefix_len=w.cached_prefix_len,
+        prefill_chunk_size=w.prefill_chunk_size,
+        draft_model_name=a.draft.name if a.draft and w.num_draft_tokens else None,
+        num_draft_tokens=w.num_draft_tokens,
+        acceptance_rate=w.acceptance_rate,
+        disaggregated=w.disaggregated,
         tp_size=layout.tp_size,
         pp_size=layout.pp_size,
         dp_size=layout.dp_size,
         sp_size=layout.sp_size,
-        num_gpus=layout.num_gpus,
+        ep_size=layout.ep_size,
+        num_gpus=layout.num_gpus * (2 if w.disaggregated else 1),
         prefill_latency=prefill_latency,
         decode_latency=decode_latency,
         total_decode_latency=total_decode,
@@ -222,19 +231,18 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         total_per_token_latency=total / n,
         **bands(a.runtime, prefill_latency, decode_latency, total),
         total_latency_is=f"prefill + {'n' if a.method == 'published' else '(n - 1)'} * decode",
-        prefill_tokens_per_sec=layout.dp_size * b * s / prefill_latency,
-        decode_tokens_per_sec=layout.dp_size * b / decode_latency,
-        total_tokens_per_sec=layout.dp_size * b * n / total,
+        prefill_tokens_per_sec=layout.dp_size * b * w.new_prompt_tokens / prefill_latency,
+        decode_tokens_per_sec=layout.dp_size * w.num_sequences / decode_latency,
+        total_tokens_per_sec=layout.dp_size * w.num_sequences * n / total,
         request_tokens_per_sec=n / total,
         num_params_total=num_params(model),
-        weight_memory_per_gpu=memory.weights,
-        kv_cache_memory_per_gpu=memory.kv_cache,
-        activation_memory_per_gpu=memory.activations,
-        memory_left_per_gpu=memory.left,
-        memory_per_gpu=memory.capacity,
-        fits=memory.fits,
-        max_batch_size_per_gpu=memory.max_batch,
-        cost_per_million_tokens=price(cost_per_gpu_hour, layout.tp_size * layout.pp_size, total / (b * n)),
+        kv_cache_bytes_per_token=kv_bytes_per_token(model, a.dtypes),
+        memory_per_gpu=a.gpu.memory_bytes,
+        gpu_memory_utilization=w.gpu_memory_utilization,
+        **memory.fields(),
+        cost_per_million_tokens=price(
+            cost_per_gpu_hour, layout.tp_size * layout.pp_size, total / (w.num_sequences * n)
+        ),
         notes=(
             *a.notes,
             *getattr(a.efficiency, "notes", ()),
@@ -257,15 +265,11 @@ def beyond_positions(model: ModelConfig, tokens: int) -> tuple[str, ...]:
     return (f"{tokens} tokens in the end are beyond the {limit} positions of {model.name}",) if tokens > limit else ()
 
 
-def bands(runtime: Runtime, prefill: float, decode: float, total: float) -> dict[str, float | None]:
+def bands(runtime: Runtime, prefill: float, decode: float, total: float) -> dict[str, Any]:
     """What 80 % of published figures of the runtime would be, for each latency."""
-    found: dict[str, float | None] = {}
-    for name, phase, seconds in (
-        ("prefill", "prefill", prefill),
-        ("decode", "total", decode),
-        ("total", "total", total),
-    ):
-        band = runtime.band(phase)
+    found: dict[str, Any] = {}
+    for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
+        band = runtime.band(name)
         found[f"{name}_latency_low"] = seconds * band.low if band else None
         found[f"{name}_latency_high"] = seconds * band.high if band else None
     return found

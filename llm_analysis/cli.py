@@ -42,10 +42,21 @@ def infer(
     pp_size: int = 1,
     dp_size: int = 1,
     sp_size: int = 1,
+    ep_size: int = 1,
+    expert_imbalance: float = 1.0,
+    num_gpus_per_node: int | None = None,
     method: str | None = None,
     runtime: str | None = None,
     format: str = "table",
     use_kv_cache: bool = True,
+    num_samples: int = 1,
+    cached_prefix_len: int = 0,
+    prefill_chunk_size: int | None = None,
+    draft_model_name: str | None = None,
+    num_draft_tokens: int = 0,
+    acceptance_rate: float | None = None,
+    disaggregated: bool = False,
+    gpu_memory_utilization: float = 1.0,
     kv_cache_dtype_bytes: float | None = None,
     layernorm_dtype_bytes: float | None = None,
     flops_efficiency: float | None = None,
@@ -73,10 +84,21 @@ def infer(
         pp_size: stages that share the layers (pipeline parallel)
         dp_size: replicas, each with its own batch (data parallel)
         sp_size: 1, or tp_size to split norms and residuals too (sequence parallel)
+        ep_size: GPUs that a layer's experts are spread over, of tp_size * dp_size (expert parallel)
+        expert_imbalance: rows of the busiest of these GPUs, as a multiple of the mean
+        num_gpus_per_node: GPUs that need no network between servers, if not 8 or all on the GPU's link
         method: calibrated (what you will measure), ideal (speed of light) or published (an example's model)
         runtime: for calibrated: vllm, sglang, tensorrt-llm, ..., none (bare kernels), or a file that calibrate wrote
         format: table, json, csv or markdown
         use_kv_cache: False computes the whole sequence anew for each token
+        num_samples: continuations of each prompt, which share its part of the KV cache
+        cached_prefix_len: tokens of each prompt whose keys and values are in the cache already
+        prefill_chunk_size: most tokens of a prefill pass, all prompts together
+        draft_model_name: model that proposes tokens (speculative decoding); mtp: the model's own layer for it
+        num_draft_tokens: tokens that it proposes in each decode step
+        acceptance_rate: fraction of proposed tokens that are accepted, given that those before them were
+        disaggregated: prefill and decode on GPUs of their own, the KV cache sent between them
+        gpu_memory_utilization: fraction of the GPU's memory that may be used (vLLM's default is 0.9)
         kv_cache_dtype_bytes: bytes per element of the KV cache, if not the activations'
         layernorm_dtype_bytes: bytes per element that norms move, if not the activations'
         flops_efficiency: achieved fraction of the peak FLOP/s, above 0 and at most 1

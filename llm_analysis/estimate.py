@@ -54,10 +54,18 @@ class Estimate:
     seq_len: int
     num_tokens_to_generate: int
     use_kv_cache: bool
+    num_samples: int
+    cached_prefix_len: int
+    prefill_chunk_size: int | None
+    draft_model_name: str | None
+    num_draft_tokens: int
+    acceptance_rate: float | None
+    disaggregated: bool
     tp_size: int
     pp_size: int
     dp_size: int
     sp_size: int
+    ep_size: int
     num_gpus: int
     prefill_latency: float
     decode_latency: float
@@ -77,12 +85,21 @@ class Estimate:
     request_tokens_per_sec: float
     num_params_total: float
     weight_memory_per_gpu: float
+    attention_weight_memory_per_gpu: float
+    feed_forward_weight_memory_per_gpu: float
+    expert_weight_memory_per_gpu: float
+    embedding_weight_memory_per_gpu: float
+    norm_weight_memory_per_gpu: float
     kv_cache_memory_per_gpu: float
+    kv_cache_bytes_per_token: float
     activation_memory_per_gpu: float
+    runtime_memory_per_gpu: float
     memory_left_per_gpu: float
     memory_per_gpu: float
+    gpu_memory_utilization: float
     fits: bool
     max_batch_size_per_gpu: int
+    max_context_len: int
     cost_per_million_tokens: float | None
     notes: tuple[str, ...]
     operators: tuple[OperatorTime, ...]

@@ -97,7 +97,7 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
 
 
 def experts(p: Pass) -> list[Op]:
-    """The routed experts of one GPU: grouped products over the rows that reach it."""
+    """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products."""
     m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.linear
     h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
@@ -110,6 +110,7 @@ def experts(p: Pass) -> list[Op]:
         grouped_matmul, rows=routed, numbers=numbers, touched=touched, held=held, count=p.count, bias=bias
     )
     return [
+        elementwise("experts_permute", routed, h / k, h, numbers.input_bytes, count=p.count),
         grouped(up, inputs=h, outputs=columns * f / shards, params=E * (h + bias) * columns * f),
         elementwise(
             "experts_activation", routed, columns * f / shards, f / shards, p.dtypes.stream_bytes, count=p.count
@@ -125,5 +126,5 @@ def exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
     the all-reduce that ends the layer adds up what they made of them.
     """
     m, t, node = p.model, p.layout.tp_size, p.layout.gpus_per_node
-    sent = p.step.rows / t * m.num_experts_per_tok * m.hidden_size * element_bytes
-    return all_to_all(f"experts_{name}", sent, p.layout.expert_span, node=node, count=p.count)
+    sent, copies = p.step.rows / t * m.hidden_size * element_bytes, m.num_experts_per_tok
+    return all_to_all(f"experts_{name}", sent, copies, p.layout.expert_span, node=node, count=p.count)

@@ -1,19 +1,60 @@
-"""What fits: weights, KV cache and activations of one GPU, counted on the same operators that are timed."""
+"""What fits: weights, KV cache, activations and the runtime's own, of one GPU, counted on the operators that are timed.
+
+    weights       of the fullest stage of a pipeline, by class; group scales of narrow formats and biases included
+    KV cache      at the end of the generation; samples of one prompt share that of the prompt
+    activations   at the peak of the prefill: the residual stream, and the operator with most going in and out; of all
+                  prompts together, or of one chunk where the prefill is cut into chunks
+    runtime       under `calibrated`: what a serving process holds besides (see OVERHEAD)
+
+All of it must fit into the fraction of the GPU's memory that may be used. vLLM's `gpu_memory_utilization` is 0.9; here
+it is 1 unless asked for, so that `fits` says what the GPU can hold, not what an engine's default leaves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
+from math import inf
+from typing import Any
 
 from llm_analysis.dtypes import Dtypes, get_dtypes
 from llm_analysis.errors import Unsupported
 from llm_analysis.hardware import GPU
-from llm_analysis.model import stage_ops
+from llm_analysis.model import cached_bytes, stage_ops
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import GB
+
+# Bytes that a serving process holds on a GPU beside its tensors. Assumptions, rounded from what engines log: the CUDA
+# context and loaded kernels of a PyTorch process, 0.5 GB; captured CUDA graphs, 1 GB (vLLM's log announces 1 to 3 GiB);
+# NCCL's buffers, where there is another GPU, 0.4 GB (24 channels to 2 peers, each way, of NCCL_BUFFSIZE = 4 MiB).
+OVERHEAD = {"cuda_context": 0.5e9, "cuda_graphs": 1.0e9}
+NCCL_BYTES = 24 * 2 * 2 * 4 * 2.0**20
+
+MOST_SEQUENCES = 10**9  # the largest batch that can be asked for
+CLASSES = ("attention", "feed_forward", "expert", "embedding", "norm")
+
+
+def runtime_bytes(layout: Parallelism) -> float:
+    """What a serving process holds on each GPU beside weights, cache and activations."""
+    return sum(OVERHEAD.values()) + (NCCL_BYTES if layout.num_gpus > 1 else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Bytes on a GPU of one pipeline stage, for the workload asked for."""
+
+    weights: dict[str, float]  # by class
+    kv_cache: float
+    activations: float
+    layers: tuple[int, int]
+
+    @property
+    def tensors(self) -> float:
+        """All of it."""
+        return sum(self.weights.values()) + self.kv_cache + self.activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,45 +64,178 @@ class Memory:
     weights: float
     kv_cache: float
     activations: float
-    capacity: float
+    capacity: float  # the fraction of the GPU's that may be used
     max_batch: int
+    max_context: int = 0  # tokens of each sequence of the batch, generated ones included
+    overhead: float = 0.0
+    by_class: dict[str, float] = field(default_factory=dict)  # of the weights
 
     @property
     def left(self) -> float:
         """What remains; negative where it does not fit."""
-        return self.capacity - self.weights - self.kv_cache - self.activations
+        return self.capacity - self.weights - self.kv_cache - self.activations - self.overhead
 
     @property
     def fits(self) -> bool:
         """Whether all of it fits."""
         return self.left >= 0
 
+    def fields(self) -> dict[str, Any]:
+        """The same under the names of the answer."""
+        held = {
+            "weight": self.weights,
+            **{f"{name}_weight": size for name, size in self.by_class.items()},
+            "kv_cache": self.kv_cache,
+            "activation": self.activations,
+            "runtime": self.overhead,
+        }
+        return {f"{name}_memory_per_gpu": size for name, size in held.items()} | {
+            "memory_left_per_gpu": self.left,
+            "fits": self.fits,
+            "max_batch_size_per_gpu": self.max_batch,
+            "max_context_len": self.max_context,
+        }
 
-def footprint(model: ModelConfig, workload: Workload, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> Memory:
-    """The memory of the fullest pipeline stage.
 
-    Every byte but the weights grows with the batch, so the largest batch is a division.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """All that the memory of a GPU depends on."""
+
+    model: ModelConfig
+    workload: Workload
+    dtypes: Dtypes
+    layout: Parallelism
+    gpu: GPU
+    process: bool = False  # whether a serving process holds memory of its own
+    draft: tuple[ModelConfig, Parallelism] | None = None  # held beside the model, its bytes counted with the model's
+
+    @property
+    def overhead(self) -> float:
+        """Bytes of the process beside weights, cache and activations."""
+        return runtime_bytes(self.layout) if self.process else 0.0
+
+    @property
+    def room(self) -> float:
+        """Bytes for weights, cache and activations."""
+        return self.gpu.memory_bytes * self.workload.gpu_memory_utilization - self.overhead
+
+    def stage(self, first: int, last: int) -> Stage:
+        """What a GPU holds of layers `first` .. `last` - 1 and of what goes with them."""
+        w = self.workload
+        step = w.widest_pass
+        prefill = stage_ops(self.model, step, self.dtypes, self.layout, first, last)
+        weights = dict.fromkeys(CLASSES, 0.0)
+        for op in prefill:
+            weights[weight_class(op)] += float(op.count) * op.stored_bytes
+        stream = float(step.rows) * self.model.hidden_size * self.dtypes.stream_bytes
+        if self.draft:
+            for name, held in self.of_draft().stage(0, self.draft[0].num_hidden_layers).weights.items():
+                weights[name] += held
+        tokens = w.seq_len + w.num_tokens_to_generate
+        return Stage(weights, self.kv_cache((first, last), tokens), stream + peak(prefill), (first, last))
+
+    def of_draft(self) -> Question:
+        """The same of the draft model alone."""
+        model, layout = self.draft or (self.model, self.layout)
+        return replace(self, model=model, layout=layout, draft=None)
+
+    def kv_cache(self, layers: tuple[int, int], tokens: int) -> float:
+        """Bytes of cache and state at the end, when there are `tokens` of each sequence.
+
+        Samples share what is of the prompt: each but the first adds what it generated, as if that were all.
+        """
+        w = self.workload
+        if not w.use_kv_cache:
+            return 0.0
+        b, asked = float(w.batch_size_per_gpu), (self.dtypes, self.layout, *layers)
+        one = cached_bytes(self.model, Step(b, 1.0, tokens - 1.0, "decode"), *asked)
+        if self.draft:
+            one += self.of_draft().kv_cache((0, self.draft[0].num_hidden_layers), tokens)
+        if w.num_samples == 1:
+            return one
+        own = Step(b, 1.0, w.num_tokens_to_generate - 1.0, "decode")
+        return one + (w.num_samples - 1) * cached_bytes(self.model, own, *asked)
+
+
+def footprint(question: Question) -> Memory:
+    """The memory of the fullest pipeline stage."""
+    stages = [question.stage(first, last) for first, last in question.layout.stages(question.model.num_hidden_layers)]
+    fullest = max(stages, key=lambda stage: stage.tensors)
+    return Memory(
+        weights=sum(fullest.weights.values()),
+        kv_cache=fullest.kv_cache,
+        activations=fullest.activations,
+        capacity=question.room + question.overhead,
+        max_batch=min(largest_batch(question, stage) for stage in stages),
+        max_context=min(longest_context(question, stage) for stage in stages),
+        overhead=question.overhead,
+        by_class=fullest.weights,
+    )
+
+
+def largest_batch(question: Question, stage: Stage) -> int:
+    """The most sequences that fit on a stage. All but the weights grows with them; activations up to a chunk."""
+    w = question.workload
+    room = question.room - sum(stage.weights.values())
+    cache, row = stage.kv_cache / w.batch_size_per_gpu, stage.activations / float(w.widest_pass.rows)
+    fitting = max(room, 0.0) / (cache + row * w.new_prompt_tokens)
+    if w.prefill_chunk_size and fitting * w.new_prompt_tokens > w.prefill_chunk_size:
+        fitting = max(room - row * w.prefill_chunk_size, 0.0) / cache if cache else MOST_SEQUENCES
+    return int(min(fitting, MOST_SEQUENCES))
+
+
+def longest_context(question: Question, stage: Stage) -> int:
+    """The most tokens, prompt and generated ones, that each sequence of the batch can have; 0 where none fit.
+
+    At most the model's positions. Activations are taken in proportion to the prompt's tokens, or to a chunk's.
     """
-    stages = [
-        stage(model, workload, dtypes, layout, first, last) for first, last in layout.stages(model.num_hidden_layers)
-    ]
-    weights, kv_cache, activations = max(stages, key=sum)
-    b, room = workload.batch_size_per_gpu, gpu.memory_bytes
-    max_batch = min(int(max(room - w, 0) / ((kv + act) / b)) for w, kv, act in stages)
-    return Memory(weights, kv_cache, activations, room, max_batch)
+    w, weights, row = (
+        question.workload,
+        sum(stage.weights.values()),
+        stage.activations / float(question.workload.widest_pass.rows),
+    )
+
+    def over(tokens: int) -> float:
+        prompt = tokens - w.num_tokens_to_generate - w.cached_prefix_len
+        rows = min(float(w.batch_size_per_gpu * max(prompt, 1)), float(w.prefill_chunk_size or inf))
+        return weights + question.kv_cache(stage.layers, tokens) + row * rows - question.room
+
+    low, high = w.num_tokens_to_generate + w.cached_prefix_len, question.model.max_position_embeddings
+    if high <= low or (at_low := over(low + 1)) > 0:
+        return 0
+    return high if (at_high := over(high)) <= 0 else last_below(over, (low + 1, at_low), (high, at_high))
 
 
-def stage(
-    model: ModelConfig, workload: Workload, dtypes: Dtypes, layout: Parallelism, first: int, last: int
-) -> tuple[float, float, float]:
-    """Bytes of weights, KV cache and peak activations of one pipeline stage's GPU."""
-    b, s, n = float(workload.batch_size_per_gpu), float(workload.seq_len), float(workload.num_tokens_to_generate)
-    prefill = stage_ops(model, Step(b, s), dtypes, layout, first, last)
-    end = stage_ops(model, Step(b, 1.0, s + n - 1, "decode"), dtypes, layout, first, last)
-    weights = sum(float(op.count) * op.stored_bytes for op in prefill)
-    kv_cache = sum(float(op.count * op.cached_bytes) for op in end) if workload.use_kv_cache else 0.0
-    stream = b * s * model.hidden_size * dtypes.stream_bytes
-    return weights, kv_cache, stream + peak(prefill)
+def last_below(over: Callable[[int], float], below: tuple[int, float], above: tuple[int, float]) -> int:
+    """The last number at which a growing function is not above 0, between two numbers with their values.
+
+    By false position and bisection in turn: the first finds the root of a straight line at once.
+    """
+    (low, at_low), (high, at_high), bisect = below, above, False
+    while high - low > 1:
+        share = 0.5 if bisect else -at_low / (at_high - at_low)
+        middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        for guess in (middle, middle + 1):
+            if low < guess < high:
+                value = over(guess)
+                low, at_low, high, at_high = (
+                    (guess, value, high, at_high) if value <= 0 else (low, at_low, guess, value)
+                )
+        bisect = not bisect
+    return low
+
+
+def weight_class(op: Op) -> str:
+    """Which of `CLASSES` an operator's weights belong to, by its kind and name."""
+    if op.kind == "grouped_gemm":
+        return "expert"
+    if op.name.startswith(
+        ("embedding", "position_", "token_type", "layer_embedding", "layer_input", "output_head", "pooler")
+    ):
+        return "embedding"
+    if op.kind in ("elementwise", "rotary", "residual"):
+        return "norm"
+    return "feed_forward" if op.name.startswith(("mlp", "router", "shared_expert")) else "attention"
 
 
 def peak(ops: list[Op]) -> float:
@@ -69,14 +243,13 @@ def peak(ops: list[Op]) -> float:
     return max(float(op.activation_bytes) for op in ops)
 
 
-def remedies(
-    short: Memory, workload: Workload, dtypes: Dtypes, layout: Parallelism, model: ModelConfig, gpu: GPU
-) -> tuple[str, ...]:
+def remedies(short: Memory, question: Question) -> tuple[str, ...]:
     """What is missing, and what would make it fit: a smaller batch, more GPUs, narrower weights, or the last two."""
+    dtypes, layout, model, gpu = question.dtypes, question.layout, question.model, question.gpu
 
     def ways(formats: list[Dtypes], layouts: list[Parallelism]) -> Iterator[tuple[Dtypes, Parallelism]]:
         pairs = product(formats, layouts)
-        return (pair for pair in pairs if footprint(model, workload, *pair, gpu).fits)
+        return ((d, p) for d, p in pairs if footprint(replace(question, dtypes=d, layout=p)).fits)
 
     layouts, narrower = wider_layouts(layout, model, gpu), narrower_formats(dtypes, gpu)
     found = [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []

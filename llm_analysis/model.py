@@ -164,7 +164,9 @@ def stage_sends(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallel
 
 def num_params(model: ModelConfig) -> float:
     """Weights of the whole model, counted on its operators."""
-    return sum(float(op.count) * op.params for op in counted(model))
+    if "num_params" not in model.remembered:
+        model.remembered["num_params"] = sum(float(op.count) * op.params for op in counted(model))
+    return model.remembered["num_params"]
 
 
 def num_active_params(model: ModelConfig) -> float:
@@ -182,7 +184,17 @@ def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
 
 def cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> float:
     """Bytes of KV cache and state after a pass, all layers together."""
-    return sum(float(op.count * op.cached_bytes) for op in forward(model, step, dtypes, Parallelism()))
+    return cached_bytes(model, step, dtypes, Parallelism(), 0, model.num_hidden_layers)
+
+
+def cached_bytes(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> float:
+    """Bytes of KV cache and state that a GPU holds of layers `first` .. `last` - 1 after a pass."""
+    ops = (
+        op
+        for (mixer, _), count in model.kinds_between(first, last).items()
+        for op in MIXERS[mixer.partition(":")[0]](Pass(model, step, dtypes, layout, count), mixer)
+    )
+    return sum(float(op.count * op.cached_bytes) for op in ops)
 
 
 def counted(model: ModelConfig) -> list[Op]:

@@ -131,6 +131,11 @@ class ModelConfig(BaseModel):
         return self.kinds_between(0, self.num_hidden_layers)
 
     @cached_property
+    def remembered(self) -> dict[str, float]:
+        """What has been counted of the model so far."""
+        return {}
+
+    @cached_property
     def kinds_by_range(self) -> dict[tuple[int, int], dict[tuple[str, str], int]]:
         """What `kinds_between` has counted so far."""
         return {}

@@ -254,14 +254,16 @@ def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, cou
     return local + across
 
 
-def all_to_all(name: str, wire_bytes: Quantity, group: int, *, node: int, count: Quantity = 1.0) -> list[Op]:
-    """Each of `group` GPUs sends `wire_bytes`, to all of them in even shares; what is for itself stays.
+def all_to_all(
+    name: str, token_bytes: Quantity, copies: float, group: int, *, node: int, count: Quantity = 1.0
+) -> list[Op]:
+    """Tokens of each of `group` GPUs, `token_bytes` in all, to `copies` GPUs each, evenly; or back. Own copies stay.
 
-    What is for other nodes goes over their network, after what is for the GPUs of the same node.
+    Over n nodes a token goes once to each node that needs it, an expected (n - 1) (1 - (1 - 1/n)^copies) others, and on
+    to its GPUs inside the node; on the way back they are added up there first (as in DeepEP, DeepSeek's library).
     """
     inside = min(group, node)
-    local = collective(name, "all_to_all", wire_bytes * (inside - 1) / group, inside, count=count)
-    if group == inside:
-        return local
-    far = wire_bytes * (group - inside) / group
-    return local + collective(f"{name}_inter_node", "all_to_all", far, group // inside, count=count, span=group)
+    nodes = group // inside
+    local = collective(name, "all_to_all", token_bytes * copies * (inside - 1) / inside, inside, count=count)
+    others = (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
+    return local + collective(f"{name}_inter_node", "all_to_all", token_bytes * others, nodes, count=count, span=group)

@@ -50,6 +50,13 @@ def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
         )
 
 
+def check_workload(workload: Workload) -> None:
+    """Raises Unsupported for ways of serving that the published model does not cover."""
+    given = [*workload.served, *(["gpu_memory_utilization"] if workload.gpu_memory_utilization != 1 else [])]
+    if given:
+        raise Unsupported(f"method published has no {given[0]}: it covers a plain static batch; try --method ideal")
+
+
 def block_pass(model: ModelConfig, b: float, q: float, dtypes: Dtypes, t: int) -> list[Op]:
     """The published pass over `q` new tokens of each of `b` sequences."""
     L, h, f, V = model.num_hidden_layers, model.hidden_size, model.intermediate_size, model.vocab_size

@@ -51,7 +51,7 @@ def decode_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[floa
 
     Without a KV cache each step computes the whole sequence anew.
     """
-    b, s = float(workload.batch_size_per_gpu), workload.seq_len
+    b, s = float(workload.num_sequences), workload.seq_len
     steps = max(workload.num_tokens_to_generate - 1, 1)
     if not workload.use_kv_cache:
         cuts = [s + steps * i / STRETCHES for i in range(1, STRETCHES)]

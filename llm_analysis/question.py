@@ -10,9 +10,11 @@ from pydantic import BaseModel, ValidationError
 from llm_analysis import catalog
 from llm_analysis.analysis import LLMAnalysis
 from llm_analysis.dtypes import get_dtypes
-from llm_analysis.errors import BadValue, one_line
+from llm_analysis.errors import BadValue, one_line, shown
+from llm_analysis.model_config import ModelConfig
 from llm_analysis.runtime import get_runtime
 from llm_analysis.scenario import Parallelism, Workload
+from llm_analysis.serving import MTP, own_draft
 
 # Flags that `LLMAnalysis` takes as they are.
 KEYWORDS = (
@@ -31,16 +33,27 @@ Part = TypeVar("Part", bound=BaseModel)
 
 def question(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
     """The analysis and the workload that the flags of a command ask for. Raises LLMAnalysisError."""
-    layout = part(Parallelism, flags)
+    layout, model = part(Parallelism, flags), catalog.get_model(required("model_name", flags))
     analysis = LLMAnalysis(
-        catalog.get_model(required("model_name", flags)),
+        model,
         catalog.get_gpu(required("gpu_name", flags)),
         get_dtypes(flags["dtype_name"]),
         layout,
+        draft_config=draft_of(model, flags),
         runtime=None if flags["runtime"] is None else get_runtime(flags["runtime"]),
         **{name: flags[name] for name in KEYWORDS},
     )
     return analysis, part(Workload, flags)
+
+
+def draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | None:
+    """The model that drafts tokens, if one is asked for. Raises BadValue for one that is given nothing to draft."""
+    name = flags["draft_model_name"]
+    if name is None:
+        return None
+    if not flags["num_draft_tokens"]:
+        raise BadValue(f"draft_model_name {shown(name)} needs num_draft_tokens: how many it proposes in each step")
+    return own_draft(model) if name == MTP else catalog.get_model(name)
 
 
 def part(kind: type[Part], flags: Mapping[str, Any]) -> Part:

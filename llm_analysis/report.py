@@ -47,18 +47,36 @@ def heading(e: Estimate) -> str:
     """The question in one or two lines."""
     layout = ", ".join(
         f"{name} {size}"
-        for name, size in (("tp", e.tp_size), ("pp", e.pp_size), ("dp", e.dp_size), ("sp", e.sp_size))
+        for name, size in (
+            ("tp", e.tp_size),
+            ("pp", e.pp_size),
+            ("dp", e.dp_size),
+            ("sp", e.sp_size),
+            ("ep", e.ep_size),
+        )
         if size > 1
     )
     gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
-    work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out"
+    work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out{served(e)}"
     return f"{e.model_name} {e.dtype_name} on {gpus}: {work}\nmethod {e.method}{how(e)}"
 
 
+def served(e: Estimate) -> str:
+    """The serving options, where there are any."""
+    parts = [
+        f"{e.num_samples} samples of each" if e.num_samples > 1 else "",
+        f"{e.cached_prefix_len} tokens in cached" if e.cached_prefix_len else "",
+        f"prefill in chunks of {e.prefill_chunk_size}" if e.prefill_chunk_size else "",
+        f"{e.num_draft_tokens} tokens drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
+        "prefill and decode on GPUs of their own" if e.disaggregated else "",
+    ]
+    return "".join(f"; {part}" for part in parts if part)
+
+
 def how(e: Estimate) -> str:
-    """Which efficiencies the answer rests on."""
+    """Which runtime or which efficiencies the answer rests on."""
     if e.flops_efficiency is None:
-        return ""
+        return f", runtime {e.runtime}; total = {e.total_latency_is}"
     efficiencies = f"FLOP efficiency {e.flops_efficiency:g}, memory efficiency {e.hbm_memory_efficiency:g}"
     return f", {efficiencies}; total = {e.total_latency_is}"
 
@@ -103,12 +121,35 @@ def memory_table(e: Estimate, style: str) -> str:
     """What one GPU holds."""
     rows = [
         ("weights", gigabytes(e.weight_memory_per_gpu), f"{e.num_params_total / 1e9:,.2f} billion parameters in all"),
-        ("KV cache", gigabytes(e.kv_cache_memory_per_gpu), "at the end of the generation"),
+        *weight_rows(e),
+        (
+            "KV cache",
+            gigabytes(e.kv_cache_memory_per_gpu),
+            f"in the end; {e.kv_cache_bytes_per_token:,.0f} bytes a token",
+        ),
         ("activations", gigabytes(e.activation_memory_per_gpu), "at the peak of the prefill"),
-        ("left", gigabytes(e.memory_left_per_gpu), f"of {gigabytes(e.memory_per_gpu)} per GPU"),
+    ]
+    if e.runtime_memory_per_gpu:
+        rows.append(("runtime", gigabytes(e.runtime_memory_per_gpu), "CUDA context, graphs, buffers: an assumption"))
+    of = f"{e.gpu_memory_utilization:.0%} of " if e.gpu_memory_utilization < 1 else ""
+    rows += [
+        ("left", gigabytes(e.memory_left_per_gpu), f"of {of}{gigabytes(e.memory_per_gpu)} per GPU"),
         ("largest batch", f"{e.max_batch_size_per_gpu:,}", "fits" if e.fits else "DOES NOT FIT"),
+        ("longest context", f"{e.max_context_len:,}", "tokens of each sequence, at this batch"),
     ]
     return table(rows, ("memory per GPU", "GB", ""), style, last="left")
+
+
+def weight_rows(e: Estimate) -> list[tuple[str, str, str]]:
+    """The classes of weights, where a GPU has some."""
+    names = {
+        "attention": "attention",
+        "feed_forward": "feed-forward",
+        "expert": "experts",
+        "embedding": "embeddings, head",
+    }
+    sizes = {shown: getattr(e, f"{name}_weight_memory_per_gpu") for name, shown in names.items()}
+    return [(f"- {shown}", gigabytes(size), "") for shown, size in sizes.items() if size]
 
 
 def gigabytes(value: float) -> str:

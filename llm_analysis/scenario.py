@@ -6,10 +6,11 @@ from itertools import pairwise
 from math import isqrt
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llm_analysis.errors import Unsupported
 from llm_analysis.model_config import ModelConfig
+from llm_analysis.operators import Step
 
 Count = Annotated[int, Field(gt=0, le=10**9)]
 
@@ -113,11 +114,57 @@ def nearest_sizes(near: int, possible: list[int]) -> str:
 
 
 class Workload(BaseModel):
-    """A static batch, from start to end."""
+    """A static batch, from start to end, and how it is served (see `serving`)."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    batch_size_per_gpu: Count = 1  # sequences in a batch of one replica
-    seq_len: Count = 512  # prompt tokens of each
+    batch_size_per_gpu: Count = 1  # prompts in a batch of one replica
+    seq_len: Count = 512  # tokens of each
     num_tokens_to_generate: Count = 32
     use_kv_cache: bool = True
+    num_samples: Annotated[int, Field(gt=0, le=10**6)] = 1  # continuations of each prompt, which share its KV cache
+    cached_prefix_len: Annotated[int, Field(ge=0, le=10**9)] = 0  # prompt tokens whose KV is in the cache already
+    prefill_chunk_size: Count | None = None  # most tokens of a prefill pass, all prompts together
+    num_draft_tokens: Annotated[int, Field(ge=0, le=1000)] = 0  # proposed by the draft model in each decode step
+    acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None  # of a drafted token
+    disaggregated: bool = False  # prefill and decode on GPUs of their own
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0  # the fraction of the memory that may be used
+
+    @model_validator(mode="after")
+    def consistent(self) -> Workload:
+        """Raises ValueError for options that contradict each other."""
+        if self.cached_prefix_len >= self.seq_len:
+            raise ValueError(f"cached_prefix_len {self.cached_prefix_len} must be below seq_len {self.seq_len}")
+        if not self.use_kv_cache and (given := self.served):
+            raise ValueError(f"{given[0]} needs the KV cache, which use_kv_cache False does without")
+        if (self.acceptance_rate is None) != (self.num_draft_tokens == 0):
+            raise ValueError("num_draft_tokens and acceptance_rate need each other")
+        return self
+
+    @property
+    def served(self) -> list[str]:
+        """The serving options that differ from a plain static batch."""
+        return [name for name in SERVING if getattr(self, name) != Workload.model_fields[name].default]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that are decoded together."""
+        return self.batch_size_per_gpu * self.num_samples
+
+    @property
+    def new_prompt_tokens(self) -> int:
+        """Tokens of a prompt that the prefill computes."""
+        return self.seq_len - self.cached_prefix_len
+
+    @property
+    def widest_pass(self) -> Step:
+        """The prefill pass with most activations: the whole batch, the prompts that a chunk holds, or a last chunk."""
+        b, new, chunk = float(self.batch_size_per_gpu), float(self.new_prompt_tokens), self.prefill_chunk_size
+        if chunk is None or b * new <= chunk:
+            return Step(b, new, float(self.cached_prefix_len))
+        if new <= chunk:
+            return Step(chunk / new, new, float(self.cached_prefix_len))
+        return Step(1.0, float(chunk), float(self.seq_len - chunk))
+
+
+SERVING = ("num_samples", "cached_prefix_len", "prefill_chunk_size", "num_draft_tokens", "disaggregated")

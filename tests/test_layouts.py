@@ -148,11 +148,12 @@ def test_experts_of_replicas_get_their_tokens_over_the_link() -> None:
 
 
 def test_what_goes_to_other_nodes_takes_their_network() -> None:
-    """32 GPUs in nodes of 8: of what one sends, 7/32 stays in the node, and 24/32 goes to the others."""
+    """32 GPUs in nodes of 8: a token goes once to each of 3 (1 - (3/4)^8) = 2.7 other nodes, and to 8 GPUs inside."""
     asked = laid_out("deepseek-v3", "h200-sxm-141gb", dp_size=32, ep_size=32)
     sent = {op.name: op for _, op, _ in asked.shortest(Step(4.0, 1.0, 100.0, "decode")) if op.kind == "all_to_all"}
     near, far = sent["experts_dispatch"], sent["experts_dispatch_inter_node"]
-    assert far.wire_bytes / near.wire_bytes == pytest.approx(24 / 7)
+    assert far.wire_bytes / (4 * 7168 * 2) == pytest.approx(3 * (1 - 0.75**8))
+    assert near.wire_bytes / (4 * 7168 * 2) == 8 * 7 / 8
     assert (near.span, far.span) == (8, 32)
 
 
