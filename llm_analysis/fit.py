@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llm_analysis import kernel_data
+from llm_analysis import expert_data, kernel_data
 from llm_analysis.catalog import get_gpu
 from llm_analysis.fit_kernel import CHUNKED, COMPUTE, FIXED, LEAST_COMPUTE, MOVE, NETWORK, kernels_of
 from llm_analysis.fit_published import published_profiles
@@ -28,7 +28,7 @@ def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
     kernels: Kernels = {}
     for samples in kernel_data.gemms(folder, gpu):
         add_gemm(kernels, samples, gpu)
-    found = [*kernel_data.grouped_gemms(folder, gpu)]
+    found = [*expert_data.grouped_gemms(folder, gpu)]
     for phase in ("prefill", "decode"):
         found += [*kernel_data.attentions(folder, gpu, phase), *kernel_data.latent_attentions(folder, gpu, phase)]
     for samples in found:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm_analysis.dtypes import get_dtypes
-from llm_analysis.feed_forward import distinct_experts, grouped_matmul
 from llm_analysis.hardware import GPU
 from llm_analysis.kernel_tables import Array, Mask, Samples, Table, hashed, read_table, where
 from llm_analysis.operators import MatmulFormat, Op, Step, all_reduce, attention, collective, elementwise, matmul
@@ -218,50 +216,6 @@ def collective_op(kind: str, message: Any, group: int) -> Op:
     if kind == "all_reduce":
         return all_reduce(kind, message, group, node=group)[0]
     return collective(kind, kind, message * (group - 1) / group, group)[0]
-
-
-def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
-    """Experts of a mixture, gated, all on one GPU: tokens spread evenly where such rows exist."""
-    path = folder / "moe_perf.csv.gz"
-    table = read_table(path) if path.is_file() else {"moe_dtype": np.array([])}
-    for name in sorted(set(table["moe_dtype"])):
-        gated = np.isin(table["kernel_source"], ("moe_torch_flow", "moe_torch_flow_cutlass", "deepgemm"))
-        keep = (table["moe_dtype"] == name) & gated & (table["moe_ep_size"] == 1)
-        even = table["distribution"] == "balanced"
-        rows = where(table, keep & even if (keep & even).any() else keep)
-        note = "" if (keep & even).any() else SKEWED
-        shape = hashed(rows["hidden_size"], rows["inter_size"] / rows["moe_tp_size"], rows["num_experts"])
-        samples = experts(rows, matmul_format(name, gpu), shape, note)
-        yield samples.part(memory_bound(samples.op, gpu)) if note else samples
-
-
-SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
-
-
-def memory_bound(op: Op, gpu: GPU) -> Mask:
-    """Rows whose traffic would take three times as long as their FLOP at the peaks."""
-    return np.asarray(op.bytes / gpu.memory_bandwidth > 3 * op.flops / gpu.peak_flops[op.rate])
-
-
-def experts(rows: Table, numbers: MatmulFormat, shape: Array, note: str) -> Samples:
-    """Router's choice, up and gate, activation, down, and the weighted sum, as `feed_forward` counts them."""
-    tokens, h, k, held = rows["num_tokens"], rows["hidden_size"], rows["topk"], rows["num_experts"]
-    width, copies = rows["inter_size"] / rows["moe_tp_size"], tokens * k
-    product = partial(grouped_matmul, touched=distinct_experts(tokens, held, k), held=held, numbers=numbers)
-    known = (
-        elementwise("router_topk", tokens, held, 2.0 * k, 2.0),
-        elementwise("experts_activation", copies, 2.0 * width, width, 2.0),
-        elementwise("expert_sum", tokens, k * h, h, 2.0),
-    )
-    return Samples(
-        op=product("up", copies, h, 2.0 * width),
-        twin=product("down", copies, width, h),
-        known=known,
-        seconds=rows["latency"] * 1e-3,
-        shape=shape,
-        source="moe_perf",
-        note=note,
-    )
 
 
 # microsoft/vidur (MIT): one layer's kernels of vLLM on three GPUs. Column of the table -> kind of operator.
