@@ -21,12 +21,13 @@ from llm_analysis import methods, pipeline, published, serving
 from llm_analysis.dtypes import Dtypes, get_dtypes
 from llm_analysis.errors import BadValue, one_line
 from llm_analysis.estimate import Estimate, Timed, operator_rows, pass_seconds
-from llm_analysis.hardware import GPU, cost
-from llm_analysis.memory import Memory, Question, footprint, remedies
+from llm_analysis.hardware import GPU, Cost, cost
+from llm_analysis.memory import Memory, Question, footprint
 from llm_analysis.model import kv_bytes_per_token, num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
-from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
+from llm_analysis.remedies import remedies
+from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime, is_kernel
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import Quantity
 
@@ -98,7 +99,15 @@ class LLMAnalysis:
 
     def timed(self, ops: list[Op], weight: float = 1.0) -> Timed:
         """Each operator with its cost under this method, in a pass of the given weight."""
-        return [(weight, op, cost(op, self.gpu, self.efficiency(op))) for op in ops]
+        entries = [(weight, op, cost(op, self.gpu, self.efficiency(op))) for op in ops]
+        return [*entries, self.wait(entries, weight)] if self.runtime.enqueue_seconds else entries
+
+    def wait(self, entries: Timed, weight: float) -> tuple[float, Op, Cost]:
+        """What the GPU waits for a host that enqueues kernel after kernel, as one more operator of a pass."""
+        kernels = [(op, c) for _, op, c in entries if is_kernel(op)]
+        count, busy = sum(op.count for op, _ in kernels), sum(op.count * c.seconds for op, c in kernels)
+        seconds = self.runtime.wait_seconds(count, busy)
+        return weight, Op("host_enqueue", "host_enqueue"), Cost(seconds, 0.0, 0.0, 0.0, seconds)
 
     def seconds(self, step: Step) -> Quantity:
         """Seconds of one kernel-level pass: an array where the quantities of `step` are arrays."""

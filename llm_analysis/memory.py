@@ -12,13 +12,12 @@ it is 1 unless asked for, so that `fits` says what the GPU can hold, not what an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
 from math import inf
 from typing import Any
 
-from llm_analysis.dtypes import Dtypes, get_dtypes
+from llm_analysis.dtypes import Dtypes
 from llm_analysis.errors import Unsupported
 from llm_analysis.hardware import GPU
 from llm_analysis.model import cached_bytes, stage_ops
@@ -48,8 +47,20 @@ class Stage:
 
     weights: dict[str, float]  # by class
     kv_cache: float
-    activations: float
+    rows: float  # tokens of the widest prefill pass
+    row_bytes: float  # what each keeps and moves at most: the stream, an operator's input and output
+    head_bytes: float  # the same of the output head and the like, which see few rows; without the stream
+    stream_bytes: float  # of each row
     layers: tuple[int, int]
+
+    @property
+    def activations(self) -> float:
+        """Bytes at the peak of the prefill."""
+        return self.activations_of(self.rows)
+
+    def activations_of(self, rows: float) -> float:
+        """The same for a pass of as many sequences, but `rows` tokens."""
+        return max(rows * self.row_bytes, rows * self.stream_bytes + self.head_bytes)
 
     @property
     def tensors(self) -> float:
@@ -127,12 +138,15 @@ class Question:
         weights = dict.fromkeys(CLASSES, 0.0)
         for op in prefill:
             weights[weight_class(op)] += float(op.count) * op.stored_bytes
-        stream = float(step.rows) * self.model.hidden_size * self.dtypes.stream_bytes
         if self.draft:
             for name, held in self.of_draft().stage(0, self.draft[0].num_hidden_layers).weights.items():
                 weights[name] += held
         tokens = w.seq_len + w.num_tokens_to_generate
-        return Stage(weights, self.kv_cache((first, last), tokens), stream + peak(prefill), (first, last))
+        rows, stream = float(step.rows), self.model.hidden_size * self.dtypes.stream_bytes
+        widest = peak([op for op in prefill if op.name not in HEAD]) / rows
+        head = peak([op for op in prefill if op.name in HEAD])
+        cache = self.kv_cache((first, last), tokens)
+        return Stage(weights, cache, rows, stream + widest, head, stream, (first, last))
 
     def of_draft(self) -> Question:
         """The same of the draft model alone."""
@@ -177,7 +191,7 @@ def largest_batch(question: Question, stage: Stage) -> int:
     """The most sequences that fit on a stage. All but the weights grows with them; activations up to a chunk."""
     w = question.workload
     room = question.room - sum(stage.weights.values())
-    cache, row = stage.kv_cache / w.batch_size_per_gpu, stage.activations / float(w.widest_pass.rows)
+    cache, row = stage.kv_cache / w.batch_size_per_gpu, stage.activations / stage.rows
     fitting = max(room, 0.0) / (cache + row * w.new_prompt_tokens)
     if w.prefill_chunk_size and fitting * w.new_prompt_tokens > w.prefill_chunk_size:
         fitting = max(room - row * w.prefill_chunk_size, 0.0) / cache if cache else MOST_SEQUENCES
@@ -189,16 +203,12 @@ def longest_context(question: Question, stage: Stage) -> int:
 
     At most the model's positions. Activations are taken in proportion to the prompt's tokens, or to a chunk's.
     """
-    w, weights, row = (
-        question.workload,
-        sum(stage.weights.values()),
-        stage.activations / float(question.workload.widest_pass.rows),
-    )
+    w, weights = question.workload, sum(stage.weights.values())
 
     def over(tokens: int) -> float:
         prompt = tokens - w.num_tokens_to_generate - w.cached_prefix_len
         rows = min(float(w.batch_size_per_gpu * max(prompt, 1)), float(w.prefill_chunk_size or inf))
-        return weights + question.kv_cache(stage.layers, tokens) + row * rows - question.room
+        return weights + question.kv_cache(stage.layers, tokens) + stage.activations_of(rows) - question.room
 
     low, high = w.num_tokens_to_generate + w.cached_prefix_len, question.model.max_position_embeddings
     if high <= low or (at_low := over(low + 1)) > 0:
@@ -240,40 +250,11 @@ def weight_class(op: Op) -> str:
 
 def peak(ops: list[Op]) -> float:
     """The operator that has most activations in flight: its inputs and outputs together, in bytes."""
-    return max(float(op.activation_bytes) for op in ops)
+    return max((float(op.activation_bytes) for op in ops), default=0.0)
 
 
-def remedies(short: Memory, question: Question) -> tuple[str, ...]:
-    """What is missing, and what would make it fit: a smaller batch, more GPUs, narrower weights, or the last two."""
-    dtypes, layout, model, gpu = question.dtypes, question.layout, question.model, question.gpu
-
-    def ways(formats: list[Dtypes], layouts: list[Parallelism]) -> Iterator[tuple[Dtypes, Parallelism]]:
-        pairs = product(formats, layouts)
-        return ((d, p) for d, p in pairs if footprint(replace(question, dtypes=d, layout=p)).fits)
-
-    layouts, narrower = wider_layouts(layout, model, gpu), narrower_formats(dtypes, gpu)
-    found = [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []
-    found += [f"tp_size {wider.tp_size}" for _, wider in islice(ways([dtypes], layouts), 1)]
-    found += [f"dtype_name {formats.name}" for formats, _ in islice(ways(narrower, [layout]), 1)]
-    if not found:
-        both = islice(ways(narrower[-1:], layouts), 1)
-        found = [f"tp_size {wider.tp_size} with dtype_name {formats.name}" for formats, wider in both]
-    need = (short.capacity - short.left) / GB
-    would = f"would fit: {', or '.join(found)}" if found else "no tp_size that its links allow would do, nor int4"
-    return (f"does not fit: needs {need:,.1f} GB of the {short.capacity / GB:,.1f} GB of {gpu.name}; {would}",)
-
-
-def wider_layouts(layout: Parallelism, model: ModelConfig, gpu: GPU) -> list[Parallelism]:
-    """The layouts with more tensor-parallel GPUs, up to 64, that the model and the GPU's links allow."""
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
-    sizes = [t for t in range(layout.tp_size + 1, 65) if heads % t == 0 and (kv_heads % t == 0 or t % kv_heads == 0)]
-    return [layout.model_copy(update={"tp_size": t, "sp_size": 1}) for t in sizes if gpu.link_over(t)[1]]
-
-
-def narrower_formats(dtypes: Dtypes, gpu: GPU) -> list[Dtypes]:
-    """Formats with narrower weights, the widest first."""
-    formats = [get_dtypes(name) for name in ("fp8", "int8", "int4")]
-    return [f.on(gpu.peak_flops, gpu.name) for f in formats if f.weight_bits < dtypes.weight_bits]
+# Operators that see the last position of each sequence alone.
+HEAD = {"output_head", "pooler", "embedding_out"}
 
 
 def weights_fit(model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> None:
