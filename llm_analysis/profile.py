@@ -4,7 +4,7 @@ A profile is one JSON file in `profiles/`: for one GPU, or for an architecture (
 live in `gpu_configs/`; nothing here is a fact, everything has evidence. What a GPU's own profile lacks is looked for in
 the nearest other one, and the note that comes with the answer tells so:
 
-    profile_for(gpu)            own -> its architecture's -> the nearest architecture's
+    profile_for(gpu)            own -> its architecture's -> the nearest architecture's (SPEAK_FOR)
     kernel(profile, kind, fmt)  that format -> without its suffix (bf16_kv8 -> bf16) -> what resembles it -> bf16
 
 `links.json` holds the collectives, by link: NVLink generations, PCIe, the mesh, the network between servers; each
@@ -14,7 +14,8 @@ with `nccl` and, where one was measured, `engine`, an inference engine's own all
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+import os
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +27,18 @@ from llm_analysis.hardware import GPU, Efficiency
 FOLDER = Path(__file__).parent / "profiles"
 LINKS_FILE = "links.json"
 
-# Whose numbers stand in for an architecture without a profile, nearest first (generation and memory type).
-NEAREST = {
-    "Volta": ("Ampere",),
-    "Turing": ("Volta", "Ampere"),
-    "Ampere": ("Hopper",),
-    "Ada": ("Ampere",),
-    "Hopper": ("Ampere",),
-    "Blackwell": ("Hopper",),
-    "CDNA": ("Ampere", "Hopper"),
+# The profiles that may speak for the GPUs of an architecture, nearest first (revision, generation and memory type).
+A100, H100 = "a100-sxm-80gb", "h100-sxm-80gb"
+SPEAK_FOR = {
+    "Volta": ("volta", A100),
+    "Turing": ("turing", "volta", A100),
+    "Ampere": (A100, H100),
+    "Ada": ("l40s-48gb", A100),
+    "Hopper": (H100, A100),
+    "Blackwell": ("b200-sxm", H100),
+    "CDNA2": ("cdna2", A100, H100),
+    "CDNA": ("cdna", A100, H100),
+    "": (A100,),
 }
 
 # A format without numbers of its own, and the formats whose kernels resemble it most, nearest first.
@@ -119,17 +123,25 @@ class Found(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=1)
 def profiles() -> dict[str, Profile]:
-    """All profiles, by name. Raises BadConfig for a file that is none."""
-    found = {}
-    for path in sorted(FOLDER.glob("*.json")):
-        if path.name != LINKS_FILE:
-            found[path.stem] = Profile(**parsed(path))
-    return found
+    """All profiles, by name."""
+    return {name: profile_named(name) for name in profile_names()}
 
 
-@lru_cache(maxsize=1)
+@cache
+def profile_names() -> tuple[str, ...]:
+    """The names of all profiles, sorted."""
+    files = sorted(os.listdir(FOLDER))
+    return tuple(file[: -len(".json")] for file in files if file.endswith(".json") and file != LINKS_FILE)
+
+
+@cache
+def profile_named(name: str) -> Profile:
+    """The profile of that name. Raises BadConfig for a file that is none."""
+    return Profile(**parsed(FOLDER / f"{name}.json"))
+
+
+@cache
 def links() -> Links:
     """The collectives of all links."""
     return Links(**parsed(FOLDER / LINKS_FILE))
@@ -144,56 +156,42 @@ def parsed(path: Path) -> dict[str, Any]:
     return raw
 
 
-def family(architecture: str) -> str:
-    """An architecture without its revision: CDNA3 is CDNA, Blackwell Ultra is Blackwell."""
-    known = [name for name in NEAREST if architecture.startswith(name)]
-    return known[0] if known else architecture
-
-
-def of_architecture(architecture: str) -> Profile | None:
-    """The profile to use for an architecture: its own, of the same revision if there is one, or a GPU's of it."""
-    same = [p for p in profiles().values() if family(p.architecture) == family(architecture)]
-    return min(same, key=lambda p: (p.architecture != architecture, p.gpu_name is not None, p.note != ""), default=None)
-
-
 def chain(gpu: GPU) -> list[tuple[Profile, str]]:
     """The profiles that may speak for a GPU, nearest first, each with the note that using it deserves."""
-    own = [(p, "") for p in profiles().values() if p.gpu_name == gpu.name]
-    group = family(gpu.architecture)
-    for architecture in (gpu.architecture, *NEAREST.get(group, ("Ampere",))):
-        profile = of_architecture(architecture)
-        if profile is not None and profile.name not in [p.name for p, _ in own]:
-            own.append((profile, f"no kernels of {gpu.name} were measured: fractions of peak of {profile.name}"))
-    return own
+    known = max((name for name in SPEAK_FOR if gpu.architecture.startswith(name)), key=len)
+    found = [(profile_named(gpu.name), "")] if gpu.name in profile_names() else []
+    own = [(profile, note) for profile, note in found if profile.gpu_name == gpu.name]
+    others = [profile_named(name) for name in SPEAK_FOR[known] if name not in [profile.name for profile, _ in own]]
+    note = f"no kernels of {gpu.name} were measured: fractions of peak of "
+    return own + [(profile, note + profile.name) for profile in others]
 
 
 def profile_for(gpu: GPU) -> Profile:
-    """The profile that speaks for a GPU; `note` tells where it is not its own. Raises Unsupported where there is none.
+    """The profile that speaks for a GPU; `note` tells where it is not its own.
 
     `fill` counts pieces of work, so it grows with the number of SMs.
     """
-    found = chain(gpu)
-    if not found:
-        raise Unsupported(f"no kernel profile for {gpu.name} ({gpu.architecture})")
-    profile, note = found[0]
-    kernels = {kind: dict(by_format) for kind, by_format in profile.kernels.items()}
-    for other, _ in found[1:]:
+    (profile, note), *others = chain(gpu)
+    num_sms = gpu.num_sms or profile.num_sms
+    own_scale = num_sms / profile.num_sms
+    kernels = {
+        kind: {name: rescaled(entry, own_scale) for name, entry in by_format.items()}
+        for kind, by_format in profile.kernels.items()
+    }
+    for other, _ in others:
         for kind, by_format in other.kernels.items():
             mine = kernels.setdefault(kind, {})
             for name, entry in by_format.items():
                 if name not in mine:
-                    mine[name] = borrowed(entry, other, profile.num_sms)
-    if gpu.num_sms and gpu.num_sms != profile.num_sms:
-        scale = gpu.num_sms / profile.num_sms
-        kernels = {k: {f: rescaled(entry, scale) for f, entry in v.items()} for k, v in kernels.items()}
+                    mine[name] = borrowed(entry, other, num_sms)
     told = "; ".join(part for part in (profile.note, note) if part)
-    return profile.model_copy(
-        update={"kernels": kernels, "note": told, "num_sms": gpu.num_sms or profile.num_sms, "gpu_name": gpu.name}
-    )
+    return profile.model_copy(update={"kernels": kernels, "note": told, "num_sms": num_sms, "gpu_name": gpu.name})
 
 
 def rescaled(entry: Kernel, scale: float) -> Kernel:
     """The same fractions on a chip `scale` times as wide."""
+    if scale == 1.0 or not entry.numbers.fill:
+        return entry
     numbers = entry.numbers.model_copy(update={"fill": entry.numbers.fill * scale})
     return entry.model_copy(update={"numbers": numbers})
 
