@@ -11,8 +11,9 @@ makes it shortest. Decode flushes too: the sampled tokens come back before the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from llm_analysis.dtypes import Dtypes
 from llm_analysis.estimate import Timed, pass_seconds
@@ -27,7 +28,11 @@ from llm_analysis.units import NUMBER, Quantity, maximum, minimum
 # Micro-batches for each stage beyond which the flush is small (GPipe, Huang et al. 2019: M >= 4 K).
 MOST_FOR_EACH_STAGE = 4
 
-Pricing = Callable[[list[Op]], Timed]  # operators with their costs, each counting once
+
+class Pricing(Protocol):
+    """Operators with their costs, in a pass of the given weight."""
+
+    def __call__(self, ops: list[Op], weight: float = 1.0) -> Timed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,12 @@ def cuts(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, ru
 
     A micro-batch holds one sequence at least: to cut finer gains nothing.
     """
-    count, batch = 1, step.batch
-    most = MOST_FOR_EACH_STAGE * layout.pp_size if layout.pp_size > 1 else 1
-    host = [op for op in runtime.host_ops(step, model.num_hidden_layers) if op.kind != "host_layer"]
+    count, batch, most = 1, step.batch, MOST_FOR_EACH_STAGE * layout.pp_size
+    host = runtime.host_ops(step, model.num_hidden_layers)
+    if layout.pp_size == 1:
+        yield Cut(1, [Stage(stage_ops(model, step, dtypes, layout, 0, model.num_hidden_layers) + host)], [], [])
+        return
+    host = [op for op in host if op.kind != "host_layer"]
     while count <= most and (not isinstance(batch, NUMBER) or count < 2 * batch):
         micro = replace(step, batch=maximum(batch / count, 1.0)) if count > 1 else step
         sends = stage_sends(model, micro, dtypes, layout)
@@ -103,7 +111,7 @@ def shortest(ways: Iterable[Cut], price: Pricing, weight: float = 1.0) -> Timed:
     best: Timed = []
     least = float("inf")
     for way in ways:
-        timed = between_ends(way, price, weight)
+        timed = between_ends(way, price, weight) if way.sends else price(way.stages[0].ops, weight)
         total = float(pass_seconds(timed))
         if total >= least:
             break
