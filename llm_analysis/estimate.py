@@ -131,8 +131,7 @@ def operator_rows(phase: str, timed: Timed, gpu: GPU) -> list[OperatorTime]:
 
 def operator_row(phase: str, entries: Timed, gpu: GPU, total: float) -> OperatorTime:
     """The sums of one operator over its entries."""
-    count = seconds = flops = moved = wire = light = 0.0
-    terms = dict.fromkeys(TERMS, 0.0)
+    count = seconds = flops = moved = wire = light = compute = memory = launch = network = 0.0
     for weight, op, c in entries:
         runs = float(weight * op.count)
         count += runs
@@ -141,9 +140,11 @@ def operator_row(phase: str, entries: Timed, gpu: GPU, total: float) -> Operator
         moved += runs * float(op.bytes)
         wire += runs * float(op.wire_bytes)
         light += runs * float(cost(op, gpu, IDEAL).seconds)
-        for term in TERMS:
-            terms[term] += runs * float(getattr(c, term))
-    op = entries[0][1]
+        compute += runs * float(c.compute)
+        memory += runs * float(c.memory)
+        launch += runs * float(c.launch)
+        network += runs * float(c.network)
+    op, terms = entries[0][1], dict(zip(TERMS, (compute, memory, launch, network), strict=True))
     return OperatorTime(
         phase=phase,
         name=op.name,

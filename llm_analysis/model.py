@@ -177,6 +177,14 @@ def num_active_params(model: ModelConfig) -> float:
 
 def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
     """Bytes that one more token adds to the KV cache of a sequence so long that all windows are full."""
+    key = f"kv_bytes_per_token {dtypes.kv_bits} {dtypes.stream}"
+    if key not in model.remembered:
+        model.remembered[key] = added_by_a_token(model, dtypes)
+    return model.remembered[key]
+
+
+def added_by_a_token(model: ModelConfig, dtypes: Dtypes) -> float:
+    """The same, counted anew."""
     long = 2.0**24
     now, before = (Step(1.0, 1.0, context, "decode") for context in (long, long - 1))
     return cached(model, now, dtypes) - cached(model, before, dtypes)
