@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llm_analysis.hardware import GPU
     from llm_analysis.model_config import ModelConfig
     from llm_analysis.operators import Op, Step
+    from llm_analysis.runtime import Runtime, get_runtime
     from llm_analysis.scenario import Parallelism
 
 HOME = {
@@ -33,6 +34,8 @@ HOME = {
     "ModelConfig": "model_config",
     "Op": "operators",
     "Step": "operators",
+    "Runtime": "runtime",
+    "get_runtime": "runtime",
     "Parallelism": "scenario",
 }
 
@@ -45,10 +48,12 @@ __all__ = [
     "ModelConfig",
     "Op",
     "Parallelism",
+    "Runtime",
     "Step",
     "get_dtypes",
     "get_gpu",
     "get_model",
+    "get_runtime",
 ]
 
 

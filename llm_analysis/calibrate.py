@@ -17,8 +17,8 @@ from llm_analysis.errors import BadConfig
 from llm_analysis.fit_runtime import fit
 from llm_analysis.measurements import Measurement, read_measurements
 from llm_analysis.report import table
-from llm_analysis.rows import Rows
-from llm_analysis.runtime import Runtime, RuntimeEvidence, get_runtime
+from llm_analysis.rows import Rows, gpu_named
+from llm_analysis.runtime import Runtime, RuntimeEvidence, build_for, get_runtime
 from llm_analysis.validate import quantile
 
 ROWS_PER_TERM = 4  # rows for each term after the first
@@ -42,36 +42,50 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
         import scipy  # noqa: F401
     except ImportError:
         raise BadConfig("calibrate needs scipy: pip install 'llm-analysis[calibrate]'") from None
+    import numpy as np
+
+    from llm_analysis.runtimes import bands
+
     measurements, unread = read_measurements(path)
-    start = get_runtime(runtime or (measurements[0].runtime if measurements else "none"))
-    rows = Rows(measurements)
-    skipped = [*unread, *rows.skipped]
+    chosen = runtime or next((m.runtime for m in measurements), "none")
+    others = [m for m in measurements if runtime is None and m.runtime != chosen]
+    rows = Rows([m for m in measurements if m not in others])
+    skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.runtime}") for m in others)]
     if not rows.measurements:
-        raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1] if skipped else 'there is none'}")
+        raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
+    start = build_for(get_runtime(chosen), gpu_named(rows.measurements[0].gpu_name))
     terms = terms_for(rows.measurements)
-    found = fit(rows, start, terms, prior=start)
     before, after = held_out(rows, start, terms)
-    notes = [f"skipped {row}: {reason}" for row, reason in skipped]
-    if len(rows.measurements) < 2:
-        notes.append("one row alone: nothing is left to check the fit with")
-    if len(terms) < len(TELLING):
-        notes.append(
-            f"{len(rows.measurements)} rows tell {len(terms)} terms apart; the others are those of {start.name}"
-        )
-    evidence = RuntimeEvidence(
-        rows=len(rows.measurements), sources={path.name: len(rows.measurements)}, note=start.name
-    )
+    fitted = fit(rows, start, terms, prior=start)
+    changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
+    changed |= {"held_out": {}, "evidence": evidence(path, after, len(rows.measurements))}
     if after:
-        sizes = sorted(abs(e) for e in after)
-        shown = {
-            "median_error": quantile(sizes, 0.5),
-            "p90_error": quantile(sizes, 0.9),
-            "bias": quantile(sorted(after), 0.5),
-        }
-        evidence = evidence.model_copy(update={key: round(value, 4) for key, value in shown.items()})
-    today = date.today().isoformat()
-    done = found.model_copy(update={"name": name, "date": today, "evidence": evidence, "held_out": {}})
+        changed["bands"] = start.bands | bands(rows, rows.measured * (1 + np.array(after)))
+    done = fitted.model_copy(update=changed)
+    notes = [*remarks(len(rows.measurements), terms, start), *(f"skipped {row}: {why}" for row, why in skipped)]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
+
+
+def evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
+    """How many rows, and the errors on those left out."""
+    found = RuntimeEvidence(rows=n, sources={path.name: n})
+    if not after:
+        return found
+    sizes = sorted(abs(error) for error in after)
+    errors = {"median_error": quantile(sizes, 0.5), "p90_error": quantile(sizes, 0.9)}
+    errors["bias"] = quantile(sorted(after), 0.5)
+    return found.model_copy(update={key: round(value, 4) for key, value in errors.items()})
+
+
+def remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
+    """What so few rows cannot say, as sentences."""
+    found = []
+    if n < 2:
+        found.append("one row alone: nothing is left to check the fit with")
+    if len(terms) < len(TELLING):
+        told = f"{n} row{'s tell' if n > 1 else ' tells'} {len(terms)} of {len(TELLING)} terms"
+        found.append(f"{told}; the others are those of {start.name}")
+    return found
 
 
 # What must vary among the rows for a term to be told apart from the first.

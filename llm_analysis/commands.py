@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
-from llm_analysis.errors import BadValue, choice
+from llm_analysis.errors import BadValue, choice, shown
 from llm_analysis.methods import number
 from llm_analysis.output import Output, existing_folder
 from llm_analysis.report import FORMATS
+from llm_analysis.runtime import runtime_names
 
 
 def validate(
@@ -35,20 +37,27 @@ def validate(
 
     choice("format", format, FORMATS)
     choice("method", method, ("calibrated", "ideal"))
+    limits = {
+        "median |error|": limit("max_median_error", max_median_error),
+        "p90 |error|": limit("max_p90_error", max_p90_error),
+    }
     result = score(EVIDENCE if measurements is None else path_of("measurements", measurements), runtime, method)
     if not result.rows:
-        reason = result.skipped[0][1] if result.skipped else "there is none"
+        reason = result.skipped[0][1] if result.skipped else "all of them are set apart"
         raise BadValue(f"no row could be estimated: {reason}")
-    limits = {
-        "median |error|": (result.overall.median_abs_error, max_median_error),
-        "p90 |error|": (result.overall.p90_abs_error, max_p90_error),
-    }
-    over = [
-        f"{name} {found:.1%} is above {number('max_error', limit):.1%}"
-        for name, (found, limit) in limits.items()
-        if limit is not None and found > number("max_error", limit)
-    ]
+    found = zip(limits.items(), (result.overall.median_abs_error, result.overall.p90_abs_error), strict=True)
+    over = [f"{name} {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most]
     return Output(score_report.rendered(result, format), failure="; ".join(over))
+
+
+def limit(flag: str, value: object) -> float:
+    """A bound on an error, as a fraction; infinite where none is given. Raises BadValue."""
+    if value is None:
+        return inf
+    found = number(flag, value)
+    if found < 0:
+        raise BadValue(f"{flag} must be a fraction from 0 up, not {found:g}")
+    return found
 
 
 def calibrate(
@@ -73,10 +82,13 @@ def calibrate(
         raise BadValue("calibrate needs --measurements, a CSV of what you measured; the README shows its columns")
     target = path_of("output_file", output_file)
     if target.suffix != ".json":
-        raise BadValue(f"output_file must end in .json, not {output_file}")
-    found = own.calibrated(path_of("measurements", measurements), runtime, target.stem)
-    files = {target.name: own.as_json(found.runtime)}
-    return Output(own.rendered(found, format, str(target)), folder=existing_folder(str(target.parent)), files=files)
+        raise BadValue(f"output_file must end in .json, not {shown(output_file)}")
+    if target.is_dir():
+        raise BadValue(f"output_file {shown(output_file)} is a folder")
+    folder = existing_folder(str(target.parent), "the folder of output_file")
+    name = f"my-{target.stem}" if target.stem in runtime_names() else target.stem
+    found = own.calibrated(path_of("measurements", measurements), runtime, name)
+    return Output(own.rendered(found, format, str(target)), folder, {target.name: own.as_json(found.runtime)})
 
 
 def path_of(flag: str, value: str) -> Path:

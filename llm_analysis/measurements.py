@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 
 from llm_analysis.dtypes import Dtypes, get_dtypes
@@ -34,6 +33,8 @@ REQUIRED = (
     "measured_s",
 )
 METRICS = ("ttft", "tpot", "total_latency")
+KINDS = ("static", "serving")
+LARGEST = 1e9  # of any figure: beyond it stands a slip of the keyboard
 EVIDENCE = Path(__file__).parent / "evidence" / "published.csv"
 
 # Rows that another published number or the arithmetic contradicts: scored apart, never fitted.
@@ -99,15 +100,17 @@ def apart(m: Measurement) -> str:
 def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """The rows of a table, and (id, reason) of those that cannot be read. Raises BadConfig for no such table."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadConfig(f"{path}: cannot be read as CSV: {error}") from None
-    missing = [name for name in REQUIRED if not rows or name not in rows[0]]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            rows, columns = list(table), table.fieldnames or ()
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadConfig(f"{path}: cannot be read as CSV: {reason}") from None
+    missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        raise BadConfig(
-            f"{path}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}" if rows else f"{path}: no rows"
-        )
+        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}")
+    if not rows:
+        raise BadConfig(f"{path}: no rows")
     good, bad = [], []
     for row in rows:
         try:
@@ -122,6 +125,9 @@ def read_row(row: Mapping[str, str | None]) -> Measurement:
     metric = text(row, "metric")
     if metric not in METRICS:
         raise BadValue(f"metric {shown(metric)} is not one of {', '.join(METRICS)}")
+    kind = text(row, "kind") or KINDS[0]
+    if kind not in KINDS:
+        raise BadValue(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
     tokens = figure(row, "num_tokens_to_generate", 1.0)
     usual = max(tokens - 1.0, 1.0 if metric == "tpot" else 0.0)
     seconds = figure(row, "measured_s")
@@ -130,16 +136,16 @@ def read_row(row: Mapping[str, str | None]) -> Measurement:
     return Measurement(
         id=text(row, "id"),
         source=text(row, "source"),
-        kind=text(row, "kind") or "static",
+        kind=kind,
         runtime=text(row, "runtime") or "none",
         model_name=text(row, "model_name"),
         gpu_name=text(row, "gpu_name"),
         dtype_name=text(row, "dtype_name"),
         kv_dtype=text(row, "kv_dtype"),
-        tp_size=int(figure(row, "tp_size", 1.0)),
-        pp_size=int(figure(row, "pp_size", 1.0)),
-        ep_size=int(figure(row, "ep_size", 1.0)),
-        batch_size=figure(row, "batch_size"),
+        tp_size=count(row, "tp_size"),
+        pp_size=count(row, "pp_size"),
+        ep_size=count(row, "ep_size"),
+        batch_size=figure(row, "batch_size", least=1.0),
         seq_len=max(figure(row, "seq_len", 1.0), 1.0),
         num_tokens=tokens,
         decode_steps=figure(row, "decode_steps", usual),
@@ -153,8 +159,8 @@ def text(row: Mapping[str, str | None], name: str) -> str:
     return (row.get(name) or "").strip()
 
 
-def figure(row: Mapping[str, str | None], name: str, empty: float | None = None) -> float:
-    """A cell as a finite number that is not negative; `empty` where the cell is. Raises BadValue."""
+def figure(row: Mapping[str, str | None], name: str, empty: float | None = None, least: float = 0.0) -> float:
+    """A cell as a number from `least` to `LARGEST`; `empty` where the cell is. Raises BadValue."""
     cell = text(row, name)
     if not cell and empty is not None:
         return empty
@@ -162,6 +168,14 @@ def figure(row: Mapping[str, str | None], name: str, empty: float | None = None)
         value = float(cell)
     except ValueError:
         raise BadValue(f"{name} must be a number, not {shown(cell)}") from None
-    if not isfinite(value) or value < 0:
-        raise BadValue(f"{name} must be a finite number from 0 up, not {shown(cell)}")
+    if not least <= value <= LARGEST:
+        raise BadValue(f"{name} must be a number from {least:g} to {LARGEST:g}, not {shown(cell)}")
     return value
+
+
+def count(row: Mapping[str, str | None], name: str) -> int:
+    """A cell as a whole number from 1 up; 1 where it is empty. Raises BadValue."""
+    value = figure(row, name, 1.0)
+    if value < 1 or value != int(value):
+        raise BadValue(f"{name} must be a whole number from 1 up, not {shown(text(row, name))}")
+    return int(value)

@@ -53,10 +53,10 @@ def put_back(path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
 
 
-def existing_folder(value: object) -> Path:
+def existing_folder(value: object, flag: str = "output_dir") -> Path:
     """A folder that can be written to. Raises BadValue for anything else."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise BadValue(f"output_dir must be a folder, not {shown(value)}")
+        raise BadValue(f"{flag} must be a folder, not {shown(value)}")
     try:
         path = Path(value).expanduser()
         problem = "" if path.is_dir() else "not a folder" if path.exists() else "no such folder; create it first"
@@ -65,7 +65,7 @@ def existing_folder(value: object) -> Path:
     if not problem and not os.access(path, os.W_OK | os.X_OK):
         problem = "not writable"
     if problem:
-        raise BadValue(f"output_dir {shown(value, 240)}: {problem}")
+        raise BadValue(f"{flag} {shown(value, 240)}: {problem}")
     return path
 
 

@@ -7,23 +7,30 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from textwrap import fill
 
-from llm_analysis.measurements import Measurement
+from llm_analysis.measurements import Measurement, apart
 from llm_analysis.report import seconds, table
 from llm_analysis.validate import Score, Scored, Statistics, as_dict, statistics
 
 Key = Callable[[Measurement], str]
 SECTIONS: dict[str, Key] = {
     "runtime": lambda m: f"{m.runtime} ({m.kind})" if m.kind != "static" else m.runtime,
-    "source": lambda m: m.source[:40],
+    "source": lambda m: m.source,
     "GPU": lambda m: m.gpu_name,
     "model": lambda m: m.model_name,
     "metric": lambda m: m.metric,
     "format": lambda m: m.dtype_name,
 }
-HEADERS = ("rows", "median |error|", "p90", "bias", "in band")
+HEADERS = ("rows", "median", "p90", "bias", "in band")
+LEGEND = (
+    "median and p90 of |estimated / measured - 1|; bias: its median with the sign. For each row a runtime of this "
+    "program is taken as it was fitted without the rows of the same source and GPU."
+)
 MOST_REASONS = 8
 WORST = 5
+FEW = 5  # groups of fewer rows share a line
+LONGEST_NAME = 36
 
 
 def rendered(score: Score, style: str) -> str:
@@ -32,26 +39,38 @@ def rendered(score: Score, style: str) -> str:
         return json.dumps(as_dict(score), indent=2)
     if style == "csv":
         return as_csv(score)
-    parts = [table([cells("all", score.overall)], ("", *HEADERS), style)]
-    for title, key in SECTIONS.items():
-        rows = [cells(name, found) for name, found in score.by(key).items()]
-        parts.append(table(rows, (f"by {title}", *HEADERS), style))
+    parts = [table([cells("all", score.overall)], ("", *HEADERS), style), legend(score.overall)]
+    parts += [section(score, title, key, style) for title, key in SECTIONS.items()]
     parts.append(worst(score, style))
     return "\n\n".join([*parts, *remarks(score)])
 
 
+def legend(s: Statistics) -> str:
+    """What the columns mean, and how wide the bands are."""
+    if s.coverage is None or s.narrow is None:
+        return wrapped(LEGEND)
+    return wrapped(
+        f"{LEGEND} A band should hold 80 % of such rows; {s.narrow:.0%} of the bands are narrower than +-20 %."
+    )
+
+
+def section(score: Score, title: str, key: Key, style: str) -> str:
+    """One way to group the rows; groups of fewer than `FEW` rows together in the last line."""
+    sizes = {name: found.n for name, found in score.by(key).items()}
+    small = [name for name, n in sizes.items() if n < FEW]
+    last = f"{len(small)} with fewer than {FEW} rows"
+    fold = small if len(small) > 1 else []
+    groups = score.by(lambda m: last if key(m) in fold else key(m))
+    rows = [cells(name, found) for name, found in groups.items() if name != last]
+    rows += [cells(last, groups[last])] if fold else []
+    return table(rows, (f"by {title}", *HEADERS), style)
+
+
 def cells(name: str, s: Statistics) -> tuple[str, ...]:
     """One line of a section."""
-    if not s.n:
-        return (name, "0", "", "", "", "")
-    return (
-        name,
-        str(s.n),
-        f"{s.median_abs_error:.1%}",
-        f"{s.p90_abs_error:.1%}",
-        f"{s.bias:+.1%}",
-        "" if s.coverage is None else f"{s.coverage:.0%}",
-    )
+    coverage = "" if s.coverage is None else f"{s.coverage:.0%}"
+    errors = f"{s.median_abs_error:.1%}", f"{s.p90_abs_error:.1%}", f"{s.bias:+.1%}"
+    return (name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "...", str(s.n), *errors, coverage)
 
 
 def worst(score: Score, style: str) -> str:
@@ -70,19 +89,28 @@ def row_cells(m: Measurement, scored: Scored) -> tuple[str, ...]:
 def remarks(score: Score) -> list[str]:
     """What was set apart and what was skipped, with reasons."""
     found = []
-    if score.set_apart:
-        apart = statistics([scored for _, scored in score.set_apart])
-        found.append(
-            f"set apart: {apart.n} rows that arithmetic contradicts, median |error| {apart.median_abs_error:.0%}"
-        )
+    for reason in dict.fromkeys(apart(m) for m, _ in score.set_apart):
+        of = statistics([scored for m, scored in score.set_apart if apart(m) == reason])
+        found.append(f"set apart: {counted(of.n)}, median {of.median_abs_error:.1%}: {reason}")
     reasons: dict[str, list[str]] = {}
     for name, reason in score.skipped:
         reasons.setdefault(reason, []).append(name)
     for reason, names in list(reasons.items())[:MOST_REASONS]:
-        found.append(f"skipped: {len(names)} rows, {names[0]} the first: {reason}")
+        first = names[0] if len(names) == 1 else f"{names[0]} the first"
+        found.append(f"skipped: {counted(len(names))}, {first}: {reason}")
     if len(reasons) > MOST_REASONS:
         found.append(f"skipped for {len(reasons) - MOST_REASONS} more reasons; --format json lists each row")
-    return found
+    return [wrapped(remark) for remark in found]
+
+
+def counted(n: int) -> str:
+    """So many rows."""
+    return "1 row" if n == 1 else f"{n} rows"
+
+
+def wrapped(text: str) -> str:
+    """A sentence in lines that fit a terminal."""
+    return fill(" ".join(text.split()), 79, break_long_words=False, break_on_hyphens=False)
 
 
 def as_csv(score: Score) -> str:
