@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 # A term's unit in the fit (seconds; factors have none and are fitted by their logarithm) and how far it may go.
-SECONDS = {"step_seconds": 1e-3, "layer_seconds": 1e-5, "sequence_seconds": 1e-5, "collective_seconds": 1e-5}
+SECONDS = {
+    "step_seconds": 1e-3,
+    "layer_seconds": 1e-5,
+    "sequence_seconds": 1e-5,
+    "collective_seconds": 1e-5,
+}
 FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention", "collective_link")
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # units of seconds

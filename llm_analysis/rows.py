@@ -45,12 +45,11 @@ def gpu_named(name: str) -> GPU:
 
 @dataclass(frozen=True)
 class Group:
-    """Operators of one kind, format and GPU, over all rows: element i is of row `row[i]`, `weight[i]` times."""
+    """Operators of one kind, format and GPU, over all rows: element i belongs to pass `at[i]`."""
 
     gpu_name: str
     op: Op
-    row: Any
-    weight: Array
+    at: Any
 
 
 class Rows:
@@ -63,19 +62,23 @@ class Rows:
 
         self.measurements: list[Measurement] = []
         self.skipped: list[tuple[str, str]] = []
-        gathered: dict[tuple[Any, ...], list[tuple[int, float, Op]]] = {}
+        gathered: dict[tuple[Any, ...], list[tuple[int, Op]]] = {}
+        passes: list[tuple[int, float]] = []
         for measurement in measurements:
             try:
-                entries = row_operators(measurement)
+                entries = row_passes(measurement)
             except LLMAnalysisError as error:
                 self.skipped.append((measurement.id, str(error)))
                 continue
-            index = len(self.measurements)
+            for weight, phase, ops in entries:
+                for op in ops:
+                    key = (measurement.gpu_name, op.kind, op.format, op.rate, op.span, phase)
+                    gathered.setdefault(key, []).append((len(passes), op))
+                passes.append((len(self.measurements), weight))
             self.measurements.append(measurement)
-            for weight, phase, op in entries:
-                key = (measurement.gpu_name, op.kind, op.format, op.rate, op.span, phase)
-                gathered.setdefault(key, []).append((index, weight, op))
         self.groups = [group(key, entries) for key, entries in gathered.items()]
+        self.row_of_pass = np.array([row for row, _ in passes], dtype=int)
+        self.weight_of_pass = np.array([weight for _, weight in passes], dtype=float)
         self.measured = np.array([m.seconds for m in self.measurements])
         self.bare: dict[str, Calibrated] = {}
 
@@ -83,13 +86,13 @@ class Rows:
         """Estimates of all rows, in seconds."""
         import numpy as np
 
-        total = np.zeros(len(self.measurements))
+        passes = np.zeros(len(self.weight_of_pass))
         for g in self.groups:
             choose = self.kernels(g.gpu_name, runtime)
-            times = np.broadcast_to(
-                g.weight * g.op.count * cost(g.op, choose.gpu, choose(g.op)).seconds, g.weight.shape
-            )
-            total += np.bincount(g.row, weights=times, minlength=len(total))
+            times = np.broadcast_to(g.op.count * cost(g.op, choose.gpu, choose(g.op)).seconds, g.at.shape)
+            passes += np.bincount(g.at, weights=times, minlength=len(passes))
+        weighted = self.weight_of_pass * passes
+        total: Array = np.bincount(self.row_of_pass, weights=weighted, minlength=len(self.measurements)).astype(float)
         return total
 
     def kernels(self, gpu_name: str, runtime: Runtime) -> Calibrated:
@@ -99,8 +102,8 @@ class Rows:
         return self.bare[gpu_name].under(runtime)
 
 
-def row_operators(measurement: Measurement) -> list[tuple[float, str, Op]]:
-    """(weight, phase, operator) of all that a figure covers, the host's included.
+def row_passes(measurement: Measurement) -> list[tuple[float, str, list[Op]]]:
+    """(weight, phase, operators) of all passes that a figure covers, the host's part included.
 
     Raises LLMAnalysisError for a row that cannot be estimated, one whose weights are more than the GPUs hold included.
     """
@@ -112,9 +115,7 @@ def row_operators(measurement: Measurement) -> list[tuple[float, str, Op]]:
     layout.check(model)
     weights_fit(model, dtypes, layout, gpu)
     return [
-        (weight, step.phase, op)
-        for weight, step in measurement.passes(model)
-        for op in pass_operators(model, step, dtypes, layout)
+        (weight, step.phase, pass_operators(model, step, dtypes, layout)) for weight, step in measurement.passes(model)
     ]
 
 
@@ -123,10 +124,9 @@ def pass_operators(model: ModelConfig, step: Step, dtypes: Any, layout: Any) -> 
     return forward(model, step, dtypes, layout) + EVERYTHING.host_ops(step, model.num_hidden_layers)
 
 
-def group(key: tuple[Any, ...], entries: list[tuple[int, float, Op]]) -> Group:
+def group(key: tuple[Any, ...], entries: list[tuple[int, Op]]) -> Group:
     """One `Op` of arrays."""
     import numpy as np
 
-    arrays: dict[str, Any] = {name: np.array([float(getattr(op, name)) for _, _, op in entries]) for name in QUANTITIES}
-    op = replace(entries[0][2], **arrays)
-    return Group(key[0], op, np.array([i for i, _, _ in entries]), np.array([w for _, w, _ in entries]))
+    arrays: dict[str, Any] = {name: np.array([float(getattr(op, name)) for _, op in entries]) for name in QUANTITIES}
+    return Group(key[0], replace(entries[0][1], **arrays), np.array([at for at, _ in entries]))

@@ -35,6 +35,7 @@ COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send
 MATMULS = {"gemm", "grouped_gemm"}
 FOLDER = Path(__file__).parent / "profiles" / "runtimes"
 DEFAULT_RUNTIME = "vllm"
+LONGEST_NAME = 255  # bytes that file systems allow
 Factor = Annotated[float, Field(gt=0, le=2)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -153,8 +154,8 @@ def get_runtime(name: object) -> Runtime:
         raise BadValue(f"runtime must be a known name or the path of a JSON file, not {shown(name)}")
     if name == "none":
         return NONE
-    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if not path.is_file():
+    path = Path(name).expanduser() if name.endswith(".json") else FOLDER / f"{name}.json"
+    if len(path.name) > LONGEST_NAME or not path.is_file():
         if name.endswith(".json"):
             raise BadConfig(f"{name}: no such file")
         raise unknown("runtime", name, runtime_names())

@@ -3,7 +3,8 @@
     python -m llm_analysis.runtimes measurements.csv
 
 Each is fitted to its static rows. The kipply-blog rows are this project's first benchmark: scored, never fitted. A fit
-starts from nothing, or from what the other engines have in common (`pool`), whichever does better on rows held out.
+starts from nothing, from what the engines of POOL have in common, or from one of them (fitted first), whichever
+does better on rows held out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
 from llm_analysis.measurements import Measurement, apart, read_measurements
 from llm_analysis.rows import Rows, gpu_named
-from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence
+from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence, get_runtime
+from llm_analysis.validate import analysis_of, estimated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,9 +34,9 @@ OWN_BENCHMARK = "kipply-blog"
 # Whose all-reduce an engine runs, and how it launches narrow kernels: from their source code and release notes.
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True},
+    "tensorrt-llm": {"collective": "engine"},
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
     "sglang": {"collective": "engine", "narrow_launch": True},
-    "tensorrt-llm": {"collective": "engine"},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "nccl"},
     "llama.cpp": {"collective": "nccl", "narrow_launch": True},
@@ -43,7 +45,7 @@ FACTS: dict[str, dict[str, Any]] = {
 # The terms that may be fitted. Most engines' kernels are those the profiles were measured on, or as good, so that only
 # what they add is fitted. FasterTransformer has no host loop to wait for: one C++ call a step, its kernels fused.
 ADDED = (*SECONDS, "narrow_memory")
-ALLOWED = dict.fromkeys(("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "gpt-fast"), ADDED)
+ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "gpt-fast"), ADDED)
 ALLOWED["fastertransformer"] = ("collective_seconds", "collective_link", "narrow_memory")
 LIKE = {"lmdeploy": "tensorrt-llm"}  # an engine without published rows here, and the one it resembles: C++, graphs
 BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
@@ -83,10 +85,24 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
     return found.model_copy(update={"evidence": evidence(rows, estimates), "bands": bands(rows, estimates)})
 
 
+def serving_band(runtime: Runtime, measurements: Iterable[Measurement]) -> dict[str, Band]:
+    """The band of steady states, to whose rows nothing was fitted."""
+    import numpy as np
+
+    ratios = []
+    for m in measurements:
+        if m.runtime == runtime.name and m.kind == "serving":
+            analysis = analysis_of(m, runtime.name, "calibrated", runtime)
+            ratios.append(m.seconds / estimated(m, analysis))
+    return {"serving": band(np.array(ratios))} if len(ratios) >= LEAST_ROWS else {}
+
+
 def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> list[Runtime]:
-    """Where a fit may start: from nothing, or from the pool where its terms are allowed."""
-    pooled = [prior.model_copy(update=facts)] if set(SECONDS) <= set(allowed) else []
-    return [Runtime(**facts), *pooled]
+    """Where a fit may start: from nothing; where all of their terms are allowed from the pool, or from one of it."""
+    single = [get_runtime(name) for name in POOL if (FOLDER / f"{name}.json").is_file() and name != facts["name"]]
+    pooled = [prior, *single] if set(ADDED) <= set(allowed) else []
+    fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
+    return [Runtime(**facts), *(start.model_copy(update=fresh | facts) for start in pooled)]
 
 
 def without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
@@ -156,6 +172,7 @@ def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACT
         others = [m for other in POOL if other != name for m in usable(measurements, other)]
         prior = fit(Rows(others), Runtime(name="pool", collective="engine"), list(SECONDS))
         runtime = fitted(own[name], name, prior)
+        runtime = runtime.model_copy(update={"bands": runtime.bands | serving_band(runtime, measurements)})
         write(runtime, folder)
         terms = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         e = runtime.evidence

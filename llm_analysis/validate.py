@@ -112,20 +112,27 @@ def score(path: Path, runtime: str | None = None, method: str = "calibrated") ->
 def scored_row(m: Measurement, runtime: str, method: str) -> Scored:
     """One row's estimate. Raises LLMAnalysisError where there is none."""
     analysis = analysis_of(m, runtime, method)
-    seconds = sum(weight * float(analysis.seconds(step)) for weight, step in m.passes(analysis.model))
-    if seconds <= 0:
-        raise Unsupported("nothing to estimate: no pass in this row")
-    band = analysis.runtime.band("prefill" if m.metric == "ttft" else "total")
+    seconds = estimated(m, analysis)
+    phase = "serving" if m.kind == "serving" else "prefill" if m.metric == "ttft" else "total"
+    band = analysis.runtime.band(phase)
     low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
     return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high)
 
 
-def analysis_of(m: Measurement, runtime: str, method: str) -> LLMAnalysis:
-    """The analysis that a row asks for, its runtime fitted without the row's source and GPU."""
+def estimated(m: Measurement, analysis: LLMAnalysis) -> float:
+    """Seconds of all that a row covers. Raises Unsupported for a row that covers nothing."""
+    seconds = sum(weight * float(analysis.seconds(step)) for weight, step in m.passes(analysis.model))
+    if seconds <= 0:
+        raise Unsupported("nothing to estimate: no pass in this row")
+    return seconds
+
+
+def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None = None) -> LLMAnalysis:
+    """The analysis that a row asks for, its runtime (`found`, or that of the name) without the row's source and GPU."""
     model, gpu = model_named(m.model_name), gpu_named(m.gpu_name).per_device()
     used = None
     if method == "calibrated":
-        used = build_for(runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)
+        used = build_for(found or runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)
         used = used.hidden() if m.kind == "serving" else used
     analysis = LLMAnalysis(model, gpu, m.dtypes(), m.layout(), method=method, runtime=used)
     weights_fit(model, analysis.dtypes, analysis.layout, gpu)
