@@ -1,0 +1,210 @@
+"""Runtimes: each file is whole and says what it rests on; what a runtime adds only ever costs time."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import Ask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis.fit_runtime import SECONDS, TERMS
+from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Runtime, get_runtime, runtime_names
+
+WANTED = {
+    "fastertransformer",
+    "tensorrt-llm",
+    "vllm",
+    "sglang",
+    "lmdeploy",
+    "gpt-fast",
+    "llama.cpp",
+    "hf-transformers",
+    "none",
+}
+MODELS = ("llama-2-7b", "mixtral-8x7b", "opt-13b")
+GPUS = ("a100-sxm-80gb", "h100-sxm-80gb", "l40s-48gb", "mi300x-192gb")
+names = st.sampled_from(sorted(runtime_names()))
+seconds = st.sampled_from(sorted(SECONDS))
+
+
+@cache
+def analysis(model: str, gpu: str, tp_size: int, runtime: Runtime | str) -> LLMAnalysis:
+    used = get_runtime(runtime) if isinstance(runtime, str) else runtime
+    parts = get_model(model), get_gpu(gpu), get_dtypes("bf16"), Parallelism(tp_size=tp_size)
+    return LLMAnalysis(*parts, method="calibrated", runtime=used)
+
+
+def latencies(model: str, gpu: str, tp_size: int, runtime: Runtime | str, batch: int) -> tuple[float, float]:
+    """Prefill and decode, in seconds."""
+    e = analysis(model, gpu, tp_size, runtime).inference(
+        batch_size_per_gpu=batch, seq_len=256, num_tokens_to_generate=16
+    )
+    return e.prefill_latency, e.decode_latency
+
+
+def test_all_runtimes_are_there() -> None:
+    assert set(runtime_names()) >= WANTED
+    assert DEFAULT_RUNTIME in WANTED
+
+
+@pytest.mark.parametrize("name", sorted(runtime_names()))
+def test_a_runtime_says_what_it_rests_on(name: str) -> None:
+    runtime = get_runtime(name)
+    assert runtime.name == name
+    if name == "none":
+        assert runtime == NONE
+        return
+    evidence = runtime.evidence
+    assert evidence.note or (evidence.rows == sum(evidence.sources.values()) > 0)
+    assert not evidence.rows or None not in (evidence.median_error, evidence.p90_error, evidence.bias)
+    assert runtime.date
+
+
+@pytest.mark.parametrize("name", sorted(runtime_names()))
+def test_a_band_holds_the_estimate_and_rests_on_enough_rows(name: str) -> None:
+    for band in get_runtime(name).bands.values():
+        assert band.low <= 1 <= band.high
+        assert band.rows >= 10
+
+
+@pytest.mark.parametrize("name", sorted(runtime_names()))
+def test_terms_held_out_are_terms_of_the_fit(name: str) -> None:
+    runtime = get_runtime(name)
+    for fold, terms in runtime.held_out.items():
+        source, gpu, *model = fold.split(" | ")
+        assert source in runtime.evidence.sources
+        assert set(terms) <= set(TERMS)
+        assert Runtime(**(runtime.model_dump() | terms)) == runtime.without(source, gpu, *(model or [""]))
+
+
+def test_an_unknown_fold_changes_nothing() -> None:
+    runtime = get_runtime("vllm")
+    assert runtime.without("nobody", "a100-sxm-80gb", "llama-2-7b") == runtime
+
+
+@given(
+    st.sampled_from(MODELS),
+    st.sampled_from(GPUS),
+    st.sampled_from((1, 2, 4)),
+    names,
+    seconds,
+    st.sampled_from((1, 8, 64)),
+    st.sampled_from((1e-6, 1e-4, 5e-3)),
+)
+def test_more_host_time_is_never_faster(
+    model: str, gpu: str, tp_size: int, name: str, term: str, batch: int, more: float
+) -> None:
+    runtime = get_runtime(name).model_copy(update={"name": "mine"})
+    slower = runtime.model_copy(update={term: getattr(runtime, term) + more})
+    before = latencies(model, gpu, tp_size, key(runtime), batch)
+    after = latencies(model, gpu, tp_size, key(slower), batch)
+    assert after[0] >= before[0]
+    assert after[1] >= before[1]
+
+
+def key(runtime: Runtime) -> Runtime:
+    """A runtime that can be remembered: without what an estimate does not need."""
+    return HashableRuntime(**runtime.model_copy(update={"bands": {}, "held_out": {}}).model_dump())
+
+
+class HashableRuntime(Runtime):
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+@given(st.sampled_from(MODELS), st.sampled_from(GPUS), st.sampled_from((1, 2, 4)), names, st.sampled_from((1, 8, 64)))
+def test_bare_kernels_are_never_slower_than_a_runtime(
+    model: str, gpu: str, tp_size: int, name: str, batch: int
+) -> None:
+    """All that a fit may find is added time and kernels no better than the profile's; see the bounds of `Runtime`."""
+    bare = latencies(model, gpu, tp_size, key(NONE.model_copy(update=FACTS.get(name, {}))), batch)
+    under = latencies(model, gpu, tp_size, name, batch)
+    assert all(b <= u * (1 + 1e-12) for b, u in zip(bare, under, strict=True))
+
+
+FACTS = {
+    name: {fact: getattr(get_runtime(name), fact) for fact in ("collective", "narrow_launch")}
+    for name in runtime_names()
+}
+
+
+@given(st.sampled_from(MODELS), st.sampled_from(GPUS[:3]), st.sampled_from((1, 4)), names, st.sampled_from((1, 64)))
+def test_the_ideal_is_a_lower_bound(model: str, gpu: str, tp_size: int, name: str, batch: int) -> None:
+    ideal = LLMAnalysis(
+        get_model(model), get_gpu(gpu), get_dtypes("bf16"), Parallelism(tp_size=tp_size), method="ideal"
+    ).inference(batch_size_per_gpu=batch, seq_len=256, num_tokens_to_generate=16)
+    prefill, decode = latencies(model, gpu, tp_size, name, batch)
+    # Fused kernels save element-wise traffic that the ideal counts kernel by kernel.
+    assert ideal.prefill_latency <= prefill * 1.02
+    assert ideal.decode_latency <= decode * 1.02
+
+
+def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
+    port = get_runtime("vllm-rocm")
+    assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm").runtime == port
+    assert analysis("llama-2-7b", "a100-sxm-80gb", 1, "vllm").runtime == get_runtime("vllm")
+    assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("vlm", "vllm"), ("VLLM", "vllm"), ("tensorrt", "tensorrt-llm"), ("llamacpp", "llama.cpp"), ("zzz", "known: ")],
+)
+def test_an_unknown_runtime_gets_the_nearest_names(ask: Ask, name: str, nearest: str) -> None:
+    found = ask("infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", name)
+    assert (found.status, found.out) == (1, "")
+    assert f"unknown runtime '{name}'" in found.err
+    assert nearest in found.err
+    assert found.err.count("\n") == 1
+
+
+BROKEN = [
+    ("", "mine.json"),
+    ("[1]", "not an object"),
+    ('{"step_seconds": 1e-3}', "missing key 'name'"),
+    ('{"name": "mine", "step_second": 1e-3}', "unknown key 'step_second'; did you mean step_seconds"),
+    ('{"name": "mine", "step_seconds": -1}', "step_seconds"),
+    ('{"name": "mine", "step_seconds": NaN}', "step_seconds"),
+    ('{"name": "mine", "step_seconds": "1"}', "step_seconds must be a number"),
+    ('{"name": "mine", "attention": 0}', "attention"),
+    ('{"name": "mine", "collective": "mpi"}', "collective"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), BROKEN)
+def test_a_file_that_is_no_runtime_is_refused_by_name(ask: Ask, tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    found = ask("infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", str(path))
+    assert (found.status, found.out) == (1, "")
+    assert said in found.err
+    assert found.err.count("\n") == 1
+
+
+def test_a_missing_file_or_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    for name in ("nowhere.json", "folder.json"):
+        with pytest.raises(LLMAnalysisError, match="no such file"):
+            get_runtime(str(tmp_path / name))
+
+
+def test_an_answer_names_its_runtime(ask: Ask) -> None:
+    asked = ["infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb"]
+    assert json.loads(ask(*asked, "--format", "json").out)["runtime"] == DEFAULT_RUNTIME
+    assert json.loads(ask(*asked, "--runtime", "none", "--format", "json").out)["runtime"] == "none"
+    assert DEFAULT_RUNTIME in ask(*asked).out
+
+
+def test_no_runtime_is_asked_of_a_method_that_knows_none(ask: Ask) -> None:
+    asked = ["infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", "vllm"]
+    for method in ("ideal", "published"):
+        found = ask(*asked, "--method", method)
+        assert found.status == 1
+        assert "knows no runtime" in found.err
+
+
+def test_files_are_the_names() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} | {"none"} == set(runtime_names())
