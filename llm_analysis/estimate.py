@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_analysis.hardware import GPU, IDEAL, Cost, cost
 from llm_analysis.operators import Op
@@ -13,14 +12,13 @@ from llm_analysis.units import Quantity
 TERMS = ("compute", "memory", "launch", "network")
 
 
-@dataclass(frozen=True, slots=True)
-class OperatorTime:
+class OperatorTime(NamedTuple):
     """One operator over a whole pass (decode: the mean over all steps). Per GPU; seconds, FLOP, bytes."""
 
     phase: str
     name: str
     kind: str
-    count: float
+    count: float  # type: ignore[assignment]  # the tuple's method of that name gives way
     seconds: float
     share: float  # of its phase
     flops: float
@@ -34,8 +32,7 @@ class OperatorTime:
     network_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Everything that `infer` says. Latencies in seconds, memory in bytes; tokens/s of all replicas together.
 
     `prefill_latency` is the time to the first token (TTFT) without queueing: the pass over the prompt. `decode_latency`
@@ -106,9 +103,9 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """The answer as plain values, in the order of the fields."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = self._asdict()
         plain["notes"] = list(self.notes)
-        plain["operators"] = [{f.name: getattr(row, f.name) for f in fields(row)} for row in self.operators]
+        plain["operators"] = [row._asdict() for row in self.operators]
         return plain
 
 

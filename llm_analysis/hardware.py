@@ -11,9 +11,8 @@ kept busy all of the time. A collective has no FLOP and no HBM bytes, a kernel h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -108,8 +107,7 @@ class Efficiency(BaseModel):
     link: Fraction = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """Seconds of one run of an operator: its terms alone, and together."""
 
     launch: Quantity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llm_analysis.dtypes import Dtypes
 from llm_analysis.model_config import ModelConfig
@@ -11,15 +11,14 @@ from llm_analysis.scenario import Parallelism
 from llm_analysis.units import Quantity
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """All that a layer's operators depend on. `count` is how many layers of the kind the pass runs through."""
 
     model: ModelConfig
     step: Step
     dtypes: Dtypes
     layout: Parallelism
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # the tuple's method of that name gives way
 
     @property
     def stream_rows(self) -> Quantity:

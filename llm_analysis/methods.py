@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf, isfinite
+from typing import NamedTuple
 
-from llm_analysis.dtypes import Dtypes
+from llm_analysis.dtypes import Dtypes, get_dtypes, of_checkpoint
 from llm_analysis.errors import BadValue, Unsupported, shown, unknown
 from llm_analysis.hardware import GPU, IDEAL, Efficiency
+from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op
 from llm_analysis.published import LEAST_MESSAGE_LATENCY
 from llm_analysis.scenario import Parallelism
@@ -19,8 +21,7 @@ LEAST_FRACTION = 1e-6  # below it an answer says nothing, and its numbers leave 
 Choice = Callable[[Op], Efficiency]  # the numbers that a method times an operator with
 
 
-@dataclass(frozen=True, slots=True)
-class Efficiencies:
+class Efficiencies(NamedTuple):
     """The user's fractions of the datasheet's peaks; None where not given."""
 
     flops: float | None = None
@@ -99,6 +100,24 @@ def number(name: str, value: object) -> float:
     if not isfinite(found):
         raise BadValue(f"{name} must be a finite number, not {found:g}")
     return found
+
+
+def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dtypes, tuple[str, ...]]:
+    """The formats asked for, or else the checkpoint's own, as the GPU runs them; and a note where they are the latter.
+
+    A format in which a checkpoint holds its experts alone stands for what is published. Raises Unsupported for formats
+    of experts that the model does not have.
+    """
+    own = of_checkpoint(model.weight_format, model.quantized_part)
+    told: tuple[str, ...] = ()
+    if asked is None and model.weight_format:
+        told = (f"no dtype_name was given: {own.name}, as the checkpoint is published",)
+    elif asked and own.experts and asked.name == model.weight_format:
+        told = (f"dtype_name {asked.name}: {own.name}, as the checkpoint is published",)
+        asked = own if asked == get_dtypes(asked.name) else replace(own, kv_bits=asked.kv_bits)
+    if asked and asked.experts and not model.num_experts:
+        raise Unsupported(f"dtype_name {asked.name}: {model.name} has no experts to hold in a format of their own")
+    return (asked or own).on(gpu.peak_flops, gpu.name), told
 
 
 def with_bytes(dtypes: Dtypes, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from math import isfinite
 from typing import Any
 
@@ -37,7 +36,7 @@ def check_finite(e: Estimate) -> None:
 
     Sums of positive terms: where they are finite, so is each operator's share.
     """
-    values = {field.name: getattr(e, field.name) for field in fields(e)}
+    values = e._asdict()
     wrong = next((name for name, value in values.items() if isinstance(value, float) and not isfinite(value)), None)
     if wrong:
         raise BadValue(f"{wrong} comes out as no finite number: some value asked for is far too large or too small")
