@@ -18,20 +18,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from llm_analysis import methods, pipeline, published, serving
-from llm_analysis.dtypes import Dtypes, get_dtypes
+from llm_analysis.dtypes import Dtypes
 from llm_analysis.errors import BadValue, one_line
 from llm_analysis.estimate import Estimate, Timed, operator_rows, pass_seconds
-from llm_analysis.hardware import GPU, Cost, cost
+from llm_analysis.hardware import GPU, cost
 from llm_analysis.memory import Memory, Question, footprint
 from llm_analysis.model import kv_bytes_per_token, num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
 from llm_analysis.remedies import remedies
-from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime, is_kernel
+from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import Quantity
-
-DEFAULT_DTYPE = "w16a16e16"
 
 
 class LLMAnalysis:
@@ -64,7 +62,7 @@ class LLMAnalysis:
         layout = parallelism_config or Parallelism()
         gpu_config = gpu_config.per_device().in_nodes_of(layout.num_gpus_per_node)
         self.model, self.gpu, self.draft = model_config, gpu_config, draft_config
-        formats = (dtype_config or get_dtypes(DEFAULT_DTYPE)).on(gpu_config.peak_flops, gpu_config.name)
+        formats, told = methods.formats_for(model_config, dtype_config, gpu_config)
         self.dtypes = methods.with_bytes(formats, kv_cache_dtype_bytes, layernorm_dtype_bytes)
         self.layout = layout.model_copy(update={"gpus_per_node": gpu_config.gpus_per_node})
         peak_tflops, peak_gbs = gpu_config.peak_flops[self.dtypes.math] / 1e12, gpu_config.memory_bandwidth / 1e9
@@ -76,7 +74,7 @@ class LLMAnalysis:
             methods.fraction("inter_node_memory_efficiency", inter_node_memory_efficiency),
         )
         self.method = methods.chosen_method(method, self.efficiencies, runtime)
-        self.notes = (*self.model.notes, *self.dtypes.notes, *self.layout.check(self.model))
+        self.notes = (*self.model.notes, *told, *self.dtypes.notes, *self.layout.check(self.model))
         methods.check_links(self.gpu, self.layout)
         if self.method == "published":
             published.check(self.model, self.dtypes, self.layout)
@@ -99,15 +97,7 @@ class LLMAnalysis:
 
     def timed(self, ops: list[Op], weight: float = 1.0) -> Timed:
         """Each operator with its cost under this method, in a pass of the given weight."""
-        entries = [(weight, op, cost(op, self.gpu, self.efficiency(op))) for op in ops]
-        return [*entries, self.wait(entries, weight)] if self.runtime.enqueue_seconds else entries
-
-    def wait(self, entries: Timed, weight: float) -> tuple[float, Op, Cost]:
-        """What the GPU waits for a host that enqueues kernel after kernel, as one more operator of a pass."""
-        kernels = [(op, c) for _, op, c in entries if is_kernel(op)]
-        count, busy = sum(op.count for op, _ in kernels), sum(op.count * c.seconds for op, c in kernels)
-        seconds = self.runtime.wait_seconds(count, busy)
-        return weight, Op("host_enqueue", "host_enqueue"), Cost(seconds, 0.0, 0.0, 0.0, seconds)
+        return [(weight, op, cost(op, self.gpu, self.efficiency(op))) for op in ops]
 
     def seconds(self, step: Step) -> Quantity:
         """Seconds of one kernel-level pass: an array where the quantities of `step` are arrays."""

@@ -18,7 +18,7 @@ import fire
 from fire.decorators import SetParseFn, SetParseFns
 
 from llm_analysis import commands, listing, report
-from llm_analysis.analysis import DEFAULT_DTYPE, LLMAnalysis
+from llm_analysis.analysis import LLMAnalysis
 from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, choice, nearest, shown
 from llm_analysis.flags import as_value, checked, help_text, is_text, overview, with_flags_of
 from llm_analysis.output import Output, existing_folder, name_part, write_together
@@ -34,7 +34,7 @@ def infer(
     *,
     model_name: str | None = None,
     gpu_name: str | None = None,
-    dtype_name: str = DEFAULT_DTYPE,
+    dtype_name: str | None = None,
     batch_size_per_gpu: int = 1,
     seq_len: int = 512,
     num_tokens_to_generate: int = 32,
@@ -76,7 +76,7 @@ def infer(
     Args:
         model_name: a name that `llm-analysis models` lists, or the path of a JSON file or of its folder
         gpu_name: a name that `llm-analysis gpus` lists, or the path of a JSON file
-        dtype_name: bf16, fp16, fp8, int8, int4 (weights only), nvfp4, ..., or widths in bits such as w4a16e16kv8
+        dtype_name: bf16, fp8, int4 (weights only), ..., bits (w4a16e16kv8), bf16+mxfp4 (experts); else the checkpoint's
         batch_size_per_gpu: sequences in the batch of one replica
         seq_len: prompt tokens of each sequence
         num_tokens_to_generate: tokens generated for each sequence

@@ -3,9 +3,9 @@
 A name is parsed, not looked up: `w4a16e16kv8` is weights of 4 bits, activations of 16, embedding and output head of 16,
 KV cache of 8. Bare widths mean: 32 fp32, 16 half precision (fp16 where the GPU has it, else bf16), 8 int8, 4 int4;
 where weights are narrower than activations they are expanded inside the kernel and multiplied at the activations'
-rate. The everyday names below say the format itself. Embedding and head stay at 16 bits under all narrow formats, and
-so does the residual stream between the kernels. The KV cache follows the activations, never below 8 bits, unless a
-name says so.
+rate. The everyday names below say the format itself; `bf16+mxfp4` is bf16 with experts in mxfp4. Embedding and head stay
+at 16 bits under all narrow formats, and so does the residual stream between the kernels. The KV cache follows the
+activations, never below 8 bits, unless a name says so.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dtypes:
     activation_bits: int
     embedding_bits: int
     kv_bits: int
-    experts: str = ""  # format of the experts' weights, where it is not that of the others
+    experts: Dtypes | None = None  # formats of the experts' matrices, where they are others
     norm_bytes: float = 0.0  # bytes per element that a norm moves; 0: those of the stream
     notes: tuple[str, ...] = ()
 
@@ -79,6 +79,11 @@ class Dtypes:
         return MatmulFormat(kernel, self.math, (self.weight_bits + self.scale_bits) / 8, input_bytes, self.stream_bytes)
 
     @property
+    def routed(self) -> MatmulFormat:
+        """How the experts' matrices are multiplied."""
+        return (self.experts or self).linear
+
+    @property
     def head(self) -> MatmulFormat:
         """How the output head and other matrices that are never quantised are multiplied."""
         return MatmulFormat(self.stream, self.stream, self.embedding_bits / 8, self.stream_bytes, self.stream_bytes)
@@ -99,7 +104,9 @@ class Dtypes:
         math, math_note = available(self.math, half, peak_flops, gpu_name)
         stream, stream_note = available(self.stream, half, peak_flops, gpu_name)
         notes = dict.fromkeys(note for note in (math_note, stream_note) if note)
-        return replace(self, math=math, stream=stream, notes=self.notes + tuple(notes))
+        experts = self.experts.on(peak_flops, gpu_name) if self.experts else None
+        notes |= dict.fromkeys(f"experts: {note}" for note in (experts.notes if experts else ()) if note not in notes)
+        return replace(self, math=math, stream=stream, experts=experts, notes=self.notes + tuple(notes))
 
 
 def available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: str) -> tuple[str, str]:
@@ -119,6 +126,8 @@ def available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: s
     return found, f"{gpu_name} has no {wanted} rate: multiplied at its {found} rate"
 
 
+DEFAULT_DTYPE = "w16a16e16"  # of a checkpoint that is not quantised
+
 # name: weights, their bits, multiplied as, stream, bits of activations, bits of the embedding
 EVERYDAY = {
     "fp32": ("fp32", 32, "fp32", "fp32", 32, 32),
@@ -127,6 +136,7 @@ EVERYDAY = {
     "bf16": ("bf16", 16, "bf16", "bf16", 16, 16),
     "fp8": ("fp8", 8, "fp8", "half", 8, 16),
     "int8": ("int8", 8, "int8", "half", 8, 16),
+    "fp6": ("fp6", 6, "half", "half", 16, 16),
     "int4": ("int4", 4, "half", "half", 16, 16),
     "nvfp4": ("nvfp4", 4, "fp4", "half", 4, 16),
     "mxfp4": ("mxfp4", 4, "fp4", "half", 4, 16),
@@ -137,6 +147,9 @@ def get_dtypes(name: object) -> Dtypes:
     """The formats that `name` stands for. Raises BadValue for a name that is neither parsed nor known."""
     if not isinstance(name, str):
         raise BadValue(f"dtype_name must be text such as bf16 or w4a16e16, not {shown(name)}")
+    others, plus, experts = name.partition("+")
+    if plus:
+        return replace(get_dtypes(others), name=name, experts=get_dtypes(experts))
     kv_bits = None
     if name in EVERYDAY:
         weights, weight_bits, math, stream, activation_bits, embedding_bits = EVERYDAY[name]
@@ -160,6 +173,13 @@ def get_dtypes(name: object) -> Dtypes:
         embedding_bits=embedding_bits,
         kv_bits=kv_bits or max(8, activation_bits),
     )
+
+
+def of_checkpoint(weight_format: str, part: str) -> Dtypes:
+    """The formats that a checkpoint is published in: `weight_format` for all matrices, or for the experts' alone."""
+    if not weight_format:
+        return get_dtypes(DEFAULT_DTYPE)
+    return get_dtypes(f"{DEFAULT_DTYPE}+{weight_format}" if part == "experts" else weight_format)
 
 
 def parsed_widths(name: str) -> dict[str, int]:

@@ -84,7 +84,7 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
             "router", rows, h, E, p.dtypes.router, count=p.count, params=(h + m.router_bias) * E, bias=m.router_bias
         ),
         elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
-        *exchange(p, "dispatch", p.dtypes.linear.input_bytes),
+        *exchange(p, "dispatch", p.dtypes.routed.input_bytes),
         *experts(p),
         *exchange(p, "combine", width),
         elementwise("expert_sum", rows, k * h, h, width, count=p.count),
@@ -98,7 +98,7 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
 
 def experts(p: Pass) -> list[Op]:
     """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products."""
-    m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.linear
+    m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.routed
     h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
     shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices

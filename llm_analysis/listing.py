@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict
 
 from llm_analysis import catalog
 from llm_analysis.dtypes import BITS, EVERYDAY, get_dtypes
@@ -75,7 +75,7 @@ def dtypes(*, name: str | None = None) -> Output:
     """
     if name is not None:
         one = get_dtypes(name)
-        return Output(json.dumps({f.name: getattr(one, f.name) for f in fields(one)}, indent=2))
+        return Output(json.dumps(asdict(one), indent=2))
     rows = []
     for known in EVERYDAY:
         d = get_dtypes(known)

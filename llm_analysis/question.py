@@ -37,7 +37,7 @@ def question(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
     analysis = LLMAnalysis(
         model,
         catalog.get_gpu(required("gpu_name", flags)),
-        get_dtypes(flags["dtype_name"]),
+        None if flags["dtype_name"] is None else get_dtypes(flags["dtype_name"]),
         layout,
         draft_config=draft_of(model, flags),
         runtime=None if flags["runtime"] is None else get_runtime(flags["runtime"]),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
-from llm_analysis.errors import BadValue
+from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.estimate import Estimate
 from llm_analysis.memory import NCCL_BYTES, OVERHEAD
 from llm_analysis.model import num_params
@@ -150,3 +150,40 @@ def test_a_draft_model_is_held_too() -> None:
     alone = LLMAnalysis(draft, get_gpu("h200-sxm-141gb"), get_dtypes("fp8"), method="ideal").inference()
     for name in ("weight_memory_per_gpu", "kv_cache_memory_per_gpu"):
         assert getattr(drafted, name) == pytest.approx(getattr(plain, name) + getattr(alone, name))
+
+
+# Formats
+
+
+@pytest.mark.parametrize(("model", "size"), [("gpt-oss-120b", 60.8), ("gpt-oss-20b", 12.8)])
+def test_a_quantised_checkpoint_has_the_size_that_is_published(model: str, size: float) -> None:
+    """Experts in mxfp4, 4.25 bits a weight, the rest in bf16: sizes in GiB of OpenAI's model card, table 1 (2025)."""
+    asked = LLMAnalysis(get_model(model), get_gpu("h100-sxm-80gb"), method="ideal")
+    answer = asked.inference()
+    assert answer.weight_memory_per_gpu == pytest.approx(size * 2**30, rel=0.005)
+    assert answer.dtype_name == "w16a16e16+mxfp4"
+    assert "no dtype_name was given: w16a16e16+mxfp4, as the checkpoint is published" in answer.notes
+    assert any("no fp4 rate: multiplied at its fp16 rate" in note for note in answer.notes)
+
+
+def test_the_user_decides_on_the_format() -> None:
+    model, gpu = get_model("gpt-oss-20b"), get_gpu("h100-sxm-80gb")
+    wide, same, other = (
+        LLMAnalysis(model, gpu, get_dtypes(name), method="ideal").inference() for name in ("bf16", "mxfp4", "fp8")
+    )
+    assert wide.weight_memory_per_gpu == pytest.approx(2 * num_params(model), rel=1e-3)
+    assert same.dtype_name == "w16a16e16+mxfp4"
+    assert other.attention_weight_memory_per_gpu == pytest.approx(wide.attention_weight_memory_per_gpu / 2, rel=0.01)
+    mixed = LLMAnalysis(model, gpu, get_dtypes("fp8+int4"), method="ideal").inference()
+    assert mixed.attention_weight_memory_per_gpu == other.attention_weight_memory_per_gpu
+    assert mixed.expert_weight_memory_per_gpu == pytest.approx(wide.expert_weight_memory_per_gpu * 4.125 / 16, rel=0.01)
+    with pytest.raises(Unsupported, match=r"llama-3\.1-8b has no experts"):
+        LLMAnalysis(get_model("llama-3.1-8b"), gpu, get_dtypes("bf16+mxfp4"))
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [("fp6", 6.25), ("w4a8", 4.125), ("w8a16", 8), ("nvfp4", 4.5), ("mxfp4", 4.25)]
+)
+def test_bits_of_a_weight_count_its_groups_scale(name: str, bits: float) -> None:
+    e = LLMAnalysis(get_model("llama-2-7b"), get_gpu("b200-sxm"), get_dtypes(name), method="ideal").inference()
+    assert e.feed_forward_weight_memory_per_gpu == 32 * 3 * 4096 * 11008 * bits / 8
