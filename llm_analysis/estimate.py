@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from llm_analysis.hardware import GPU, IDEAL, Cost, cost
+from llm_analysis.hardware import GPU, Cost, light_seconds
 from llm_analysis.operators import Op
 from llm_analysis.units import Quantity
 
@@ -136,7 +136,7 @@ def operator_row(phase: str, entries: Timed, gpu: GPU, total: float) -> Operator
         flops += runs * float(op.flops)
         moved += runs * float(op.bytes)
         wire += runs * float(op.wire_bytes)
-        light += runs * float(cost(op, gpu, IDEAL).seconds)
+        light += runs * float(light_seconds(op, gpu))
         compute += runs * float(c.compute)
         memory += runs * float(c.memory)
         launch += runs * float(c.launch)

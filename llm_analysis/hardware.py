@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_analysis.operators import Op
-from llm_analysis.units import Quantity, combine
+from llm_analysis.units import Quantity, combine, maximum
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -139,3 +139,13 @@ def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
         network = combine(op.messages * e.latency, wire, e.sharpness)
     seconds = e.launch + combine(compute, memory, e.sharpness) + network
     return Cost(e.launch, compute, memory, network, seconds)
+
+
+def light_seconds(op: Op, gpu: GPU) -> Quantity:
+    """Seconds of one run at the datasheet's speed: those of `cost` under `IDEAL`, without its terms."""
+    compute = op.flops / gpu.peak_flops[op.rate] if op.rate else 0.0
+    seconds = maximum(compute, op.bytes / gpu.memory_bandwidth)
+    if op.span > 1:
+        bandwidth = gpu.link_over(op.span)[1]
+        seconds += op.wire_bytes / bandwidth if bandwidth else op.wire_bytes * inf
+    return seconds

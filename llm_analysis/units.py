@@ -7,6 +7,7 @@ imported only when an array arrives, so that a single estimate starts fast.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def combine(a: Quantity, b: Quantity, sharpness: float) -> Quantity:
 
     The larger is factored out, so that times of a nanosecond neither underflow nor lose digits.
     """
+    if sharpness == inf:
+        return maximum(a, b)
     large, small = maximum(a, b), minimum(a, b)
-    if sharpness == float("inf"):
-        return large
     ratio = small / (large + TINY)
     return large * (1 + ratio**sharpness) ** (1 / sharpness)
 

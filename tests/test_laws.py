@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm_analysis import GPU, LLMAnalysis, Op, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.estimate import Estimate, pass_seconds
-from llm_analysis.hardware import IDEAL, Efficiency, cost
+from llm_analysis.hardware import IDEAL, Efficiency, cost, light_seconds
 from llm_analysis.model import forward, num_params, stage_ops
 from llm_analysis.operators import visible_pairs
 from llm_analysis.quadrature import nodes
@@ -98,7 +98,9 @@ def test_no_operator_is_faster_than_light(efficiency: Efficiency, model: str, b:
     gpu, dtype = get_gpu("a100-sxm-80gb"), get_dtypes("bf16")
     layout = Parallelism(tp_size=2)
     for op in forward(get_model(model), Step(float(b), float(s)), dtype, layout):
-        assert cost(op, gpu, efficiency).seconds >= cost(op, gpu, IDEAL).seconds * (1 - ROUNDING)
+        light = light_seconds(op, gpu)
+        assert light == cost(op, gpu, IDEAL).seconds
+        assert cost(op, gpu, efficiency).seconds >= light * (1 - ROUNDING)
 
 
 @given(
