@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llm_analysis import hub
 from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
 from llm_analysis.families import read_model
 from llm_analysis.hardware import GPU
@@ -97,12 +98,38 @@ def load(path: Path, build: Callable[[dict[str, Any]], Any], known: Any) -> Any:
         raise BadConfig(one_line(error, known, str(path))) from None
 
 
-def get_model(name: object) -> ModelConfig:
-    """The model of that name, or in that file (config.json of Hugging Face, or one of ours), or in that folder."""
-    path = find("model_configs", "model", name)
-    stem = path.parent.name if path.name == "config.json" else path.stem
+def get_model(name: object, allow_download: bool = False) -> ModelConfig:
+    """The model of that name, or in that file (config.json of Hugging Face, or one of ours), or in that folder.
+
+    `org/name` is looked for in the local Hugging Face cache, then among the catalogue's own `hf_id`; on the network
+    only where that is allowed.
+    """
+    path = repository(name, allow_download) if isinstance(name, str) and hub.is_repository(name) else None
+    if path is not None and isinstance(name, str):
+        stem = name.rpartition("/")[2] if path.name == "config.json" else path.stem
+    else:
+        path = find("model_configs", "model", name)
+        stem = path.parent.name if path.name == "config.json" else path.stem
     model: ModelConfig = load(path, lambda raw: read_model(raw, stem, str(path)), ModelConfig.model_fields)
     return model
+
+
+def repository(name: str, allow_download: bool) -> Path | None:
+    """The file that stands for `org/name`; None for a folder of that name. Raises UnknownName or BadConfig."""
+    if Path(name).exists():
+        return None
+    path = hub.cached_config(name) or with_hf_id(name) or (hub.fetched_config(name) if allow_download else None)
+    if path is None:
+        where = "nor is it in the local Hugging Face cache; --allow_download fetches its config.json"
+        raise unknown("model", name, names("model_configs"), where)
+    return path
+
+
+def with_hf_id(repository: str) -> Path | None:
+    """The catalogue's file whose `hf_id` is that repository."""
+    wanted = f'"hf_id": "{repository}"'.lower()
+    files = (path for folder in folders("model_configs") for path in sorted(folder.glob("*.json")))
+    return next((path for path in files if wanted in path.read_text(encoding="utf-8").lower()), None)
 
 
 def get_gpu(name: object) -> GPU:

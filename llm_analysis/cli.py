@@ -34,6 +34,7 @@ def infer(
     *,
     model_name: str | None = None,
     gpu_name: str | None = None,
+    allow_download: bool = False,
     dtype_name: str | None = None,
     batch_size_per_gpu: int = 1,
     seq_len: int = 512,
@@ -74,8 +75,9 @@ def infer(
     """How long prefill and each decoded token take, what fits in memory, and why.
 
     Args:
-        model_name: a name that `llm-analysis models` lists, or the path of a JSON file or of its folder
+        model_name: a name that `llm-analysis models` lists, a JSON file or its folder, or org/name of Hugging Face
         gpu_name: a name that `llm-analysis gpus` lists, or the path of a JSON file
+        allow_download: whether the config.json of org/name may be fetched; else the local cache alone is searched
         dtype_name: bf16, fp8, int4 (weights only), ..., bits (w4a16e16kv8), bf16+mxfp4 (experts); else the checkpoint's
         batch_size_per_gpu: sequences in the batch of one replica
         seq_len: prompt tokens of each sequence

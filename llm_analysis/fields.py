@@ -54,7 +54,7 @@ IGNORED = frozenset(
         "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "attn_logit_softcapping",
         "final_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "router_aux_loss_coef", "norm_topk_prob",
         "routed_scaling_factor", "scoring_func", "topk_method", "topk_group", "n_group", "output_router_logits",
-        "tokenizer_class", "cache_implementation", "use_mrope",
+        "tokenizer_class", "cache_implementation", "use_mrope", "num_params_total", "num_active_params_total",
     }
 )
 # fmt: on

@@ -3,68 +3,86 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import TypeVar
 
 from llm_analysis import catalog
-from llm_analysis.dtypes import BITS, EVERYDAY, get_dtypes
+from llm_analysis.dtypes import BITS, DEFAULT_DTYPE, EVERYDAY, get_dtypes
+from llm_analysis.errors import BadValue, unknown
 from llm_analysis.hardware import GPU
-from llm_analysis.model import num_params
+from llm_analysis.methods import number
+from llm_analysis.model import kv_bytes_per_token, num_active_params, num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.output import Output
 from llm_analysis.report import table
 from llm_analysis.units import GB
 
+Entry = TypeVar("Entry", ModelConfig, GPU)
 
-def models(*, name: str | None = None) -> Output:
+
+def models(*, name: str | None = None, family: str | None = None) -> Output:
     """The models that are known.
 
     Args:
         name: show this one whole, as JSON
+        family: show those of a family, such as Qwen3
     """
     if name is not None:
         model = catalog.get_model(name)
-        return Output(
-            json.dumps(model.model_dump(exclude_defaults=True) | {"num_params_total": num_params(model)}, indent=2)
-        )
-    rows = [model_row(catalog.get_model(known)) for known in catalog.names("model_configs")]
-    return Output(
-        table(rows, ("model", "parameters", "layers", "hidden", "heads", "KV heads", "FFN", "positions"), "table")
-    )
+        counts = {"num_params_total": num_params(model), "num_active_params_total": num_active_params(model)}
+        return Output(json.dumps(model.model_dump(exclude_defaults=True) | counts, indent=2))
+    known = [catalog.get_model(each) for each in catalog.names("model_configs")]
+    rows = [model_row(model) for model in of_family(family, known, lambda m: (m.family, m.model_type))]
+    header = ("model", "parameters", "active", "KV bytes", "layers", "hidden", "positions")
+    return Output(table(rows, header, "table"))
 
 
 def model_row(m: ModelConfig) -> tuple[str, ...]:
-    """The cells of one model."""
-    shapes = (m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.num_key_value_heads, m.intermediate_size)
-    return (m.name, f"{num_params(m) / 1e9:,.2f} B", *map(str, shapes), str(m.max_position_embeddings))
+    """The cells of one model; bytes that a token adds to a cache of 16 bits."""
+    kv_bytes = kv_bytes_per_token(m, get_dtypes(DEFAULT_DTYPE).on({"fp16": 1.0}, ""))
+    active = f"{num_active_params(m) / 1e9:,.2f} B" if m.num_experts else ""
+    counts = (f"{num_params(m) / 1e9:,.2f} B", active, f"{kv_bytes:,.0f}")
+    return (m.name, *counts, str(m.num_hidden_layers), str(m.hidden_size), str(m.max_position_embeddings))
 
 
-def gpus(*, name: str | None = None) -> Output:
+def of_family(family: str | None, known: list[Entry], families: Callable[[Entry], Sequence[str]]) -> list[Entry]:
+    """The entries of a family, whatever its case. Raises UnknownName where there are none."""
+    if family is None:
+        return known
+    chosen = [entry for entry in known if family.lower() in (one.lower() for one in families(entry))]
+    if not chosen:
+        raise unknown("family", family, sorted({one for entry in known for one in families(entry) if one}))
+    return chosen
+
+
+def gpus(*, name: str | None = None, family: str | None = None, min_memory_GB: float = 0.0) -> Output:
     """The GPUs that are known.
 
     Args:
         name: show this one whole, as JSON
+        family: show those of a vendor or an architecture, such as AMD or Hopper
+        min_memory_GB: show those with at least so much memory, in units of 1e9 bytes
     """
     if name is not None:
         return Output(json.dumps(catalog.get_gpu(name).model_dump(exclude_defaults=True), indent=2))
-    rows = [gpu_row(catalog.get_gpu(known)) for known in catalog.names("gpu_configs")]
-    header = ("GPU", "memory GB", "GB/s", "fp16 TFLOP/s", "fp8 TFLOP/s", "link GB/s", "GPUs on it")
+    least = number("min_memory_GB", min_memory_GB) * GB
+    known = [catalog.get_gpu(each) for each in catalog.names("gpu_configs")]
+    chosen = of_family(family, known, lambda g: (g.vendor, g.architecture))
+    rows = [gpu_row(gpu) for gpu in chosen if gpu.memory_bytes >= least]
+    if not rows:
+        raise BadValue(f"no GPU that is known has {least / GB:,.0f} GB of memory")
+    header = ("GPU", "memory GB", "GB/s", "fp16 TFLOP/s", "fp8", "int8", "fp4", "link GB/s", "domain")
     return Output(table(rows, header, "table"))
 
 
 def gpu_row(g: GPU) -> tuple[str, ...]:
     """The cells of one GPU: dense peaks, the link one way."""
     half = g.peak_flops.get("fp16", g.peak_flops.get("bf16", 0.0))
-    fp8 = f"{g.peak_flops['fp8'] / 1e12:,.0f}" if "fp8" in g.peak_flops else ""
+    narrow = (f"{g.peak_flops[rate] / 1e12:,.0f}" if rate in g.peak_flops else "" for rate in ("fp8", "int8", "fp4"))
     link = f"{g.link_bandwidth / GB:,.0f}" if g.link_bandwidth else ""
-    return (
-        g.name,
-        f"{g.memory_bytes / GB:,.0f}",
-        f"{g.memory_bandwidth / GB:,.0f}",
-        f"{half / 1e12:,.0f}",
-        fp8,
-        link,
-        str(g.link_domain_size),
-    )
+    memory, bandwidth = f"{g.memory_bytes / GB:,.0f}", f"{g.memory_bandwidth / GB:,.0f}"
+    return (g.name, memory, bandwidth, f"{half / 1e12:,.0f}", *narrow, link, str(g.link_domain_size))
 
 
 def dtypes(*, name: str | None = None) -> Output:

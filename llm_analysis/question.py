@@ -33,7 +33,7 @@ Part = TypeVar("Part", bound=BaseModel)
 
 def question(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
     """The analysis and the workload that the flags of a command ask for. Raises LLMAnalysisError."""
-    layout, model = part(Parallelism, flags), catalog.get_model(required("model_name", flags))
+    layout, model = part(Parallelism, flags), catalog.get_model(required("model_name", flags), flags["allow_download"])
     analysis = LLMAnalysis(
         model,
         catalog.get_gpu(required("gpu_name", flags)),
@@ -53,7 +53,7 @@ def draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | None
         return None
     if not flags["num_draft_tokens"]:
         raise BadValue(f"draft_model_name {shown(name)} needs num_draft_tokens: how many it proposes in each step")
-    return own_draft(model) if name == MTP else catalog.get_model(name)
+    return own_draft(model) if name == MTP else catalog.get_model(name, flags["allow_download"])
 
 
 def part(kind: type[Part], flags: Mapping[str, Any]) -> Part:
