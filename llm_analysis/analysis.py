@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -255,7 +254,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
 def drafted(draft: LLMAnalysis, passes: Iterable[tuple[float, Step]]) -> Timed:
     """The passes of a draft model, its operators named as such."""
     timed = [entry for weight, step in passes for entry in draft.shortest(step, weight)]
-    return [(weight, replace(op, name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
+    return [(weight, op._replace(name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
 
 
 def beyond_positions(model: ModelConfig, tokens: int) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ LARGE_L2_PER_BANDWIDTH = 96e6 / 864e9
 def matmul_format(name: str, gpu: GPU) -> MatmulFormat:
     """How a GPU multiplies the table's format `name`."""
     linear = get_dtypes(DTYPE_NAMES[name]).on(gpu.peak_flops, gpu.name).linear
-    return replace(linear, format=name) if name == "fp8_block" else linear
+    return linear._replace(format=name) if name == "fp8_block" else linear
 
 
 def served_by_l2(gpu: GPU, op: Op) -> Mask:

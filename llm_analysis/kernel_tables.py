@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,5 @@ def hashed(*columns: Array) -> Array:
 
 def rows_of(op: Op, keep: Mask) -> Op:
     """The rows of an operator of arrays that `keep` marks."""
-    values: dict[str, Any] = {f.name: getattr(op, f.name) for f in fields(op)}
-    values = {name: v[keep] if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    values: dict[str, Any] = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in op._asdict().items()}
     return Op(**values)

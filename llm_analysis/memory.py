@@ -13,9 +13,8 @@ it is 1 unless asked for, so that `fits` says what the GPU can hold, not what an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_analysis.dtypes import Dtypes
 from llm_analysis.errors import Unsupported
@@ -41,8 +40,7 @@ def runtime_bytes(layout: Parallelism) -> float:
     return sum(OVERHEAD.values()) + (NCCL_BYTES if layout.num_gpus > 1 else 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """Bytes on a GPU of one pipeline stage, for the workload asked for."""
 
     weights: dict[str, float]  # by class
@@ -68,8 +66,7 @@ class Stage:
         return sum(self.weights.values()) + self.kv_cache + self.activations
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes on the fullest GPU. KV cache at the end of the generation; activations at the peak of the prefill."""
 
     weights: float
@@ -77,9 +74,9 @@ class Memory:
     activations: float
     capacity: float  # the fraction of the GPU's that may be used
     max_batch: int
-    max_context: int = 0  # tokens of each sequence of the batch, generated ones included
-    overhead: float = 0.0
-    by_class: dict[str, float] = field(default_factory=dict)  # of the weights
+    max_context: int  # tokens of each sequence of the batch, generated ones included
+    overhead: float
+    by_class: dict[str, float]  # of the weights
 
     @property
     def left(self) -> float:
@@ -108,8 +105,7 @@ class Memory:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """All that the memory of a GPU depends on."""
 
     model: ModelConfig
@@ -151,7 +147,7 @@ class Question:
     def of_draft(self) -> Question:
         """The same of the draft model alone."""
         model, layout = self.draft or (self.model, self.layout)
-        return replace(self, model=model, layout=layout, draft=None)
+        return self._replace(model=model, layout=layout, draft=None)
 
     def kv_cache(self, layers: tuple[int, int], tokens: int) -> float:
         """Bytes of cache and state at the end, when there are `tokens` of each sequence.

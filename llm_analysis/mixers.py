@@ -6,7 +6,6 @@ fewer than t are replicated, and so is the latent KV cache of MLA, which has no 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 
 from llm_analysis.layer_pass import Pass
@@ -140,7 +139,7 @@ def expanded(p: Pass, kind: str) -> list[Op]:
     )
     attend = latent_attention(p, heads / t, heads / t, nope + rope, v)
     read = seen * heads / t * (nope + rope + v) * p.dtypes.stream_bytes  # the expanded keys and values
-    return [up, replace(attend, activation_bytes=attend.activation_bytes + read)]
+    return [up, attend._replace(activation_bytes=attend.activation_bytes + read)]
 
 
 def absorbed(p: Pass, kind: str) -> list[Op]:
@@ -180,8 +179,7 @@ def latent_attention(p: Pass, heads: float, kv_heads: float, key_dim: int, value
     if top == inf:
         return op
     step, row_bytes = p.step, row * p.dtypes.kv_bytes
-    return replace(
-        op,
+    return op._replace(
         kv_bytes=step.batch * (picked(p, top) + step.new_tokens) * row_bytes,
         cached_bytes=step.batch * step.total * row_bytes,
     )

@@ -15,19 +15,18 @@ counts the weights of one run over all GPUs, so that `sum(op.count * op.params)`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from llm_analysis.units import Quantity, floor, minimum
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(NamedTuple):
     """One kernel or collective: a record of numbers. Bytes: HBM traffic of one run on one GPU unless said otherwise."""
 
     name: str
     kind: str  # which efficiency applies: gemm, prefill_attention, decode_attention, elementwise, all_reduce, ...
-    count: Quantity = 1.0  # runs in a pass
+    count: Quantity = 1.0  # type: ignore[assignment]  # runs in a pass (a tuple's method of that name gives way)
     format: str = ""  # number format of the kernel, as profiles name it: bf16, fp8, w4a16, ...
     rate: str = ""  # which of the GPU's peak rates it can use: fp16, bf16, fp8, int8, fp4, ...
     flops: Quantity = 0.0
@@ -48,8 +47,7 @@ class Op:
         return self.weight_bytes + self.activation_bytes + self.kv_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One pass: `batch` sequences, `new_tokens` of each, `context` tokens of each in the cache before it.
 
     Quantities: floats or float64 arrays that broadcast. `phase` chooses the attention kernel.
@@ -72,8 +70,7 @@ class Step:
         return self.context + self.new_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class MatmulFormat:
+class MatmulFormat(NamedTuple):
     """How a matrix multiplication holds its numbers: profile key, peak-rate key, bytes per element."""
 
     format: str

@@ -12,8 +12,7 @@ makes it shortest. Decode flushes too: the sampled tokens come back before the n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llm_analysis.dtypes import Dtypes
 from llm_analysis.estimate import Timed, pass_seconds
@@ -35,19 +34,17 @@ class Pricing(Protocol):
     def __call__(self, ops: list[Op], weight: float = 1.0) -> Timed: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """What one GPU of a stage does for a micro-batch; `alike` stages are the same."""
 
     ops: list[Op]
     alike: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """A pass as `count` micro-batches through `stages`; `sends` of one micro-batch, and the host's work for all."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # the tuple's method of that name gives way
     stages: list[Stage]
     sends: list[Op]
     host: list[Op]
@@ -65,7 +62,7 @@ def cuts(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, ru
         return
     host = [op for op in host if op.kind != "host_layer"]
     while count <= most and (not isinstance(batch, NUMBER) or count < 2 * batch):
-        micro = replace(step, batch=maximum(batch / count, 1.0)) if count > 1 else step
+        micro = step._replace(batch=maximum(batch / count, 1.0)) if count > 1 else step
         sends = stage_sends(model, micro, dtypes, layout)
         yield Cut(count, stages(model, micro, dtypes, layout, runtime), sends, host)
         count *= 2
@@ -77,7 +74,7 @@ def stages(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, 
     for first, last in layout.stages(model.num_hidden_layers):
         key = (first == 0, last == model.num_hidden_layers, *model.kinds_between(first, last).items())
         if key in found:
-            found[key] = replace(found[key], alike=found[key].alike + 1)
+            found[key] = found[key]._replace(alike=found[key].alike + 1)
             continue
         host = [op for op in runtime.host_ops(step, last - first) if op.kind == "host_layer"]
         found[key] = Stage(stage_ops(model, step, dtypes, layout, first, last) + host)
@@ -99,7 +96,7 @@ def timing(way: Cut, of_stages: list[Quantity], price: Pricing) -> tuple[Quantit
     for one in of_stages[1:]:
         slowest = maximum(slowest, one)
     through = sum((stage.alike * one for stage, one in zip(way.stages, of_stages, strict=True)), sends)
-    between = pass_seconds(price([replace(op, count=1.0) for op in way.sends[-1:]]))
+    between = pass_seconds(price([op._replace(count=1.0) for op in way.sends[-1:]]))
     return through + pass_seconds(price(way.host)), slowest + between
 
 
@@ -128,5 +125,5 @@ def between_ends(way: Cut, price: Pricing, weight: float) -> Timed:
     for i, stage in enumerate(way.stages):
         runs = weight * (stage.alike + (way.count - 1 if i == slowest else 0))
         timed += [(runs, op, cost) for _, op, cost in priced[i]]
-    last = [replace(op, count=op.count + way.count - 1.0) for op in way.sends[-1:]]
+    last = [op._replace(count=op.count + way.count - 1.0) for op in way.sends[-1:]]
     return timed + [(weight, op, cost) for _, op, cost in price([*way.sends[:-1], *last, *way.host])]

@@ -7,8 +7,6 @@ state read and updated; a decode step is a chunk of one.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from llm_analysis.layer_pass import Pass
 from llm_analysis.operators import Op, Step, elementwise, matmul
 from llm_analysis.units import Quantity, minimum
@@ -50,7 +48,7 @@ def convolution(p: Pass, channels: float, kernel: int, bias: bool) -> Op:
 
 def with_weights(op: Op, params: float, weight_bytes: float) -> Op:
     """`op` with sharded weights of its own."""
-    return replace(op, params=params, weight_bytes=weight_bytes, stored_bytes=weight_bytes)
+    return op._replace(params=params, weight_bytes=weight_bytes, stored_bytes=weight_bytes)
 
 
 def in_projection(p: Pass, outputs: float, bias: bool = False) -> Op:

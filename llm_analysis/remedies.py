@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice, product
 
 from llm_analysis.dtypes import Dtypes, get_dtypes
@@ -20,7 +19,7 @@ def remedies(short: Memory, question: Question) -> tuple[str, ...]:
 
     def ways(formats: list[Dtypes], layouts: list[Parallelism]) -> Iterator[tuple[Dtypes, Parallelism]]:
         pairs = product(formats, layouts)
-        return ((d, p) for d, p in pairs if footprint(replace(question, dtypes=d, layout=p)).fits)
+        return ((d, p) for d, p in pairs if footprint(question._replace(dtypes=d, layout=p)).fits)
 
     layouts, narrower = wider_layouts(layout, model, gpu), narrower_formats(dtypes, gpu)
     found = [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []

@@ -6,7 +6,7 @@ are gathered by (GPU, kind, format, rate, span, phase); each group is one `Op` w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-QUANTITIES = [f.name for f in fields(Op) if f.name not in ("name", "kind", "format", "rate", "span")]
+QUANTITIES = [name for name in Op._fields if name not in ("name", "kind", "format", "rate", "span")]
 EVERYTHING = Runtime(name="all", step_seconds=1.0, layer_seconds=1.0, sequence_seconds=1.0)
 
 
@@ -129,4 +129,4 @@ def group(key: tuple[Any, ...], entries: list[tuple[int, Op]]) -> Group:
     import numpy as np
 
     arrays: dict[str, Any] = {name: np.array([float(getattr(op, name)) for _, op in entries]) for name in QUANTITIES}
-    return Group(key[0], replace(entries[0][1], **arrays), np.array([at for at, _ in entries]))
+    return Group(key[0], entries[0][1]._replace(**arrays), np.array([at for at, _ in entries]))

@@ -15,7 +15,6 @@ disaggregation    prefill and decode on GPUs of their own: the prompt's cache go
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from llm_analysis.dtypes import Dtypes
 from llm_analysis.errors import Unsupported
@@ -58,7 +57,7 @@ def checking_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[fl
     """(weight, pass) of the model for one token: the mean decode step, or its share of a step that checks a draft."""
     share, checked = 1.0 / tokens_per_step(workload), 1.0 + workload.num_draft_tokens
     for weight, step in decode_passes(model, workload):
-        yield weight * share, step if checked == 1.0 else replace(step, new_tokens=checked)
+        yield weight * share, step if checked == 1.0 else step._replace(new_tokens=checked)
 
 
 def drafting_passes(draft: ModelConfig, workload: Workload) -> Iterator[tuple[float, Step]]:
