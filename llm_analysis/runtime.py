@@ -11,9 +11,10 @@ Kernels of its own, as factors on the profile's fractions of peak (1: as good as
     narrow_memory         the same for weights of 8 or 4 bits, on top: the quality of its dequantisation
     attention             attention, prefill and decode
     collective_link       collectives where they are bound by the link
-And two facts about it:
+And facts about it:
     collective            whose all-reduce it runs: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications of 8 or 4 bits launch like 16-bit ones
+    schedules_ahead       whether a server of it prepares the next step while the GPU is at work on this one
 
 A runtime is one JSON file in `profiles/runtimes/`, with the published rows it was fitted to and its errors on rows that
 the fit did not see; a term that did not lower those is left out. `held_out` keeps, for each source and GPU, the terms
@@ -82,6 +83,7 @@ class Runtime(BaseModel):
     collective_link: Factor = 1.0
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
+    schedules_ahead: bool = True
     evidence: RuntimeEvidence = RuntimeEvidence()
     bands: dict[str, Band] = {}
     held_out: dict[str, dict[str, float]] = {}
@@ -92,8 +94,12 @@ class Runtime(BaseModel):
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
     def hidden(self) -> Runtime:
-        """This runtime with its host at work while the GPU is: continuous batching that schedules a step ahead."""
-        return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
+        """This runtime as a server with continuous batching: its host at work while the GPU is.
+
+        The step's own time stays where the next step is scheduled only when this one is done.
+        """
+        kept = {} if self.schedules_ahead else {"step_seconds": self.step_seconds}
+        return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0} | kept)
 
     def band(self, phase: str) -> Band | None:
         """The band of `prefill` or `total`; None where no published rows tell one."""

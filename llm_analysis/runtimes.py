@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 OWN_BENCHMARK = "kipply-blog"
 
-# Whose all-reduce an engine runs, and how it launches narrow kernels: from their source code and release notes.
+# Whose all-reduce an engine runs, how it launches narrow kernels and schedules: from their source and release notes.
 FACTS: dict[str, dict[str, Any]] = {
-    "vllm": {"collective": "engine", "narrow_launch": True},
+    "vllm": {"collective": "engine", "narrow_launch": True, "schedules_ahead": False},
     "tensorrt-llm": {"collective": "engine"},
-    "vllm-rocm": {"collective": "engine", "narrow_launch": True},
+    "vllm-rocm": {"collective": "engine", "narrow_launch": True, "schedules_ahead": False},
     "sglang": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "nccl"},
@@ -98,11 +98,17 @@ def serving_band(runtime: Runtime, measurements: Iterable[Measurement]) -> dict[
 
 
 def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> list[Runtime]:
-    """Where a fit may start: from nothing; where all of their terms are allowed from the pool, or from one of it."""
-    single = [get_runtime(name) for name in POOL if (FOLDER / f"{name}.json").is_file() and name != facts["name"]]
+    """Where a fit may start: from nothing; where all of their terms are allowed from the pool, or from one of it.
+
+    The engines of the pool start from nothing or from the others' rows, so that no row comes back to its own engine.
+    """
+    single = (
+        [] if facts["name"] in POOL else [get_runtime(name) for name in POOL if (FOLDER / f"{name}.json").is_file()]
+    )
     pooled = [prior, *single] if set(ADDED) <= set(allowed) else []
     fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
-    return [Runtime(**facts), *(start.model_copy(update=fresh | facts) for start in pooled)]
+    mine = {"schedules_ahead": True, "narrow_launch": False} | fresh | facts
+    return [Runtime(**facts), *(start.model_copy(update=mine) for start in pooled)]
 
 
 def without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
