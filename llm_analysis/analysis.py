@@ -110,8 +110,11 @@ class LLMAnalysis:
         """The pass over the prompt."""
         if self.method == "published":
             return self.timed(published.prefill_ops(self.model, workload, self.dtypes, self.layout.tp_size))
-        passes = serving.prefill_passes(workload)
-        timed = [entry for weight, step in passes for entry in self.shortest(step, weight)]
+        passes = list(serving.prefill_passes(workload))
+        if self.layout.pp_size > 1 and sum(often for often, _ in passes) > 1:
+            timed = [*pipeline.chained([(often, next(self.ways(step))) for often, step in passes], self.timed)]
+        else:
+            timed = [entry for weight, step in passes for entry in self.shortest(step, weight)]
         if workload.num_draft_tokens:
             timed += drafted(self.draft_analysis(), serving.prefill_passes(workload))
         transfer = serving.cache_transfer(self.model, workload, self.dtypes, self.layout, self.gpu)

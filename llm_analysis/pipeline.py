@@ -11,7 +11,7 @@ makes it shortest. Decode flushes too: the sampled tokens come back before the n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from llm_analysis.dtypes import Dtypes
@@ -108,7 +108,8 @@ def shortest(ways: Iterable[Cut], price: Pricing, weight: float = 1.0) -> Timed:
     best: Timed = []
     least = float("inf")
     for way in ways:
-        timed = between_ends(way, price, weight) if way.sends else price(way.stages[0].ops, weight)
+        again = weight * (way.count - 1)
+        timed = parts(way, price, weight, again, weight) if way.sends else price(way.stages[0].ops, weight)
         total = float(pass_seconds(timed))
         if total >= least:
             break
@@ -116,14 +117,28 @@ def shortest(ways: Iterable[Cut], price: Pricing, weight: float = 1.0) -> Timed:
     return best
 
 
-def between_ends(way: Cut, price: Pricing, weight: float) -> Timed:
-    """All operators of a way, those of the slowest stage as often as it has slots."""
+def chained(passes: Sequence[tuple[float, Cut]], price: Pricing) -> Timed:
+    """Passes that follow one another, each so often: all take a slot, and the last goes on through the other stages.
+
+    Chunks of a prompt do: a chunk enters a stage as soon as the one before has left it.
+    """
+    *before, (times, last) = passes
+    timed: list[tuple[float, Op, Cost]] = []
+    for often, way in before:
+        timed += parts(way, price, 0.0, often, often)
+    return timed + parts(last, price, 1.0, times - 1.0, times)
+
+
+def parts(way: Cut, price: Pricing, through: float, slots: float, host: float) -> list[tuple[float, Op, Cost]]:
+    """`through` times the way through all stages, `slots` times the slowest of them, `host` times the host's work."""
     priced = [price(stage.ops) for stage in way.stages]
     totals = [float(pass_seconds(timed)) for timed in priced]
     slowest = totals.index(max(totals))
     timed: list[tuple[float, Op, Cost]] = []
     for i, stage in enumerate(way.stages):
-        runs = weight * (stage.alike + (way.count - 1 if i == slowest else 0))
-        timed += [(runs, op, cost) for _, op, cost in priced[i]]
-    last = [op._replace(count=op.count + way.count - 1.0) for op in way.sends[-1:]]
-    return timed + [(weight, op, cost) for _, op, cost in price([*way.sends[:-1], *last, *way.host])]
+        runs = through * stage.alike + (slots if i == slowest else 0.0)
+        timed += [(runs, op, cost) for _, op, cost in priced[i] if runs]
+    one = [op._replace(count=1.0) for op in way.sends[-1:]] if slots else []
+    for weight, ops in ((through, way.sends), (slots, one), (host, way.host)):
+        timed += [(weight, op, cost) for _, op, cost in price(ops)]
+    return timed

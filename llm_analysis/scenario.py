@@ -1,7 +1,5 @@
 """The question: a layout of GPUs and a workload. (The model, the GPU and the formats have rooms of their own.)"""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from math import isqrt
 from typing import Annotated
@@ -86,9 +84,10 @@ class Parallelism(BaseModel):
     def send_spans(self) -> dict[int, int]:
         """GPUs that a send from one stage to the next reaches over, with how many sends; between nodes last.
 
-        GPUs are numbered with tensor parallelism innermost, so that a stage is `tp_size` consecutive ones.
+        GPUs are numbered with tensor parallelism innermost, then the replicas that share experts, then the stages: a
+        stage is as many consecutive GPUs as share its layers and experts.
         """
-        t, node = self.tp_size, self.gpus_per_node
+        t, node = max(self.tp_size, self.expert_span), self.gpus_per_node
         across = sum((t * (i + 1) - 1) // node > t * (i - 1) // node for i in range(1, self.pp_size))
         within = self.pp_size - 1 - across
         spans = {min(t * self.pp_size, node): within, max(2 * t, node + 1): across}
@@ -131,7 +130,7 @@ class Workload(BaseModel):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0  # the fraction of the memory that may be used
 
     @model_validator(mode="after")
-    def consistent(self) -> Workload:
+    def consistent(self) -> "Workload":
         """Raises ValueError for options that contradict each other."""
         if self.cached_prefix_len >= self.seq_len:
             raise ValueError(f"cached_prefix_len {self.cached_prefix_len} must be below seq_len {self.seq_len}")

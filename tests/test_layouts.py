@@ -91,6 +91,11 @@ def test_sends_between_stages_use_the_link_that_lies_between(tp: int, pp: int, s
     assert Parallelism(tp_size=tp, pp_size=pp).send_spans == spans
 
 
+def test_replicas_that_share_experts_lie_inside_a_stage() -> None:
+    """4 GPUs of each stage hold its experts: two stages fill a node of 8, and the third is in another."""
+    assert Parallelism(pp_size=3, dp_size=4, ep_size=4).send_spans == {8: 1, 9: 1}
+
+
 # Nodes
 
 

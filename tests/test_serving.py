@@ -81,6 +81,24 @@ def test_chunks_lose_little_where_compute_binds() -> None:
     assert 1 <= cut.prefill_latency / whole.prefill_latency < 1.03
 
 
+def test_chunks_fill_a_pipeline() -> None:
+    """64 chunks of a prompt on 4 stages of 8 layers: 67 slots, each a quarter of a chunk's way, and not 256."""
+    question = {"seq_len": 131072, "num_tokens_to_generate": 1, "prefill_chunk_size": 2048}
+    one, four = (analysis(pp_size=pp).inference(**question) for pp in (1, 4))  # type: ignore[arg-type]
+    assert 1 / 4 < four.prefill_latency / one.prefill_latency < 1.05 * 67 / 256
+
+
+@given(model=models, method=methods, b=batches, s=prompts, chunk=chunks, pp=st.integers(2, 5))
+def test_chunks_take_at_least_their_share_of_the_stages(
+    model: str, method: str, b: int, s: int, chunk: int, pp: int
+) -> None:
+    alone, together = (
+        analysis(model, method, pp_size=n).inference(batch_size_per_gpu=b, seq_len=s, prefill_chunk_size=chunk)
+        for n in (1, pp)
+    )
+    assert together.prefill_latency * pp >= alone.prefill_latency * (1 - 1e-9)
+
+
 # Samples
 
 
