@@ -2,15 +2,18 @@
 
 import atexit
 import gc
+import os
 
 
 def main() -> None:
     """Answers one command line.
 
-    The process is short: collecting garbage during the imports and at the exit would cost a quarter of its time.
+    The process is short: collecting garbage during the imports and at the exit would cost a quarter of its time, and
+    looking through all that is installed for plugins of pydantic would cost a little more with each package.
     """
     gc.disable()
     atexit.register(gc.freeze)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from llm_analysis.cli import main as answer
 
     answer()

@@ -9,8 +9,6 @@ p = inf is the plain roofline, the larger of compute and memory; p = 2.8, say, r
 kept busy all of the time. A collective has no FLOP and no HBM bytes, a kernel has no messages and nothing on the wire.
 """
 
-from __future__ import annotations
-
 from math import inf
 from typing import Annotated, NamedTuple
 
@@ -53,7 +51,7 @@ class GPU(BaseModel):
     confidence: str = ""
     source: str = ""
 
-    def per_device(self) -> GPU:
+    def per_device(self) -> "GPU":
         """One of the devices that software sees: itself, or one die of a package of several."""
         if self.devices == 1:
             return self
@@ -73,7 +71,7 @@ class GPU(BaseModel):
         """GPUs that a collective reaches without the network between servers."""
         return max(self.link_domain_size, self.gpus_per_server)
 
-    def in_nodes_of(self, gpus: int | None) -> GPU:
+    def in_nodes_of(self, gpus: int | None) -> "GPU":
         """The same GPU in nodes of so many; beyond a node there is only the network between servers."""
         if gpus is None:
             return self

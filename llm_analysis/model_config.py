@@ -12,8 +12,6 @@ A kind may carry a size of its own: `full_attention:4` has 4 KV heads, `dense:71
 `families` turns a config.json or one of our own files into this record; `model` turns it into operators.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import cached_property
 from typing import Annotated, Literal
