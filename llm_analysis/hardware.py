@@ -1,12 +1,13 @@
-"""Physics 2: a GPU is a few numbers from its datasheet; four more per kind of kernel say how close one gets to them.
+"""Physics 2: a GPU is a few numbers from its datasheet; a few more per kind of kernel say how close one gets to them.
 
 One line times every operator of every phase, of every method:
 
-    seconds = launch + ((flops / (peak e_flops))^p + (bytes / (bandwidth e_memory))^p)^(1/p)
+    seconds = launch + ((flops (1 + fill / parallelism) / (peak e_flops))^p + (bytes / (bandwidth e_memory))^p)^(1/p)
                      + ((messages latency)^p + (wire_bytes / (link_bandwidth e_link))^p)^(1/p)
 
 p = inf is the plain roofline, the larger of compute and memory; p = 2.8, say, rounds its knee, where neither unit is
-kept busy all of the time. A collective has no FLOP and no HBM bytes, a kernel has no messages and nothing on the wire.
+kept busy all of the time. Work in fewer pieces than the chip has room for leaves compute units idle: as many pieces as
+`fill` keep half of them busy. A collective has no FLOP and no HBM bytes, a kernel has no messages and nothing on the wire.
 """
 
 from math import inf
