@@ -7,7 +7,7 @@ One line times every operator of every phase, of every method:
 
 p = inf is the plain roofline, the larger of compute and memory; p = 2.8, say, rounds its knee, where neither unit is
 kept busy all of the time. Work in fewer pieces than the chip has room for leaves compute units idle: as many pieces as
-`fill` keep half of them busy. A collective has no FLOP and no HBM bytes, a kernel has no messages and nothing on the wire.
+`fill` keep half of them busy. A collective has no FLOP and no HBM bytes, a kernel no messages and nothing on the wire.
 """
 
 from math import inf
