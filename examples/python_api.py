@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
+from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model, get_runtime
 
 analysis = LLMAnalysis(
     get_model("llama-3.1-70b"),
     get_gpu("h100-sxm-80gb"),
     get_dtypes("fp8"),
     Parallelism(tp_size=4),
-    method="ideal",
+    runtime=get_runtime("tensorrt-llm"),
 )
 
 for batch in (1, 32, 256):

@@ -61,6 +61,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     changed |= {"held_out": {}, "evidence": evidence(path, after, len(rows.measurements))}
     if after:
         changed["bands"] = start.bands | bands(rows, rows.measured * (1 + np.array(after)))
+    changed |= {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
     done = fitted.model_copy(update=changed)
     notes = [*remarks(len(rows.measurements), terms, start), *(f"skipped {row}: {why}" for row, why in skipped)]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
@@ -130,7 +131,7 @@ def rendered(found: Calibration, style: str, target: str) -> str:
     if style == "json":
         plain: dict[str, Any] = {"terms": list(found.terms), "before": list(found.before), "after": list(found.after)}
         return json.dumps(plain | {"notes": list(found.notes), "runtime": found.runtime.model_dump()}, indent=2)
-    fitted = [(term, f"{getattr(found.runtime, term) * 1e6:,.1f} us") for term in found.terms]
+    fitted = [(term, f"{getattr(found.runtime, term) * 1e6:,.6g} us") for term in found.terms]
     parts = [table(fitted, ("term", "fitted"), "markdown" if style == "markdown" else "table")]
     rows = [
         (name, *error_cells(errors)) for name, errors in (("before", found.before), ("after", found.after)) if errors

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model, get_runtime
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fastertransformer"
 OUTPUTS = EXAMPLE / "outputs"
+README = EXAMPLE / "README.md"
 REWRITE = os.environ.get("REWRITE") == "1"
 
 # Another platform's libm may differ in the last bits, never in the tenth digit.
@@ -33,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = [str(EXAMPLE / "run_infer.sh"), str(folder)]
     subprocess.run(script, check=True, capture_output=True, env=environment, timeout=120)
     if REWRITE:
+        renew_the_table_of_today()
         shutil.rmtree(OUTPUTS, ignore_errors=True)
         shutil.copytree(folder, OUTPUTS)
     return folder
@@ -72,10 +74,45 @@ def test_each_output_is_the_committed_one(made: Path, name: str) -> None:
         assert new == committed
 
 
-def table_rows() -> list[list[str]]:
-    """The cells of the README's table, without its header."""
-    lines = [line for line in (EXAMPLE / "README.md").read_text().splitlines() if line.startswith("|")]
+def table_rows(of_today: bool = False) -> list[list[str]]:
+    """The cells of the README's first table, or of the one of today's methods, without the header."""
+    first, _, second = README.read_text().partition("## By the method of today")
+    lines = [line for line in (second if of_today else first).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def rows_of_today() -> list[str]:
+    """The lines of that table, computed."""
+    measured = {row[0]: [float(cell) for cell in row[3:6]] for row in table_rows() if row[1] == "measured"}
+    lines = []
+    for gpus, method, runtime, *_ in table_rows(of_today=True):
+        analysis = LLMAnalysis(
+            get_model("test-13b"),
+            get_gpu("a100-sxm-40gb"),
+            get_dtypes("w16a16e16"),
+            Parallelism(tp_size=int(gpus)),
+            method=method,
+            runtime=None if runtime == "-" else get_runtime(runtime),
+        )
+        e = analysis.inference(batch_size_per_gpu=1, seq_len=512, num_tokens_to_generate=11)
+        ms = [1e3 * seconds for seconds in (e.prefill_latency, e.decode_latency, e.total_latency)]
+        errors = [f"{100 * (value / m - 1):+.1f} %" for value, m in zip(ms, measured[gpus], strict=True)]
+        lines.append("| " + " | ".join([gpus, method, runtime, *(f"{value:.2f}" for value in ms), *errors]) + " |")
+    return lines
+
+
+def renew_the_table_of_today() -> None:
+    text = README.read_text()
+    for line in rows_of_today():
+        start = "|".join(line.split("|")[:4])
+        text = re.sub(rf"^{re.escape(start)}\|.*$", line, text, flags=re.MULTILINE)
+    README.write_text(text)
+
+
+def test_each_figure_of_todays_methods_is_the_one_computed() -> None:
+    lines = README.read_text().splitlines()
+    assert len(rows_of_today()) == 6
+    assert [line for line in rows_of_today() if line not in lines] == []
 
 
 def computed(gpus: str, flops: str, memory: str) -> list[float]:
@@ -111,7 +148,7 @@ def test_each_figure_of_the_readme_is_the_one_computed() -> None:
 
 
 def test_the_publication_printed_the_numbers_of_another_efficiency_than_it_stated() -> None:
-    text = (EXAMPLE / "README.md").read_text().partition("## An error in the publication")[2]
+    text = README.read_text().partition("## An error in the publication")[2]
     printed, stated = re.findall(r"(\d+\.\d+), (\d+\.\d+), (\d+\.\d+)", text)
     assert list(printed) == [f"{value:.2f}" for value in computed("2", "0.7", "0.9")]
     assert list(stated) == [f"{value:.2f}" for value in computed("2", "0.7", "0.87")]

@@ -1,6 +1,7 @@
 """The README is true: its outputs are the program's, its figures are computed, its examples run.
 
-REWRITE=1 pytest tests/test_readme.py makes its outputs, its table and its Python anew (then look at what changed).
+REWRITE=1 pytest tests/test_readme.py makes its outputs, its table and its Python anew, and the table of runtimes in
+docs/accuracy.md (then look at what changed).
 """
 
 import json
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_analysis import Estimate, LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
+from llm_analysis.fit_runtime import FACTORS, TERMS
+from llm_analysis.runtime import runtime_names
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+README, ACCURACY = ROOT / "README.md", ROOT / "docs" / "accuracy.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MEASURED = {1: (63.17, 22.0), 2: (45.45, 13.5)}  # GPUs: prefill and decode per token in ms; examples/fastertransformer
 
@@ -36,6 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (home / f"{json.loads(body)['name']}.json").write_text(body)
     if os.environ.get("REWRITE") == "1":
         README.write_text(renewed(README.read_text(), home))
+        ACCURACY.write_text(with_runtimes(ACCURACY.read_text()))
     return home
 
 
@@ -45,8 +49,7 @@ def said(command: str, home: Path) -> list[str]:
     assert program in ("llm-analysis", "python"), command
     if program == "llm-analysis":
         arguments = ["-m", "llm_analysis", *arguments]
-    elif arguments[0].startswith("examples/"):
-        arguments[0] = str(ROOT / arguments[0])
+    arguments = [str(ROOT / word) if word.startswith("examples/") else word for word in arguments]
     environment = {key: value for key, value in os.environ.items() if key != "LLM_ANALYSIS_CONFIG_PATH"}
     run = [sys.executable, *arguments]
     done = subprocess.run(
@@ -89,6 +92,7 @@ def renewed(text: str, home: Path) -> str:
 def estimated(gpus: int, method: str) -> Estimate:
     """The published benchmark, estimated."""
     flops, memory = (0.7, 0.9) if method == "published" else (None, None)
+    runtime = get_runtime("fastertransformer") if method == "calibrated" else None
     analysis = LLMAnalysis(
         get_model("test-13b"),
         get_gpu("a100-sxm-40gb"),
@@ -97,6 +101,7 @@ def estimated(gpus: int, method: str) -> Estimate:
         method=method,
         flops_efficiency=flops,
         hbm_memory_efficiency=memory,
+        runtime=runtime,
     )
     return analysis.inference(batch_size_per_gpu=1, seq_len=512, num_tokens_to_generate=10)
 
@@ -112,6 +117,26 @@ def table_rows() -> Iterator[str]:
             ms = [1e3 * latency[i] for latency in latencies]
             cells = [f"{value:.2f} ({100 * (value / measurements[i] - 1):+.1f} %)" for value in ms]
             yield f"| {name}, {phase} | {measurements[i]} | {' | '.join(cells)} |"
+
+
+def of_runtime(r: Runtime) -> str:
+    """A runtime's row of the table in docs/accuracy.md."""
+    seconds = [(r.step_seconds, 1e3), *((value, 1e6) for value in (r.layer_seconds, r.sequence_seconds))]
+    seconds.append((r.collective_seconds, 1e6))
+    added = [f"{value * unit:.3g}" if value else "" for value, unit in seconds]
+    factors = ", ".join(f"`{name}` {getattr(r, name):.2f}" for name in FACTORS if getattr(r, name) != 1.0)
+    e, band = r.evidence, r.band("total")
+    errors = e.note if e.median_error is None or e.p90_error is None else f"{e.median_error:.1%}, {e.p90_error:.1%}"
+    shown = f"{100 * (band.low - 1):+.0f} to {100 * (band.high - 1):+.0f} %" if band else ""
+    return "| " + " | ".join([f"`{r.name}`", str(e.rows), *added, factors, errors, shown]) + " |"
+
+
+def with_runtimes(text: str) -> str:
+    """The page with its table of runtimes made anew."""
+    head, rule, rest = text.partition("|---|---|---|---|---|---|---|---|---|\n")
+    after = rest[rest.index("\n\n") if not rest.startswith("\n") else 0 :]
+    rows = [of_runtime(get_runtime(name)) for name in runtime_names() if name != "none"]
+    return head + rule + "\n".join(rows) + ("\n" if rest.startswith("\n") else "") + after
 
 
 def test_the_first_screen_holds_question_answer_measurement_and_install() -> None:
@@ -141,10 +166,21 @@ def test_the_python_is_the_example() -> None:
     assert blocks("python") == [(ROOT / "examples" / "python_api.py").read_text()]
 
 
-def test_every_link_leads_to_a_file() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+@pytest.mark.parametrize("page", [README, ACCURACY, ROOT / "examples" / "fastertransformer" / "README.md"])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)[)#]", page.read_text())
+    assert links or page.parent.name == "fastertransformer"
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_table_of_runtimes_is_that_of_their_files() -> None:
+    text = ACCURACY.read_text()
+    assert text == with_runtimes(text)
+
+
+def test_every_term_of_a_runtime_is_explained() -> None:
+    assert set(TERMS) - words(section("Methods")) == set()
+    assert {name for name in runtime_names() if name != "vllm-rocm" and f"`{name}`" not in section("Methods")} == set()
 
 
 def section(title: str) -> str:
