@@ -25,7 +25,6 @@ from llm_analysis.memory import Memory, Question, footprint
 from llm_analysis.model import kv_bytes_per_token, num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
-from llm_analysis.remedies import remedies
 from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import Quantity
@@ -248,10 +247,17 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
             *a.notes,
             *getattr(a.efficiency, "notes", ()),
             *beyond_positions(model, s + n),
-            *(() if memory.fits else remedies(memory, a.memory_question(w))),
+            *(() if memory.fits else what_would_fit(memory, a.memory_question(w))),
         ),
         operators=(*operator_rows("prefill", prefill, a.gpu), *operator_rows("decode", decode, a.gpu)),
     )
+
+
+def what_would_fit(memory: Memory, question: Question) -> tuple[str, ...]:
+    """A note on what is short, and what would make it fit."""
+    from llm_analysis.remedies import remedies  # few answers need it
+
+    return remedies(memory, question)
 
 
 def drafted(draft: LLMAnalysis, passes: Iterable[tuple[float, Step]]) -> Timed:

@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llm_analysis import hub
 from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
 from llm_analysis.families import read_model
 from llm_analysis.hardware import GPU
@@ -104,7 +103,7 @@ def get_model(name: object, allow_download: bool = False) -> ModelConfig:
     `org/name` is looked for in the local Hugging Face cache, then among the catalogue's own `hf_id`; on the network
     only where that is allowed.
     """
-    path = repository(name, allow_download) if isinstance(name, str) and hub.is_repository(name) else None
+    path = repository(name, allow_download) if isinstance(name, str) and "/" in name else None
     if path is not None and isinstance(name, str):
         stem = name.rpartition("/")[2] if path.name == "config.json" else path.stem
     else:
@@ -115,8 +114,10 @@ def get_model(name: object, allow_download: bool = False) -> ModelConfig:
 
 
 def repository(name: str, allow_download: bool) -> Path | None:
-    """The file that stands for `org/name`; None for a folder of that name. Raises UnknownName or BadConfig."""
-    if Path(name).exists():
+    """The file that stands for `org/name`; None for any other name or a folder. Raises UnknownName or BadConfig."""
+    from llm_analysis import hub
+
+    if not hub.is_repository(name) or Path(name).exists():
         return None
     path = hub.cached_config(name) or with_hf_id(name) or (hub.fetched_config(name) if allow_download else None)
     if path is None:

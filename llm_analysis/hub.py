@@ -12,12 +12,12 @@ from pathlib import Path
 
 from llm_analysis.errors import BadConfig, shown
 
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
 
 def is_repository(name: str) -> bool:
     """Whether a name has the form of a repository's, `org/name`."""
-    return REPOSITORY.fullmatch(name) is not None and ".." not in name and not name.endswith(".json")
+    return re.fullmatch(REPOSITORY, name) is not None and ".." not in name and not name.endswith(".json")
 
 
 def cache_folder() -> Path:
