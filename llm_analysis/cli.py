@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import fire
@@ -124,7 +123,7 @@ def infer(
             raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
         return output
     affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
-    return replace(output, folder=existing_folder(output_dir), files=report.summary_files(estimate, *affixes))
+    return output._replace(folder=existing_folder(output_dir), files=report.summary_files(estimate, *affixes))
 
 
 def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:

@@ -3,16 +3,15 @@
 A name is parsed, not looked up: `w4a16e16kv8` is weights of 4 bits, activations of 16, embedding and output head of 16,
 KV cache of 8. Bare widths mean: 32 fp32, 16 half precision (fp16 where the GPU has it, else bf16), 8 int8, 4 int4;
 where weights are narrower than activations they are expanded inside the kernel and multiplied at the activations'
-rate. The everyday names below say the format itself; `bf16+mxfp4` is bf16 with experts in mxfp4. Embedding and head stay
-at 16 bits under all narrow formats, and so does the residual stream between the kernels. The KV cache follows the
+rate. The everyday names below say the format itself; `bf16+mxfp4` is bf16 with experts in mxfp4. Embedding and head
+stay at 16 bits under all narrow formats, and so does the residual stream between the kernels. The KV cache follows the
 activations, never below 8 bits, unless a name says so.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llm_analysis.errors import BadValue, nearest, shown
 from llm_analysis.operators import MatmulFormat
@@ -41,8 +40,7 @@ EMULATED_AT = {
 PATTERN = re.compile(r"w(?P<w>[0-9]{1,3})a(?P<a>[0-9]{1,3})(?:e(?P<e>[0-9]{1,3}))?(?:kv(?P<kv>[0-9]{1,3}))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Dtypes:
+class Dtypes(NamedTuple):
     """Formats of weights, activations, embedding and KV cache. `math` is the format of the matrix multiplications."""
 
     name: str
@@ -106,7 +104,7 @@ class Dtypes:
         notes = dict.fromkeys(note for note in (math_note, stream_note) if note)
         experts = self.experts.on(peak_flops, gpu_name) if self.experts else None
         notes |= dict.fromkeys(f"experts: {note}" for note in (experts.notes if experts else ()) if note not in notes)
-        return replace(self, math=math, stream=stream, experts=experts, notes=self.notes + tuple(notes))
+        return self._replace(math=math, stream=stream, experts=experts, notes=self.notes + tuple(notes))
 
 
 def available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: str) -> tuple[str, str]:
@@ -149,7 +147,7 @@ def get_dtypes(name: object) -> Dtypes:
         raise BadValue(f"dtype_name must be text such as bf16 or w4a16e16, not {shown(name)}")
     others, plus, experts = name.partition("+")
     if plus:
-        return replace(get_dtypes(others), name=name, experts=get_dtypes(experts))
+        return get_dtypes(others)._replace(name=name, experts=get_dtypes(experts))
     kv_bits = None
     if name in EVERYDAY:
         weights, weight_bits, math, stream, activation_bits, embedding_bits = EVERYDAY[name]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llm_analysis.analysis import LLMAnalysis
@@ -208,14 +208,14 @@ def narrower_weights(a: LLMAnalysis, name: str) -> LLMAnalysis:
     if new.weight_bits >= old.weight_bits:
         raise Unsupported(f"the weights take {old.weight_bits:g} bits already")
     formats = {field: getattr(new, field) for field in ("name", "weights", "weight_bits", "scale_bits", "math")}
-    return anew(a, dtype_config=replace(old, **formats, activation_bits=new.activation_bits))
+    return anew(a, dtype_config=old._replace(**formats, activation_bits=new.activation_bits))
 
 
 def narrower_cache(a: LLMAnalysis) -> LLMAnalysis:
     """The same with a KV cache of 8 bits."""
     if a.dtypes.kv_bits <= 8:
         raise Unsupported(f"the KV cache takes {a.dtypes.kv_bits} bits already")
-    return anew(a, dtype_config=replace(a.dtypes, kv_bits=8))
+    return anew(a, dtype_config=a.dtypes._replace(kv_bits=8))
 
 
 def twice_the_gpus(a: LLMAnalysis) -> LLMAnalysis:

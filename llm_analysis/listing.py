@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import TypeVar
 
 from llm_analysis import catalog
@@ -93,7 +92,8 @@ def dtypes(*, name: str | None = None) -> Output:
     """
     if name is not None:
         one = get_dtypes(name)
-        return Output(json.dumps(asdict(one), indent=2))
+        experts = one.experts._asdict() if one.experts else None
+        return Output(json.dumps(one._asdict() | {"experts": experts}, indent=2))
     rows = []
     for known in EVERYDAY:
         d = get_dtypes(known)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from llm_analysis.dtypes import Dtypes, get_dtypes
@@ -73,7 +73,7 @@ class Measurement:
     def dtypes(self) -> Dtypes:
         """The formats of the run."""
         found = get_dtypes(DTYPE_NAMES.get(self.dtype_name, self.dtype_name))
-        return replace(found, kv_bits=KV_BITS[self.kv_dtype]) if self.kv_dtype in KV_BITS else found
+        return found._replace(kv_bits=KV_BITS[self.kv_dtype]) if self.kv_dtype in KV_BITS else found
 
     def layout(self) -> Parallelism:
         """The GPUs of the run."""

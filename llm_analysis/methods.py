@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf, isfinite
 from typing import NamedTuple
 
@@ -114,7 +113,7 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
         told = (f"no dtype_name was given: {own.name}, as the checkpoint is published",)
     elif asked and own.experts and asked.name == model.weight_format:
         told = (f"dtype_name {asked.name}: {own.name}, as the checkpoint is published",)
-        asked = own if asked == get_dtypes(asked.name) else replace(own, kv_bits=asked.kv_bits)
+        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits)
     if asked and asked.experts and not model.num_experts:
         raise Unsupported(f"dtype_name {asked.name}: {model.name} has no experts to hold in a format of their own")
     return (asked or own).on(gpu.peak_flops, gpu.name), told
@@ -123,9 +122,9 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
 def with_bytes(dtypes: Dtypes, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:
     """`dtypes` with the KV cache's and the norms' bytes per element replaced where given. Raises BadValue."""
     if kv_cache_dtype_bytes is not None:
-        dtypes = replace(dtypes, kv_bits=int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4))))
+        dtypes = dtypes._replace(kv_bits=int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4))))
     if layernorm_dtype_bytes is not None:
-        dtypes = replace(dtypes, norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
+        dtypes = dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
     return dtypes
 
 

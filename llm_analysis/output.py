@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from llm_analysis.errors import BadValue, shown
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """A command's answer: text for stdout, files by name for `folder`, and what fails although it was answered."""
 
     text: str
     folder: Path = Path()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = MappingProxyType({})
     failure: str = ""
 
 
