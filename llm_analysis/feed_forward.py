@@ -11,7 +11,7 @@ from functools import partial
 
 from llm_analysis.layer_pass import Pass
 from llm_analysis.operators import MatmulFormat, Op, all_to_all, elementwise, matmul
-from llm_analysis.units import Quantity
+from llm_analysis.units import Quantity, maximum
 
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
@@ -97,14 +97,17 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
 
 
 def experts(p: Pass) -> list[Op]:
-    """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products."""
+    """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products.
+
+    The others wait for the busiest GPU, which has a row, and an expert to read, even where the mean is below one.
+    """
     m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.routed
     h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
     shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
     tokens = p.step.rows * max(ep / t, 1.0)  # of all replicas that these experts serve
-    routed = tokens * k / ep * p.layout.expert_imbalance
-    touched = distinct_experts(tokens, E, k) / ep
+    routed = maximum(tokens * k / ep, 1.0) * p.layout.expert_imbalance
+    touched = maximum(distinct_experts(tokens, E, k) / ep, 1.0)
     up = "experts_up_gate" if m.gated_mlp else "experts_up"
     grouped = partial(
         grouped_matmul, rows=routed, numbers=numbers, touched=touched, held=held, count=p.count, bias=bias

@@ -76,8 +76,9 @@ class Measurement:
         return found._replace(kv_bits=KV_BITS[self.kv_dtype]) if self.kv_dtype in KV_BITS else found
 
     def layout(self) -> Parallelism:
-        """The GPUs of the run."""
-        return Parallelism(tp_size=self.tp_size, pp_size=self.pp_size, ep_size=self.ep_size)
+        """The GPUs of the run; those that share the experts, where they are more, share the attention too."""
+        shared = max(self.tp_size, self.ep_size)
+        return Parallelism(tp_size=shared, pp_size=self.pp_size, ep_size=self.ep_size)
 
     def passes(self, model: ModelConfig) -> Iterator[tuple[float, Step]]:
         """(how often, pass) of everything that the figure covers."""

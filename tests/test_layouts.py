@@ -152,6 +152,19 @@ def test_experts_of_replicas_get_their_tokens_over_the_link() -> None:
     assert answer.weight_memory_per_gpu < whole / 5  # attention, dense layers and shared experts are on every GPU
 
 
+def test_all_wait_for_the_gpu_that_has_an_expert_to_read() -> None:
+    """mixtral-8x7b, one token on 8 GPUs of an expert each: 2 of them read theirs, whole; 1/4 each is no one's time."""
+    one, spread = (
+        sum(
+            op.weight_bytes
+            for _, op, _ in laid_out("mixtral-8x7b", tp_size=8, ep_size=ep).shortest(step)
+            if op.kind == kind
+        )
+        for kind, step, ep in (("grouped_gemm", Step(1.0, 1.0, 9.0, "decode"), ep) for ep in (1, 8))
+    )
+    assert one == 2 / 8 * spread
+
+
 def test_what_goes_to_other_nodes_takes_their_network() -> None:
     """32 GPUs in nodes of 8: a token goes once to each of 3 (1 - (3/4)^8) = 2.7 other nodes, and to 8 GPUs inside."""
     asked = laid_out("deepseek-v3", "h200-sxm-141gb", dp_size=32, ep_size=32)
