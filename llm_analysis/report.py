@@ -82,8 +82,8 @@ def how(e: Estimate) -> str:
 
 def seconds(value: float) -> str:
     """A time as a person reads it."""
-    if value >= 100:
-        return f"{value:.1f} s"
+    if value >= 1:
+        return f"{value:.3f} s" if value < 100 else f"{value:.1f} s"
     return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.2f} us"
 
 
