@@ -13,7 +13,7 @@ from llm_analysis.catalog import get_gpu
 from llm_analysis.fit_kernel import CHUNKED, COMPUTE, FIXED, LEAST_COMPUTE, MOVE, NETWORK, kernels_of
 from llm_analysis.fit_published import published_profiles
 from llm_analysis.fit_scaled import scaled_profiles
-from llm_analysis.hardware import GPU
+from llm_analysis.hardware import GPU, Efficiency
 from llm_analysis.kernel_data import SYSTEMS
 from llm_analysis.kernel_tables import Samples
 from llm_analysis.profile import FOLDER, LINKS_FILE, Evidence, Kernel, Links, Profile
@@ -49,7 +49,7 @@ def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
     if along is not None:
         note = "fitted together with the kernel that quantises the inputs (kind quantize): errors are of both"
         told = "; ".join(t for t in (entry.evidence.note, note) if t)
-        entry = entry.model_copy(update={"evidence": entry.evidence.model_copy(update={"note": told})})
+        entry = entry._replace(evidence=entry.evidence._replace(note=told))
         before = Kernel(numbers=along, evidence=entry.evidence)
         kernels.setdefault("quantize", {})[samples.op.format] = before
     gemm[samples.op.format] = entry
@@ -138,14 +138,25 @@ def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
         gpu_name=gpu.name,
         num_sms=gpu.num_sms or 1,
         date=date,
+        note="",
         kernels=fit_gpu(ops_folder, system, gpu),
     )
 
 
 def write(path: Path, content: Profile | Links) -> Path:
     """Writes a profile, one kernel a line."""
-    path.write_text(laid_out(content.model_dump(exclude_defaults=True)) + "\n", encoding="utf-8")
+    path.write_text(laid_out(plain(content)) + "\n", encoding="utf-8")
     return path
+
+
+def plain(value: Any) -> Any:
+    """A record, and those in it, as what a JSON file holds: without what is not known."""
+    if isinstance(value, Efficiency):
+        return value.model_dump(exclude_defaults=True)
+    if isinstance(value, (Profile, Links, Kernel, Evidence)):
+        unknown = {"gpu_name": None, "note": ""} | value._field_defaults
+        return {key: plain(v) for key, v in value._asdict().items() if key not in unknown or v != unknown[key]}
+    return {key: plain(v) for key, v in value.items()} if isinstance(value, dict) else value
 
 
 def laid_out(value: Any, depth: int = 0) -> str:

@@ -114,8 +114,8 @@ def published_profile(p: Published, base: Profile, table: Table, date: str) -> P
     fits = {}
     for samples in published_samples(p, gpu, table):
         entry, _ = kernels_of([samples], gpu, names, fixed)
-        evidence = entry.evidence.model_copy(update={"source": SOURCE.format(samples.source)})
-        fits[samples.op.kind, samples.op.format] = entry.model_copy(update={"evidence": evidence})
+        evidence = entry.evidence._replace(source=SOURCE.format(samples.source))
+        fits[samples.op.kind, samples.op.format] = entry._replace(evidence=evidence)
     (gemm,) = (entry for (kind, _), entry in fits.items() if kind == "gemm")
     flops = gemm.numbers.flops / relative.flops
     where_from = Scaled(p.name, p.base, p.measured_on, p.table_name, p.gpu_name)
@@ -127,4 +127,4 @@ def published_profile(p: Published, base: Profile, table: Table, date: str) -> P
     for (kind, format), entry in fits.items():
         profile.kernels[kind][format] = entry
     profile.kernels["gemm"][p.relative] = gemm
-    return profile.model_copy(update={"note": f"{len(fits)} kernels fitted; the rest {profile.note}"})
+    return profile._replace(note=f"{len(fits)} kernels fitted; the rest {profile.note}")

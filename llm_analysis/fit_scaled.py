@@ -115,9 +115,8 @@ def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) ->
     """A kernel with its fractions multiplied; the evidence is what gave the factors."""
     n = entry.numbers
     update = {"flops": at_most(n.flops * flops, n.flops), "memory": at_most(n.memory * memory, n.memory)}
-    evidence = entry.evidence.model_copy(
-        update={"rows": rows, "source": source, "note": "scaled, not measured", **dict.fromkeys(UNKNOWN)}
-    )
+    unknown = dict.fromkeys(UNKNOWN)
+    evidence = entry.evidence._replace(rows=rows, source=source, note="scaled, not measured", **unknown)
     return Kernel(numbers=n.model_copy(update=update), evidence=evidence)
 
 

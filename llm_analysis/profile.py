@@ -17,9 +17,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadConfig, Unsupported
 from llm_analysis.hardware import GPU, Efficiency
@@ -67,56 +65,46 @@ RESEMBLES_KIND = {
 }
 
 
-class Evidence(BaseModel):
+class Evidence(NamedTuple):
     """Rows that a set of numbers was fitted to, and its errors (fractions of the measured time) on rows held out."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    rows: Annotated[int, Field(ge=0)] = 0
-    median_error: Annotated[float, Field(ge=0)] | None = None
-    p90_error: Annotated[float, Field(ge=0)] | None = None
+    rows: int = 0
+    median_error: float | None = None
+    p90_error: float | None = None
     bias: float | None = None
-    source: str
+    source: str = ""
     note: str = ""
 
 
-class Kernel(BaseModel):
+class Kernel(NamedTuple):
     """The numbers of one kind of kernel in one format, with their evidence."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     numbers: Efficiency
     evidence: Evidence
 
 
-class Profile(BaseModel):
+class Profile(NamedTuple):
     """Kernels of a GPU, or of an architecture, by kind and format. `num_sms` is the chip that `fill` was fitted on."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str
     architecture: str
-    gpu_name: str | None = None
-    num_sms: Annotated[int, Field(gt=0)]
+    gpu_name: str | None
+    num_sms: int
     date: str
-    note: str = ""
+    note: str
     kernels: dict[str, dict[str, Kernel]]
 
 
-class Links(BaseModel):
+class Links(NamedTuple):
     """Collectives by link, algorithm and kind; a kind may end in `/n`: for groups of up to n GPUs."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str
     date: str
     links: dict[str, dict[str, dict[str, Kernel]]]
 
 
-class Found(BaseModel):
+class Found(NamedTuple):
     """An answer of a look-up: the numbers, their evidence, and notes on every fall-back on the way."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     numbers: Efficiency
     evidence: Evidence
@@ -138,13 +126,31 @@ def profile_names() -> tuple[str, ...]:
 @cache
 def profile_named(name: str) -> Profile:
     """The profile of that name. Raises BadConfig for a file that is none."""
-    return Profile(**parsed(FOLDER / f"{name}.json"))
+    raw = parsed(FOLDER / f"{name}.json")
+    kernels = {
+        kind: {format: read_kernel(entry) for format, entry in by_format.items()}
+        for kind, by_format in raw["kernels"].items()
+    }
+    return Profile(**{"gpu_name": None, "note": ""} | raw | {"kernels": kernels})
+
+
+def read_kernel(entry: dict[str, Any]) -> Kernel:
+    """One kernel of a file. Its numbers are checked here, its evidence by the tests."""
+    return Kernel(Efficiency(**entry["numbers"]), Evidence(**entry["evidence"]))
 
 
 @cache
 def links() -> Links:
     """The collectives of all links."""
-    return Links(**parsed(FOLDER / LINKS_FILE))
+    raw = parsed(FOLDER / LINKS_FILE)
+    by_link = {
+        link: {
+            algorithm: {kind: read_kernel(entry) for kind, entry in by_kind.items()}
+            for algorithm, by_kind in by_algorithm.items()
+        }
+        for link, by_algorithm in raw["links"].items()
+    }
+    return Links(**raw | {"links": by_link})
 
 
 def parsed(path: Path) -> dict[str, Any]:
@@ -166,6 +172,12 @@ def chain(gpu: GPU) -> list[tuple[Profile, str]]:
     return own + [(profile, note + profile.name) for profile in others]
 
 
+def same_chip(gpu: GPU) -> bool:
+    """Whether a GPU's kernels were measured: on it, or on another one with as many SMs of the same architecture."""
+    profile, _ = chain(gpu)[0]
+    return not profile.note and (profile.architecture, profile.num_sms) == (gpu.architecture, gpu.num_sms)
+
+
 def profile_for(gpu: GPU) -> Profile:
     """The profile that speaks for a GPU; `note` tells where it is not its own.
 
@@ -185,7 +197,7 @@ def profile_for(gpu: GPU) -> Profile:
                 if name not in mine:
                     mine[name] = borrowed(entry, other, num_sms)
     told = "; ".join(part for part in (profile.note, note) if part)
-    return profile.model_copy(update={"kernels": kernels, "note": told, "num_sms": num_sms, "gpu_name": gpu.name})
+    return profile._replace(kernels=kernels, note=told, num_sms=num_sms, gpu_name=gpu.name)
 
 
 def rescaled(entry: Kernel, scale: float) -> Kernel:
@@ -193,13 +205,13 @@ def rescaled(entry: Kernel, scale: float) -> Kernel:
     if scale == 1.0 or not entry.numbers.fill:
         return entry
     numbers = entry.numbers.model_copy(update={"fill": entry.numbers.fill * scale})
-    return entry.model_copy(update={"numbers": numbers})
+    return entry._replace(numbers=numbers)
 
 
 def borrowed(entry: Kernel, other: Profile, num_sms: int) -> Kernel:
     """A kernel of another profile, its evidence saying so."""
     told = f"borrowed from {other.name}" + (f"; {entry.evidence.note}" if entry.evidence.note else "")
-    marked = entry.model_copy(update={"evidence": entry.evidence.model_copy(update={"note": told})})
+    marked = entry._replace(evidence=entry.evidence._replace(note=told))
     return rescaled(marked, num_sms / other.num_sms)
 
 

@@ -12,11 +12,23 @@ from hypothesis import strategies as st
 from llm_analysis.catalog import get_gpu, names
 from llm_analysis.dtypes import get_dtypes
 from llm_analysis.errors import Unsupported
+from llm_analysis.fit import laid_out, plain
 from llm_analysis.hardware import Efficiency, cost
 from llm_analysis.kernel_tables import Samples
 from llm_analysis.model import forward
 from llm_analysis.operators import MatmulFormat, Step, attention, matmul
-from llm_analysis.profile import Kernel, collective, kernel, links, profile_for, profiles
+from llm_analysis.profile import (
+    FOLDER,
+    LINKS_FILE,
+    Kernel,
+    collective,
+    kernel,
+    links,
+    profile_for,
+    profile_named,
+    profile_names,
+    profiles,
+)
 from llm_analysis.scenario import Parallelism
 
 OPS = Path(__file__).parents[2] / "shared" / "measurements" / "ops"
@@ -57,6 +69,14 @@ def test_every_kernel_has_its_evidence() -> None:
         assert entry.evidence.source, (name, kind, format)
         assert entry.evidence.rows > 0, (name, kind, format)
         assert entry.numbers.memory <= 1, (name, kind, format)
+        errors = (entry.evidence.median_error, entry.evidence.p90_error)
+        assert all(error is None or error >= 0 for error in errors), (name, kind, format)
+
+
+def test_a_profile_is_written_as_it_was_read() -> None:
+    for name in profile_names():
+        assert laid_out(plain(profile_named(name))) + "\n" == (FOLDER / f"{name}.json").read_text(), name
+    assert laid_out(plain(links())) + "\n" == (FOLDER / LINKS_FILE).read_text()
 
 
 def test_fits_keep_within_their_targets() -> None:
@@ -112,7 +132,7 @@ def test_a_missing_format_is_told() -> None:
     assert "borrowed from a100-sxm-80gb" in kernel(profile, "gemm", "w4a16").notes[0]
     assert "bf16_kv8" in kernel(profile, "decode_attention", "fp16_kv8_d96").notes[0]
     with pytest.raises(Unsupported, match="no kernel of kind"):
-        kernel(profile.model_copy(update={"kernels": {}}), "gemm", "bf16")
+        kernel(profile._replace(kernels={}), "gemm", "bf16")
 
 
 def test_collectives_by_link() -> None:
