@@ -229,7 +229,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         total_decode_latency=total_decode,
         total_latency=total,
         total_per_token_latency=total / n,
-        **bands(a.runtime, prefill_latency, decode_latency, total),
+        **bands(a.runtime, a.gpu, prefill_latency, decode_latency, total),
         total_latency_is=f"prefill + {'n' if a.method == 'published' else '(n - 1)'} * decode",
         prefill_tokens_per_sec=layout.dp_size * b * w.new_prompt_tokens / prefill_latency,
         decode_tokens_per_sec=layout.dp_size * w.num_sequences / decode_latency,
@@ -272,11 +272,16 @@ def beyond_positions(model: ModelConfig, tokens: int) -> tuple[str, ...]:
     return (f"{tokens} tokens in the end are beyond the {limit} positions of {model.name}",) if tokens > limit else ()
 
 
-def bands(runtime: Runtime, prefill: float, decode: float, total: float) -> dict[str, Any]:
+def bands(runtime: Runtime, gpu: GPU, prefill: float, decode: float, total: float) -> dict[str, Any]:
     """What 80 % of published figures of the runtime would be, for each latency."""
+    measured = True
+    if runtime.bands:
+        from llm_analysis.profile import same_chip
+
+        measured = same_chip(gpu)
     found: dict[str, Any] = {}
     for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
-        band = runtime.band(name)
+        band = runtime.band(name, measured)
         found[f"{name}_latency_low"] = seconds * band.low if band else None
         found[f"{name}_latency_high"] = seconds * band.high if band else None
     return found

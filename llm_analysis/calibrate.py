@@ -59,8 +59,9 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     fitted = fit(rows, start, terms, prior=start)
     changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
     changed |= {"held_out": {}, "evidence": evidence(path, after, len(rows.measurements))}
-    if after:
-        changed["bands"] = start.bands | bands(rows, rows.measured * (1 + np.array(after)))
+    own = bands(rows, rows.measured * (1 + np.array(after))) if after else {}
+    if own:
+        changed["bands"] = own
     changed |= {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
     done = fitted.model_copy(update=changed)
     notes = [*remarks(len(rows.measurements), terms, start), *(f"skipped {row}: {why}" for row, why in skipped)]

@@ -36,6 +36,7 @@ COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send
 MATMULS = {"gemm", "grouped_gemm"}
 FOLDER = Path(__file__).parent / "profiles" / "runtimes"
 DEFAULT_RUNTIME = "vllm"
+ELSEWHERE = " elsewhere"  # of a band: on GPUs whose kernels were not measured
 LONGEST_NAME = 255  # bytes that file systems allow
 Factor = Annotated[float, Field(gt=0, le=2)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -101,9 +102,14 @@ class Runtime(BaseModel):
         kept = {} if self.schedules_ahead else {"step_seconds": self.step_seconds}
         return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0} | kept)
 
-    def band(self, phase: str) -> Band | None:
-        """The band of `prefill` or `total`; None where no published rows tell one."""
-        return self.bands.get(phase) or self.bands.get("total")
+    def band(self, phase: str, same_chip: bool = True) -> Band | None:
+        """The band of `prefill`, `total` or `serving`, on a GPU whose chip's kernels were measured, or elsewhere.
+
+        None where no published rows tell one.
+        """
+        here, elsewhere = (phase, "total"), (phase + ELSEWHERE, "total" + ELSEWHERE)
+        wanted = (*here, *elsewhere) if same_chip else (*elsewhere, *here)
+        return next((self.bands[name] for name in wanted if name in self.bands), None)
 
     def host_ops(self, step: Step, num_layers: int) -> list[Op]:
         """The runtime's own part of a pass, as operators of kind `host_...`: all launch, no FLOP, no bytes."""

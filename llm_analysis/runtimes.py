@@ -1,6 +1,6 @@
 """The runtimes that come with the program, fitted anew:
 
-    python -m llm_analysis.runtimes measurements.csv
+    python -m llm_analysis.runtimes measurements.csv && python -m llm_analysis.bands measurements.csv
 
 Each is fitted to its static rows. The kipply-blog rows are this project's first benchmark: scored, never fitted. A fit
 starts from nothing, from what the engines of POOL have in common, or from one of them (fitted first), whichever
@@ -21,7 +21,6 @@ from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, fold_key
 from llm_analysis.measurements import Measurement, apart, read_measurements
 from llm_analysis.rows import Rows, gpu_named
 from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence, get_runtime
-from llm_analysis.validate import analysis_of, estimated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,18 +82,6 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
     estimates = out_of_sample(rows, start, terms, prior)
     found = whole.model_copy(update={"date": date.today().isoformat(), "held_out": held_out if terms else {}})
     return found.model_copy(update={"evidence": evidence(rows, estimates), "bands": bands(rows, estimates)})
-
-
-def serving_band(runtime: Runtime, measurements: Iterable[Measurement]) -> dict[str, Band]:
-    """The band of steady states, to whose rows nothing was fitted."""
-    import numpy as np
-
-    ratios = []
-    for m in measurements:
-        if m.runtime == runtime.name and m.kind == "serving":
-            analysis = analysis_of(m, runtime.name, "calibrated", runtime)
-            ratios.append(m.seconds / estimated(m, analysis))
-    return {"serving": band(np.array(ratios))} if len(ratios) >= LEAST_ROWS else {}
 
 
 def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> list[Runtime]:
@@ -178,7 +165,6 @@ def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACT
         others = [m for other in POOL if other != name for m in usable(measurements, other)]
         prior = fit(Rows(others), Runtime(name="pool", collective="engine"), list(SECONDS))
         runtime = fitted(own[name], name, prior)
-        runtime = runtime.model_copy(update={"bands": runtime.bands | serving_band(runtime, measurements)})
         write(runtime, folder)
         terms = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         e = runtime.evidence

@@ -19,6 +19,7 @@ from llm_analysis.hardware import GPU
 from llm_analysis.measurements import Measurement, apart, read_measurements
 from llm_analysis.memory import weights_fit
 from llm_analysis.model_config import ModelConfig
+from llm_analysis.profile import same_chip
 from llm_analysis.runtime import Runtime, build_for, get_runtime
 
 NARROW = 0.2
@@ -113,10 +114,14 @@ def scored_row(m: Measurement, runtime: str, method: str) -> Scored:
     """One row's estimate. Raises LLMAnalysisError where there is none."""
     analysis = analysis_of(m, runtime, method)
     seconds = estimated(m, analysis)
-    phase = "serving" if m.kind == "serving" else "prefill" if m.metric == "ttft" else "total"
-    band = analysis.runtime.band(phase)
+    band = analysis.runtime.band(phase_of(m), same_chip(analysis.gpu))
     low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
     return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high)
+
+
+def phase_of(m: Measurement) -> str:
+    """Whose band a row's estimate has."""
+    return "serving" if m.kind == "serving" else "prefill" if m.metric == "ttft" else "total"
 
 
 def estimated(m: Measurement, analysis: LLMAnalysis) -> float:

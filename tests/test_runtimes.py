@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.fit_runtime import SECONDS, TERMS
-from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Runtime, get_runtime, runtime_names
+from llm_analysis.profile import same_chip
+from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, runtime_names
 
 WANTED = {
     "fastertransformer",
@@ -68,6 +69,23 @@ def test_a_band_holds_the_estimate_and_rests_on_enough_rows(name: str) -> None:
     for band in get_runtime(name).bands.values():
         assert band.low <= 1 <= band.high
         assert band.rows >= 10
+
+
+def test_a_band_is_that_of_the_phase_and_of_gpus_like_it() -> None:
+    bands = {name: Band(low=0.9, high=1.1 + i, rows=10) for i, name in enumerate(("total", "total elsewhere"))}
+    runtime = Runtime(name="mine", bands=bands)
+    assert runtime.band("prefill") == runtime.band("total") == bands["total"]
+    assert runtime.band("prefill", same_chip=False) == bands["total elsewhere"]
+    assert Runtime(name="mine", bands={"total": bands["total"]}).band("total", same_chip=False) == bands["total"]
+    assert NONE.band("total") is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "measured"),
+    [("a100-sxm-80gb", True), ("a100-sxm-40gb", True), ("h200-sxm-141gb", True), ("a10-24gb", False), ("t4", False)],
+)
+def test_a_chip_is_known_by_its_units(gpu: str, measured: bool) -> None:
+    assert same_chip(get_gpu(gpu)) == measured
 
 
 @pytest.mark.parametrize("name", sorted(runtime_names()))

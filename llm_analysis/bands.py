@@ -1,0 +1,64 @@
+"""How far published figures lie from the estimates, for each runtime and phase: the bands, written anew.
+
+    python -m llm_analysis.bands measurements.csv
+
+A band is taken from the rows as `validate` scores them: each estimated with its runtime as fitted without the rows of
+the same source and GPU; pipelines and steady states, to which nothing was fitted, as they are. GPUs whose chip's
+kernels were measured have bands apart from the others. Rows that are set apart, and this project's first benchmark,
+are in none.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from llm_analysis.measurements import Measurement
+from llm_analysis.profile import same_chip
+from llm_analysis.runtime import ELSEWHERE, FOLDER, Band, build_for
+from llm_analysis.runtimes import LEAST_ROWS, LIKE, OWN_BENCHMARK, band
+from llm_analysis.validate import gpu_named, phase_of, runtime_named, score
+
+
+def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
+    """Writes the bands of all runtimes that the rows of a table tell, by phase; gives them back."""
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for m, scored in score(path).rows:
+        if m.source != OWN_BENCHMARK:
+            of_build = ratios.setdefault(build_of(m), {})
+            phase = phase_of(m) + ("" if same_chip(gpu_named(m.gpu_name)) else ELSEWHERE)
+            of_build.setdefault(phase, []).append(m.seconds / scored.estimated_seconds)
+    found = {name: bands_of(by_phase) for name, by_phase in ratios.items()}
+    found |= {twin: found[like] for twin, like in LIKE.items() if like in found}
+    for name, bands in found.items():
+        write_bands(folder / f"{name}.json", bands)
+    return found
+
+
+def build_of(m: Measurement) -> str:
+    """The name of the runtime's build that a row ran."""
+    return build_for(runtime_named(m.runtime), gpu_named(m.gpu_name)).name
+
+
+def bands_of(by_phase: dict[str, list[float]]) -> dict[str, Band]:
+    """The band of each phase that has rows enough; of measured / estimated."""
+    import numpy as np
+
+    enough = {phase: ratios for phase, ratios in sorted(by_phase.items()) if len(ratios) >= LEAST_ROWS}
+    return {phase: band(np.array(ratios)) for phase, ratios in enough.items()}
+
+
+def write_bands(path: Path, bands: dict[str, Band]) -> None:
+    """The same runtime file with other bands."""
+    if not path.is_file():
+        return
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    plain["bands"] = {phase: found.model_dump() for phase, found in bands.items()}
+    path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for runtime_name, runtime_bands in fit_bands(Path(sys.argv[1])).items():
+        told = ", ".join(f"{phase} {b.low:g} to {b.high:g} ({b.rows})" for phase, b in runtime_bands.items())
+        print(f"{runtime_name}: {told}")
