@@ -1,4 +1,4 @@
-"""The command line: flags in, an answer out. Fire is the tokenizer; everything is checked by the rooms behind it.
+"""The command line: flags in, an answer out. `flags` reads them; everything is checked by the rooms behind it.
 
 stdout carries the answer, stderr everything else. Exit 0: answered; 1: the question makes no sense; 2: bad flags.
 Commands are pure: they return what is to be printed and written, and nothing is, until all flags have been understood.
@@ -12,9 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import fire
-from fire.decorators import SetParseFn, SetParseFns
 
 from llm_analysis import commands, listing, report
 from llm_analysis.analysis import LLMAnalysis
@@ -176,13 +173,8 @@ def run(arguments: Sequence[str]) -> Output:
 def called(name: str, command: Callable[..., Output], arguments: Sequence[str]) -> Output:
     """What a command returns for its flags. Raises UsageError, LLMAnalysisError."""
     parameters = inspect.signature(command).parameters
-    flags = checked(name, arguments, parameters)
-    SetParseFn(as_value)(command)
-    SetParseFns(**{flag: str for flag, parameter in parameters.items() if is_text(parameter)})(command)
-    output = fire.Fire(command, command=flags, name=f"llm-analysis {name}", serialize=lambda _: None)
-    if not isinstance(output, Output):
-        raise UsageError(f"cannot read the flags of {name}; see llm-analysis {name} --help")
-    return output
+    given = checked(name, arguments, parameters)
+    return command(**{flag: text if is_text(parameters[flag]) else as_value(text) for flag, text in given.items()})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

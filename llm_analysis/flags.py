@@ -1,4 +1,8 @@
-"""Flags before Fire sees them: it runs a command first and rejects a misspelled flag afterwards. And the help text."""
+"""Flags, and the help text.
+
+Fire reads the values and no more: by itself it runs a command first and rejects a misspelled flag afterwards. Plain
+numbers are read without it, since importing Fire would take a sixth of the time of a short answer.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,14 @@ FLAG = re.compile(r"--?[a-zA-Z]")
 NEGATIVE = ("-inf", "-infinity", "-nan")  # values that look like flags
 COLUMNS = 80  # of the help text
 MOST_CHARACTERS = 1000  # of a value that is read as more than text
+CONSTANTS = {"True": True, "False": False, "None": None}
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?(e[+-]?[0-9]+)?")  # plain; others are left to Fire
 Parameters = Mapping[str, inspect.Parameter]
 Answer = TypeVar("Answer")
 
 
-def checked(command: str, arguments: Sequence[str], parameters: Parameters) -> list[str]:
-    """The arguments as `--flag=value`, the one spelling that Fire never misreads.
+def checked(command: str, arguments: Sequence[str], parameters: Parameters) -> dict[str, str]:
+    """The text of each flag that is given, by name; `True` for one that stands alone.
 
     Raises UsageError for a flag that `command` does not have, one given twice or without its value, and a stray word.
     """
@@ -40,7 +46,7 @@ def checked(command: str, arguments: Sequence[str], parameters: Parameters) -> l
     for name, value in given.items():
         if value is None and not is_switch(parameters[name]):
             raise UsageError(f"{command}: --{name} needs a value")
-    return [f"--{name}={'True' if value is None else value}" for name, value in given.items()]
+    return {name: "True" if value is None else value for name, value in given.items()}
 
 
 def flag_and_value(command: str, argument: str, parameters: Parameters) -> tuple[str, str | None]:
@@ -70,10 +76,14 @@ def is_text(parameter: inspect.Parameter) -> bool:
 
 def as_value(text: str) -> object:
     """A number, a list, True, ... as Fire reads it; the text itself where it is nothing of the kind."""
-    from fire.parser import DefaultParseValue
-
     if len(text) > MOST_CHARACTERS:
         return text
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if NUMBER.fullmatch(text):
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    from fire.parser import DefaultParseValue
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

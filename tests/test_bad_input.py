@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import Ask
+from fire.parser import DefaultParseValue
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, catalog, cli, report
 from llm_analysis.errors import BadConfig
+from llm_analysis.flags import CONSTANTS, NUMBER, as_value
 
 INFER = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
 LLAMA = ["infer", "--model_name", "llama-2-70b", "--gpu_name", "a100-sxm-80gb"]
@@ -458,6 +460,11 @@ def test_spellings_that_fire_allows(ask: Ask, spelling: list[str]) -> None:
     answer = ask(*INFER, *spelling, "--format", "json")
     assert (answer.status, answer.err) == (0, "")
     assert json.loads(answer.out)["tp_size"] == 2
+
+
+@given(st.from_regex(NUMBER, fullmatch=True) | st.sampled_from(sorted(CONSTANTS)))
+def test_plain_values_are_read_as_fire_reads_them(text: str) -> None:
+    assert repr(as_value(text)) == repr(DefaultParseValue(text))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,6 @@ def test_importing_every_name_of_the_package_reads_no_data_file() -> None:
 
 def test_a_single_answer_imports_no_numpy_and_reads_one_model_and_one_gpu() -> None:
     seen = fresh_process(INFER)
-    assert not {"numpy", "scipy"} & set(seen["modules"])
+    assert not {"numpy", "scipy", "fire"} & set(seen["modules"])
     facts = [f for f in seen["files"] if "_configs" in f and f.endswith(".json")]
     assert [f.rsplit("/", 1)[-1] for f in facts] == ["test-13b.json", "a100-sxm-40gb.json"]
