@@ -23,12 +23,14 @@ SECTIONS: dict[str, Key] = {
     "format": lambda m: m.dtype_name,
 }
 HEADERS = ("rows", "median", "p90", "bias", "in band")
-LEGEND = (
-    "median and p90 of |estimated / measured - 1|; bias: its median with the sign. For each row a runtime of this "
-    "program is taken as it was fitted without the rows of the same source and GPU."
+LEGEND = "median and p90 of |estimated / measured - 1|; bias: its median with the sign."
+OF_RUNTIMES = (
+    "For each row a runtime of this program is taken as it was fitted without the rows of the same source and GPU. A "
+    "band should hold 80 % of such rows;"
 )
 MOST_REASONS = 8
 WORST = 5
+ALL = 20  # so few rows are shown one by one
 FEW = 5  # groups of fewer rows share a line
 LONGEST_NAME = 36
 
@@ -40,7 +42,8 @@ def rendered(score: Score, style: str) -> str:
     if style == "csv":
         return as_csv(score)
     parts = [table([cells("all", score.overall)], ("", *HEADERS), style), legend(score.overall)]
-    parts += [section(score, title, key, style) for title, key in SECTIONS.items()]
+    telling = {title: key for title, key in SECTIONS.items() if title == "runtime" or len(score.by(key)) > 1}
+    parts += [section(score, title, key, style) for title, key in telling.items()]
     parts.append(worst(score, style))
     return "\n\n".join([*parts, *remarks(score)])
 
@@ -49,9 +52,7 @@ def legend(s: Statistics) -> str:
     """What the columns mean, and how wide the bands are."""
     if s.coverage is None or s.narrow is None:
         return wrapped(LEGEND)
-    return wrapped(
-        f"{LEGEND} A band should hold 80 % of such rows; {s.narrow:.0%} of the bands are narrower than +-20 %."
-    )
+    return wrapped(f"{LEGEND} {OF_RUNTIMES} {s.narrow:.0%} of the bands are narrower than +-20 %.")
 
 
 def section(score: Score, title: str, key: Key, style: str) -> str:
@@ -70,14 +71,16 @@ def cells(name: str, s: Statistics) -> tuple[str, ...]:
     """One line of a section."""
     coverage = "" if s.coverage is None else f"{s.coverage:.0%}"
     errors = f"{s.median_abs_error:.1%}", f"{s.p90_abs_error:.1%}", f"{s.bias:+.1%}"
-    return (name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "...", str(s.n), *errors, coverage)
+    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+    return (shown or "(not given)", str(s.n), *errors, coverage)
 
 
 def worst(score: Score, style: str) -> str:
-    """The rows that are furthest off: measured beside estimated."""
-    furthest = sorted(score.rows, key=lambda row: -abs(row[1].error))[:WORST]
-    rows = [row_cells(m, scored) for m, scored in furthest]
-    return table(rows, ("furthest off", "measured", "estimated", "error"), style)
+    """The rows that are furthest off, or all where they are few: measured beside estimated."""
+    few = len(score.rows) <= ALL
+    chosen = score.rows if few else sorted(score.rows, key=lambda row: -abs(row[1].error))[:WORST]
+    rows = [row_cells(m, scored) for m, scored in chosen]
+    return table(rows, ("row" if few else "furthest off", "measured", "estimated", "error"), style)
 
 
 def row_cells(m: Measurement, scored: Scored) -> tuple[str, ...]:
