@@ -21,8 +21,6 @@ the fit did not see; a term that did not lower those is left out. `held_out` kee
 as fitted without its rows: what `validate` scores them with. `none` is no runtime: the kernels alone, back to back.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,12 +87,12 @@ class Runtime(BaseModel):
     bands: dict[str, Band] = {}
     held_out: dict[str, dict[str, float]] = {}
 
-    def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:
+    def without(self, source: str, gpu_name: str, model_name: str) -> "Runtime":
         """This runtime as it was fitted without the rows of a source and GPU (and model); itself where it saw none."""
         fold = f"{source} | {gpu_name}"
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
-    def hidden(self) -> Runtime:
+    def hidden(self) -> "Runtime":
         """This runtime as a server with continuous batching: its host at work while the GPU is.
 
         The step's own time stays where the next step is scheduled only when this one is done.
