@@ -235,14 +235,19 @@ def collective(
     ]
 
 
+def over_nodes(group: int, node: int) -> tuple[int, int]:
+    """GPUs of a group in each node (in the fullest, where they do not share out evenly), and nodes of `node` GPUs."""
+    nodes = -(-group // node)
+    return -(-group // nodes), nodes
+
+
 def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, count: Quantity = 1.0) -> list[Op]:
     """All-reduce of a message of `message_bytes` over `group` GPUs, `node` of which share the fast link.
 
     Inside a node each GPU sends 2 (t-1)/t M. Over n nodes the usual hierarchy: reduce-scatter and all-gather inside
     the node, and an all-reduce of each GPU's 1/t part with its n-1 counterparts.
     """
-    inside = min(group, node)
-    nodes = group // inside
+    inside, nodes = over_nodes(group, node)
     local = collective(name, "all_reduce", 2.0 * (inside - 1) / inside * message_bytes, inside, count=count)
     part = message_bytes / inside
     across = collective(
@@ -259,8 +264,7 @@ def all_to_all(
     Over n nodes a token goes once to each node that needs it, an expected (n - 1) (1 - (1 - 1/n)^copies) others, and on
     to its GPUs inside the node; on the way back they are added up there first (as in DeepEP, DeepSeek's library).
     """
-    inside = min(group, node)
-    nodes = group // inside
+    inside, nodes = over_nodes(group, node)
     local = collective(name, "all_to_all", token_bytes * copies * (inside - 1) / inside, inside, count=count)
     others = (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
     return local + collective(f"{name}_inter_node", "all_to_all", token_bytes * others, nodes, count=count, span=group)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import Unsupported
 from llm_analysis.estimate import pass_seconds
+from llm_analysis.operators import all_reduce
 from llm_analysis.pipeline import MOST_FOR_EACH_STAGE
 
 MODELS = ("llama-2-7b", "llama-3.1-70b", "gemma-2-9b", "mixtral-8x7b", "deepseek-v2-lite")
@@ -124,6 +125,17 @@ def test_larger_nodes_are_never_slower(node: int, tp: int, s: int) -> None:
     step = Step(4.0, float(s))
     small, large = (laid_out(tp_size=tp, num_gpus_per_node=n).seconds(step) for n in (node, 2 * node))
     assert large <= small * (1 + ROUNDING)
+
+
+def test_a_group_that_does_not_fill_its_nodes_reduces_over_the_network_too() -> None:
+    """12 GPUs in nodes of 8 take two nodes, as 6 and 6: each sends 10/6 of the message inside, and then 1/6 of it."""
+    inside, across = all_reduce("sum", 6.0, 12, node=8)
+    assert (inside.span, inside.wire_bytes) == (6, 10)
+    assert (across.span, across.wire_bytes, across.messages) == (12, 1, 1)
+    step = Step(1.0, 512.0)
+    for tp in (4, 8):
+        uneven, one = (laid_out(tp_size=tp, num_gpus_per_node=node).seconds(step) for node in (3, 8))
+        assert uneven > one
 
 
 # Experts
