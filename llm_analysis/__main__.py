@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import sys
 
 
 def main() -> None:
@@ -14,9 +15,12 @@ def main() -> None:
     gc.disable()
     atexit.register(gc.freeze)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from llm_analysis.cli import main as answer
+    try:
+        from llm_analysis.cli import main as answer
 
-    answer()
+        answer()
+    except KeyboardInterrupt:  # also during the imports and while the answer is printed
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ PLAIN_WORDS = {
     "finite_number": "a finite number",
     "bool_type": "True or False",
     "string_type": "text",
+    "too_short": "an object with one entry at least",
 }
 
 
@@ -61,7 +62,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = 
     names = list(known)
     lower = {known_name.lower(): known_name for known_name in sorted(names, reverse=True)}
     wanted = name.lower()[:MOST_CHARACTERS]
-    close = [n for n in lower if len(name) > 2 and wanted in n]
+    close = [n for n in lower if min(len(wanted), len(n)) > 2 and (wanted in n or n in wanted)]
     close += [n for n in get_close_matches(wanted, lower, n=3, cutoff=0.6) if n not in close]
     if close:
         return f"; did you mean {', '.join(prefix + lower[n] for n in close[:3])}?"

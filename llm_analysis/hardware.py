@@ -13,14 +13,17 @@ kept busy all of the time. Work in fewer pieces than the chip has room for leave
 from math import inf
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from llm_analysis.errors import nearest, shown
 from llm_analysis.operators import Op
 from llm_analysis.units import Quantity, combine, maximum
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
+# What a GPU may have a peak for.
+RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4")
 # GPUs in one server where the datasheet's link does not reach further: the usual eight.
 GPUS_PER_SERVER = 8
 
@@ -51,6 +54,15 @@ class GPU(BaseModel):
     tdp_watts: Positive | None = None
     confidence: str = ""
     source: str = ""
+
+    @field_validator("peak_flops")
+    @classmethod
+    def known_rates(cls, peaks: dict[str, float]) -> dict[str, float]:
+        """The peaks. A rate that is none of those known would never be used: it is a slip."""
+        for rate in peaks:
+            if rate not in RATES:
+                raise ValueError(f"unknown rate {shown(rate)} in peak_flops{nearest(rate, RATES)}")
+        return peaks
 
     def per_device(self) -> "GPU":
         """One of the devices that software sees: itself, or one die of a package of several."""
