@@ -59,10 +59,10 @@ def test_an_array_of_batches_is_cut_like_each_of_them(model: str, pp: int, s: in
 
 @given(model=models, pp=stage_counts, b=batches, s=prompts, decode=st.booleans())
 def test_the_operators_of_the_answer_take_the_least_time(model: str, pp: int, b: int, s: int, decode: bool) -> None:
-    """Trying stops at the first cut that is slower; `seconds` tries all. Experts touched are concave in the batch."""
+    """Of all ways to cut the pass, as `seconds` does."""
     asked = laid_out(model, pp_size=pp)
     step = Step(float(b), 1.0, float(s), "decode") if decode else Step(float(b), float(s))
-    assert pass_seconds(asked.shortest(step)) == pytest.approx(asked.seconds(step), rel=0.02)
+    assert pass_seconds(asked.shortest(step)) == pytest.approx(asked.seconds(step), rel=1e-12)
 
 
 @pytest.mark.parametrize(("pp", "b"), [*product((1, 2, 4), (1, 3, 64))])
