@@ -1,6 +1,7 @@
 """Layouts: micro-batches of a pipeline, and where groups of GPUs lie. Laws, and cases worked out by hand."""
 
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ batches = st.integers(1, 512)
 prompts = st.integers(1, 3000)
 
 
-def laid_out(model: str = "llama-2-7b", gpu: str = "a100-sxm-80gb", method: str = "ideal", **sizes: int) -> LLMAnalysis:
+def laid_out(model: str = "llama-2-7b", gpu: str = "a100-sxm-80gb", method: str = "ideal", **sizes: Any) -> LLMAnalysis:
     return LLMAnalysis(get_model(model), get_gpu(gpu), get_dtypes("bf16"), Parallelism(**sizes), method=method)
 
 
@@ -206,7 +207,7 @@ def test_what_goes_to_other_nodes_takes_their_network() -> None:
     ],
 )
 def test_an_impossible_layout_is_refused_with_the_nearest_possible(
-    model: str, sizes: dict[str, int], complaint: str
+    model: str, sizes: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(Unsupported, match=complaint):
         laid_out(model, "l4-24gb", **sizes)

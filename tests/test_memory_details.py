@@ -1,5 +1,7 @@
 """Memory that people trust: weights by class, the runtime's own, what fits; chunks, samples and drafts included."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,16 +16,16 @@ CLASSES = ("attention", "feed_forward", "expert", "embedding", "norm")
 MODELS = ("llama-3.1-8b", "mistral-7b-v0.1", "gemma-3-4b", "mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b")
 
 
-def estimate(model: str, gpu: str = "h200-sxm-141gb", method: str = "ideal", **asked: float) -> Estimate:
+def estimate(model: str, gpu: str = "h200-sxm-141gb", method: str = "ideal", **asked: Any) -> Estimate:
     sizes = {key: asked.pop(key) for key in list(asked) if key in Parallelism.model_fields}
     found = LLMAnalysis(
         get_model(model),
         get_gpu(gpu),
         get_dtypes("bf16"),
         Parallelism(**sizes),
-        method=method,  # type: ignore[arg-type]
+        method=method,
     )
-    return found.inference(**asked)  # type: ignore[arg-type]
+    return found.inference(**asked)
 
 
 # Weights
@@ -117,7 +119,7 @@ def test_the_longest_context_by_hand() -> None:
 def test_chunks_bound_the_activations() -> None:
     whole, cut = (
         estimate("llama-3.1-8b", batch_size_per_gpu=8, seq_len=16000, prefill_chunk_size=c) for c in (None, 2048)
-    )  # type: ignore[arg-type]
+    )
     assert whole.activation_memory_per_gpu / cut.activation_memory_per_gpu == pytest.approx(8 * 16000 / 2048)
     assert cut.kv_cache_memory_per_gpu == whole.kv_cache_memory_per_gpu
     assert cut.max_batch_size_per_gpu > whole.max_batch_size_per_gpu

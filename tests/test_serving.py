@@ -1,6 +1,7 @@
 """Serving options: each a formula over the same passes, held to laws and to cases worked out by hand."""
 
 from math import isclose
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,8 +28,8 @@ def analysis(model: str = "llama-3.1-8b", method: str = "ideal", draft: str = ""
     )
 
 
-def asked(model: str = "llama-3.1-8b", method: str = "ideal", **question: float) -> Estimate:
-    return analysis(model, method).inference(**question)  # type: ignore[arg-type]
+def asked(model: str = "llama-3.1-8b", method: str = "ideal", **question: Any) -> Estimate:
+    return analysis(model, method).inference(**question)
 
 
 # A prefix in the cache
@@ -68,8 +69,7 @@ def test_chunks_compute_every_token_once_and_never_more_than_a_chunk(b: int, s: 
 @given(model=models, method=methods, b=batches, s=prompts, chunk=chunks)
 def test_chunks_are_never_faster_than_one_pass(model: str, method: str, b: int, s: int, chunk: int) -> None:
     whole, cut = (
-        asked(model, method, batch_size_per_gpu=b, seq_len=s, **size)  # type: ignore[arg-type]
-        for size in ({}, {"prefill_chunk_size": chunk})
+        asked(model, method, batch_size_per_gpu=b, seq_len=s, **size) for size in ({}, {"prefill_chunk_size": chunk})
     )
     assert cut.prefill_latency >= whole.prefill_latency * (1 - 1e-9)
     assert cut.decode_latency == whole.decode_latency
@@ -210,7 +210,7 @@ def test_no_network_no_disaggregation() -> None:
         ({"use_kv_cache": False, "num_samples": 2}, "num_samples needs the KV cache"),
     ],
 )
-def test_a_wrong_way_of_serving_is_refused(question: dict[str, float], complaint: str) -> None:
+def test_a_wrong_way_of_serving_is_refused(question: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadValue, match=complaint):
         asked(**question)
 
@@ -226,6 +226,6 @@ def test_a_wrong_way_of_serving_is_refused(question: dict[str, float], complaint
         {"gpu_memory_utilization": 0.9},
     ],
 )
-def test_published_covers_a_plain_batch(question: dict[str, float]) -> None:
+def test_published_covers_a_plain_batch(question: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match=f"method published has no {next(iter(question))}"):
-        analysis("llama-2-7b", "published").inference(**question)  # type: ignore[arg-type]
+        analysis("llama-2-7b", "published").inference(**question)
