@@ -110,7 +110,8 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     own = of_checkpoint(model.weight_format, model.quantized_part)
     told: tuple[str, ...] = ()
     if asked is None and model.weight_format:
-        told = (f"no dtype_name was given: {own.name}, as the checkpoint is published",)
+        cache = "; --kv_cache_dtype_bytes 2 keeps the KV cache in 16 bits" if own.kv_bits < 16 else ""
+        told = (f"no dtype_name was given: {own.name}, as the checkpoint is published{cache}",)
     elif asked and own.experts and asked.name == model.weight_format:
         told = (f"dtype_name {asked.name}: {own.name}, as the checkpoint is published",)
         asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits)

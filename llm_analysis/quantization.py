@@ -47,7 +47,9 @@ def weights_of(raw: Mapping[str, Any]) -> Weights:
         return Weights()
     name, method = format_of(found), str(found.get("quant_method", "")) or "unnamed"
     if not name:
-        return Weights("", "all", f"quantization {method!r} is not one we know: weights taken at the dtype asked for")
+        bits = whole(found.get("bits")) or whole(found.get("w_bit"))
+        kind = f"{method!r}" + (f" of {bits} bits" if bits else "")
+        return Weights(note=f"quantization {kind} is not one we know: weights take dtype_name, 16 bits without it")
     if attention_left_alone(found.get("modules_to_not_convert") or found.get("ignore")):
         return Weights(name, "experts", f"{name} checkpoint: only the experts' weights are quantised")
     return Weights(name)
