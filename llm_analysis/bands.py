@@ -14,11 +14,11 @@ import json
 import sys
 from pathlib import Path
 
-from llm_analysis.measurements import Measurement
+from llm_analysis.measurements import Measurement, gpu_named
 from llm_analysis.profile import same_chip
 from llm_analysis.runtime import ELSEWHERE, FOLDER, Band, build_for
 from llm_analysis.runtimes import LEAST_ROWS, LIKE, OWN_BENCHMARK, band
-from llm_analysis.validate import gpu_named, phase_of, runtime_named, score
+from llm_analysis.validate import phase_of, runtime_named, score
 
 
 def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:

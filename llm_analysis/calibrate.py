@@ -15,9 +15,9 @@ from typing import Any
 
 from llm_analysis.errors import BadConfig
 from llm_analysis.fit_runtime import fit
-from llm_analysis.measurements import Measurement, read_measurements
+from llm_analysis.measurements import Measurement, gpu_named, read_measurements
 from llm_analysis.report import table
-from llm_analysis.rows import Rows, gpu_named
+from llm_analysis.rows import Rows
 from llm_analysis.runtime import Runtime, RuntimeEvidence, build_for, get_runtime
 from llm_analysis.validate import quantile
 

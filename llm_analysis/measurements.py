@@ -11,10 +11,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.dtypes import Dtypes, get_dtypes
 from llm_analysis.errors import BadConfig, BadValue, shown
+from llm_analysis.hardware import GPU
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Step
 from llm_analysis.quadrature import nodes
@@ -96,6 +99,18 @@ class Measurement:
 def apart(m: Measurement) -> str:
     """Why a row is scored apart; empty where it is not."""
     return SET_APART.get((m.source, m.runtime, m.model_name), "")
+
+
+@cache
+def model_named(name: str) -> ModelConfig:
+    """A model, read once."""
+    return get_model(name)
+
+
+@cache
+def gpu_named(name: str) -> GPU:
+    """A GPU as software sees it, read once."""
+    return get_gpu(name).per_device()
 
 
 def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:

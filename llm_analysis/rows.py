@@ -7,14 +7,12 @@ are gathered by (GPU, kind, format, rate, span, phase); each group is one `Op` w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llm_analysis.calibrated import Calibrated
-from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import LLMAnalysisError, Unsupported
-from llm_analysis.hardware import GPU, cost
-from llm_analysis.measurements import Measurement
+from llm_analysis.hardware import cost
+from llm_analysis.measurements import Measurement, gpu_named, model_named
 from llm_analysis.memory import weights_fit
 from llm_analysis.model import forward
 from llm_analysis.model_config import ModelConfig
@@ -29,18 +27,6 @@ if TYPE_CHECKING:
 
 QUANTITIES = [name for name in Op._fields if name not in ("name", "kind", "format", "rate", "span")]
 EVERYTHING = Runtime(name="all", step_seconds=1.0, layer_seconds=1.0, sequence_seconds=1.0)
-
-
-@cache
-def model_named(name: str) -> ModelConfig:
-    """A model, read once."""
-    return get_model(name)
-
-
-@cache
-def gpu_named(name: str) -> GPU:
-    """A GPU as software sees it, read once."""
-    return get_gpu(name).per_device()
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
-from llm_analysis.measurements import Measurement, apart, read_measurements
-from llm_analysis.rows import Rows, gpu_named
+from llm_analysis.measurements import Measurement, apart, gpu_named, read_measurements
+from llm_analysis.rows import Rows
 from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence, get_runtime
 
 if TYPE_CHECKING:

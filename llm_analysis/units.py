@@ -19,7 +19,6 @@ else:
     Quantity: TypeAlias = Any
 
 GB = 1e9
-GIB = 2.0**30
 NUMBER = (int, float)
 
 

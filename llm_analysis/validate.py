@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from llm_analysis.analysis import LLMAnalysis
-from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import LLMAnalysisError, Unsupported
-from llm_analysis.hardware import GPU
-from llm_analysis.measurements import Measurement, apart, read_measurements
+from llm_analysis.measurements import Measurement, apart, gpu_named, model_named, read_measurements
 from llm_analysis.memory import weights_fit
-from llm_analysis.model_config import ModelConfig
 from llm_analysis.profile import same_chip
 from llm_analysis.runtime import Runtime, build_for, get_runtime
 
@@ -78,18 +75,6 @@ class Score:
 
 
 @cache
-def model_named(name: str) -> ModelConfig:
-    """A model, read once."""
-    return get_model(name)
-
-
-@cache
-def gpu_named(name: str) -> GPU:
-    """A GPU, read once."""
-    return get_gpu(name)
-
-
-@cache
 def runtime_named(name: str) -> Runtime:
     """A runtime, read once."""
     return get_runtime(name)
@@ -134,7 +119,7 @@ def estimated(m: Measurement, analysis: LLMAnalysis) -> float:
 
 def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None = None) -> LLMAnalysis:
     """The analysis that a row asks for, its runtime (`found`, or that of the name) without the row's source and GPU."""
-    model, gpu = model_named(m.model_name), gpu_named(m.gpu_name).per_device()
+    model, gpu = model_named(m.model_name), gpu_named(m.gpu_name)
     used = None
     if method == "calibrated":
         used = build_for(found or runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)

@@ -12,11 +12,11 @@ import pytest
 from conftest import Ask
 
 from llm_analysis import LLMAnalysis
-from llm_analysis.measurements import EVIDENCE, REQUIRED, Measurement, read_measurements
+from llm_analysis.measurements import EVIDENCE, REQUIRED, Measurement, gpu_named, model_named, read_measurements
 from llm_analysis.rows import Rows
 from llm_analysis.runtime import get_runtime, runtime_names
 from llm_analysis.runtimes import OWN_BENCHMARK
-from llm_analysis.validate import Score, Scored, gpu_named, model_named, score, scored_row, statistics
+from llm_analysis.validate import Score, Scored, score, scored_row, statistics
 
 STATIC_MEDIAN, OVERALL_P90 = 0.11, 0.38  # what is reached, rounded up to the next percent: may only fall
 # This project's first benchmark: what is reached. The rows are in no fit; docs/accuracy.md tells why two GPUs are off.
