@@ -22,6 +22,8 @@ from llm_analysis.runtime import Runtime, RuntimeEvidence, build_for, get_runtim
 from llm_analysis.validate import quantile
 
 ROWS_PER_TERM = 4  # rows for each term after the first
+LEAST_SECONDS = 1e-9  # of a term; less is none
+TOO_SLOW = 0.05  # a bias that no term is left to mend
 MOST_FOLDS = 10
 
 
@@ -62,9 +64,15 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     own = bands(rows, rows.measured * (1 + np.array(after))) if after else {}
     if own:
         changed["bands"] = own
-    changed |= {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
+    values = {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
+    changed |= {term: value if value > LEAST_SECONDS else 0.0 for term, value in values.items()}
     done = fitted.model_copy(update=changed)
-    notes = [*remarks(len(rows.measurements), terms, start), *(f"skipped {row}: {why}" for row, why in skipped)]
+    doubts = doubtful(done, terms, before, after, float(np.median(rows.seconds(done) / rows.measured)) - 1, start)
+    notes = [
+        *remarks(len(rows.measurements), terms, start),
+        *doubts,
+        *(f"skipped {row}: {why}" for row, why in skipped),
+    ]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
 
 
@@ -87,6 +95,18 @@ def remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
     if len(terms) < len(TELLING):
         told = f"{n} row{'s tell' if n > 1 else ' tells'} {len(terms)} of {len(TELLING)} terms"
         found.append(f"{told}; the others are those of {start.name}")
+    return found
+
+
+def doubtful(
+    done: Runtime, terms: Sequence[str], before: Sequence[float], after: Sequence[float], bias: float, start: Runtime
+) -> list[str]:
+    """What speaks against using the fit, as sentences."""
+    found = []
+    if after and quantile(sorted(map(abs, after)), 0.5) >= quantile(sorted(map(abs, before)), 0.5):
+        found.append(f"on rows left out the fit is no better than {start.name} as it is")
+    if bias > TOO_SLOW and not any(getattr(done, term) for term in terms):
+        found.append(f"the rows are faster than what is kept of {start.name} allows; start from --runtime none")
     return found
 
 

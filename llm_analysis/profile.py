@@ -195,7 +195,7 @@ def profile_for(gpu: GPU) -> Profile:
             mine = kernels.setdefault(kind, {})
             for name, entry in by_format.items():
                 if name not in mine:
-                    mine[name] = borrowed(entry, other, num_sms)
+                    mine[name] = at_most(borrowed(entry, other, num_sms), name, mine.get("bf16"))
     told = "; ".join(part for part in (profile.note, note) if part)
     return profile._replace(kernels=kernels, note=told, num_sms=num_sms, gpu_name=gpu.name)
 
@@ -213,6 +213,13 @@ def borrowed(entry: Kernel, other: Profile, num_sms: int) -> Kernel:
     told = f"borrowed from {other.name}" + (f"; {entry.evidence.note}" if entry.evidence.note else "")
     marked = entry._replace(evidence=entry.evidence._replace(note=told))
     return rescaled(marked, num_sms / other.num_sms)
+
+
+def at_most(entry: Kernel, format: str, usual: Kernel | None) -> Kernel:
+    """A borrowed kernel that expands weights to 16 bits is no closer to the peak than the GPU's own 16-bit one."""
+    if usual is None or not format.endswith("a16") or entry.numbers.flops <= usual.numbers.flops:
+        return entry
+    return entry._replace(numbers=entry.numbers.model_copy(update={"flops": usual.numbers.flops}))
 
 
 def stand_ins(name: str) -> list[str]:

@@ -124,7 +124,7 @@ def memory_table(e: Estimate, style: str) -> str:
         (
             "KV cache",
             gigabytes(e.kv_cache_memory_per_gpu),
-            f"in the end; {e.kv_cache_bytes_per_token:,.0f} bytes a token",
+            f"in the end; the model's: {e.kv_cache_bytes_per_token:,.0f} bytes a token",
         ),
         ("activations", gigabytes(e.activation_memory_per_gpu), "at the peak of the prefill"),
     ]
