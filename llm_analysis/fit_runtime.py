@@ -30,7 +30,7 @@ SECONDS = {
     "sequence_seconds": 1e-5,
     "collective_seconds": 1e-5,
 }
-FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention", "collective_link")
+FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # units of seconds
 FACTOR_RANGE = (0.1, 2.0)

@@ -10,7 +10,6 @@ Kernels of its own, as factors on the profile's fractions of peak (1: as good as
     matmul_memory         matrix multiplications where they are bound by memory
     narrow_memory         the same for weights of 8 or 4 bits, on top: the quality of its dequantisation
     attention             attention, prefill and decode
-    collective_link       collectives where they are bound by the link
 And facts about it:
     collective            whose all-reduce it runs: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications of 8 or 4 bits launch like 16-bit ones
@@ -79,7 +78,6 @@ class Runtime(BaseModel):
     matmul_memory: Factor = 1.0
     narrow_memory: Factor = 1.0
     attention: Factor = 1.0
-    collective_link: Factor = 1.0
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
     schedules_ahead: bool = True
@@ -124,8 +122,7 @@ class Runtime(BaseModel):
     def adjusted(self, kind: str, format: str, numbers: Efficiency, usual_launch: float) -> Efficiency:
         """A kernel's numbers as this runtime's own kernel has them; `usual_launch` is that of the 16-bit kernel."""
         if kind in COLLECTIVES:
-            launch, link = numbers.launch + self.collective_seconds, min(numbers.link * self.collective_link, 1.0)
-            return numbers.model_copy(update={"launch": launch, "link": link})
+            return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
         if "attention" in kind:
             return scaled(numbers, self.attention, self.attention)
         if kind not in MATMULS:

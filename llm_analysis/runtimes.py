@@ -42,10 +42,11 @@ FACTS: dict[str, dict[str, Any]] = {
     "hf-transformers": {"collective": "nccl"},
 }
 # The terms that may be fitted. Most engines' kernels are those the profiles were measured on, or as good, so that only
-# what they add is fitted. FasterTransformer has no host loop to wait for: one C++ call a step, its kernels fused.
+# what they add is fitted.
 ADDED = (*SECONDS, "narrow_memory")
-ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "gpt-fast"), ADDED)
-ALLOWED["fastertransformer"] = ("collective_seconds", "collective_link", "narrow_memory")
+ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "fastertransformer", "gpt-fast"), ADDED
+)
 LIKE = {"lmdeploy": "tensorrt-llm"}  # an engine without published rows here, and the one it resembles: C++, graphs
 BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
 LEAST_ROWS = 10  # that a band rests on
