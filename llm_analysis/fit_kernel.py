@@ -28,7 +28,8 @@ CHUNKED = {"sharpness": 0.4}  # of collectives it may fall below 1: chunks pay t
 
 # Where the rows cannot tell compute from the rest, other rows of the same table bound it from below: grouped queries
 # up to 16 on an A100 take no longer than multi-head attention over the same cache.
-# Tokens spread by a power law overload one expert; with even routing its products run like any (as on the H100).
+# Tokens spread by a power law overload one expert; with even routing its products run like any (as on the H100). These
+# three are set by hand, not fitted; docs/accuracy.md says what was in sight.
 FIXED = {("a100-sxm-80gb", "grouped_gemm"): {"flops": 0.8, "sharpness": 1.5, "fill": 1.0}}
 LEAST_COMPUTE = {("a100-sxm-80gb", "decode_attention"): {"flops": 0.3}}
 
