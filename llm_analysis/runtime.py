@@ -90,7 +90,7 @@ class Runtime(BaseModel):
         fold = f"{source} | {gpu_name}"
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
-    def hidden(self) -> "Runtime":
+    def as_server(self) -> "Runtime":
         """This runtime as a server with continuous batching: its host at work while the GPU is.
 
         The step's own time stays where the next step is scheduled only when this one is done.

@@ -123,7 +123,7 @@ def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None
     used = None
     if method == "calibrated":
         used = build_for(found or runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)
-        used = used.hidden() if m.kind == "serving" else used
+        used = used.as_server() if m.kind == "serving" else used
     analysis = LLMAnalysis(model, gpu, m.dtypes(), m.layout(), method=method, runtime=used)
     weights_fit(model, analysis.dtypes, analysis.layout, gpu)
     return analysis
