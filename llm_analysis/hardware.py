@@ -102,6 +102,7 @@ class GPU(BaseModel):
 class Efficiency(BaseModel):
     """How a kind of kernel uses a GPU: the numbers of the line above.
 
+    `memory` may be above 1 where a cache serves some of the bytes; it is infinite for a kernel that is part of another.
     `fill` is the number of independent pieces of work that keep half of the compute units busy (0: any number fills
     the chip). A sharpness below 1 makes two terms cost more than their sum: a collective cut into chunks pays latency
     for each of them.
