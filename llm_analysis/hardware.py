@@ -11,9 +11,9 @@ kept busy all of the time. Work in fewer pieces than the chip has room for leave
 """
 
 from math import inf
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from llm_analysis.errors import nearest, shown
 from llm_analysis.operators import Op
@@ -24,6 +24,16 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 # What a GPU may have a peak for.
 RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4")
+# What no GPU is below or above, and the unit meant: beyond it stands a slip, such as GB/s for bytes/s.
+LINK_RANGE = (1e7, 1e14, "bytes/s (1 GB/s is 1e9)")
+RANGES = {
+    "memory_bytes": (1e9, 1e14, "bytes (1 GB is 1e9)"),
+    "memory_bandwidth": (1e10, 1e15, "bytes/s (1 GB/s is 1e9)"),
+    "peak_flops": (1e11, 1e18, "FLOP/s (1 TFLOP/s is 1e12)"),
+    "l2_bytes": (1e5, 1e12, "bytes (1 MB is 1e6)"),
+    "boost_clock_hz": (1e8, 1e11, "Hz (1 GHz is 1e9)"),
+    **dict.fromkeys(("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth"), LINK_RANGE),
+}
 # GPUs in one server where the datasheet's link does not reach further: the usual eight.
 GPUS_PER_SERVER = 8
 
@@ -63,6 +73,17 @@ class GPU(BaseModel):
             if rate not in RATES:
                 raise ValueError(f"unknown rate {shown(rate)} in peak_flops{nearest(rate, RATES)}")
         return peaks
+
+    @field_validator(*RANGES)
+    @classmethod
+    def in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        """The value. One that no GPU has is in another unit."""
+        low, high, unit = RANGES[str(info.field_name)]
+        for name, one in (value if isinstance(value, dict) else {"": value}).items():
+            if one is not None and not low <= one <= high:
+                field = f"{info.field_name}.{name}".rstrip(".")
+                raise ValueError(f"{field} is in {unit}: {one:g} is no GPU's, which are from {low:g} to {high:g}")
+        return value
 
     def per_device(self) -> "GPU":
         """One of the devices that software sees: itself, or one die of a package of several."""
