@@ -62,11 +62,14 @@ class Parallelism(BaseModel):
 
     def check_experts(self, model: ModelConfig) -> None:
         """Raises Unsupported for experts that cannot be spread over `ep_size` GPUs."""
-        ep, t, experts = self.ep_size, self.tp_size, model.num_experts
-        if ep == 1:
+        ep, t, experts, imbalance = self.ep_size, self.tp_size, model.num_experts, self.expert_imbalance
+        if ep == 1 and imbalance == 1:
             return
         if not experts:
-            raise Unsupported(f"ep_size {ep}: {model.name} has no experts to spread")
+            asked = f"ep_size {ep}" if ep > 1 else f"expert_imbalance {imbalance:g}"
+            raise Unsupported(f"{asked}: {model.name} has no experts to spread")
+        if ep == 1:
+            raise Unsupported(f"expert_imbalance {imbalance:g} is of GPUs that share the experts: give ep_size too")
         gpus = t * self.dp_size
         possible = [i for i in divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
         if ep not in possible:

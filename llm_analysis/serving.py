@@ -86,11 +86,12 @@ def draft_layout(draft: ModelConfig, layout: Parallelism) -> Parallelism:
     """
     if layout.pp_size > 1:
         raise Unsupported("a draft model needs pp_size 1: the stages would wait for each drafted token")
-    spread = layout if draft.num_experts else layout.model_copy(update={"ep_size": 1})
+    whole = {"ep_size": 1, "expert_imbalance": 1.0}
+    spread = layout if draft.num_experts else layout.model_copy(update=whole)
     try:
         spread.check(draft)
     except Unsupported:
-        return layout.model_copy(update={"tp_size": 1, "sp_size": 1, "ep_size": 1})
+        return layout.model_copy(update={"tp_size": 1, "sp_size": 1, **whole})
     return spread
 
 

@@ -162,6 +162,9 @@ LAYOUTS: list[Case] = [
     ([*INFER, "--tp_size", "80"], 1, r"tp_size 80 does not divide the 40 attention heads .*try 20 or 40"),
     ([*INFER, "--pp_size", "41"], 1, r"pp_size 41 is more than the 40 layers of test-13b"),
     ([*INFER, "--tp_size", "4", "--sp_size", "2"], 1, r"sp_size must be 1 or tp_size \(4\), not 2"),
+    ([*INFER, "--ep_size", "2"], 1, r"ep_size 2: test-13b has no experts to spread"),
+    ([*INFER, "--expert_imbalance", "2"], 1, r"expert_imbalance 2: test-13b has no experts to spread"),
+    (["infer", "--model_name=mixtral-8x7b", *INFER[3:], "--expert_imbalance=1.5"], 1, r"imbalance 1.5 .*give ep_size"),
     ([*INFER[:4], "t4", "--tp_size", "20"], 1, r"t4 has no .*bandwidth on record, which 20 GPUs need"),
 ]
 

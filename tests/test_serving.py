@@ -169,6 +169,10 @@ def test_a_models_own_layer_drafts() -> None:
 def test_a_draft_whose_heads_do_not_divide_runs_whole_on_each_gpu() -> None:
     assert draft_layout(get_model("llama-3.2-1b"), Parallelism(tp_size=8)).tp_size == 8
     assert draft_layout(get_model("qwen2.5-0.5b"), Parallelism(tp_size=8)).tp_size == 1  # 14 heads
+    uneven = Parallelism(tp_size=8, ep_size=8, expert_imbalance=1.5)
+    dense, sparse = draft_layout(get_model("llama-3.2-1b"), uneven), draft_layout(get_model("qwen3-30b-a3b"), uneven)
+    assert (dense.tp_size, dense.ep_size, dense.expert_imbalance) == (8, 1, 1.0)
+    assert (sparse.tp_size, sparse.ep_size, sparse.expert_imbalance) == (8, 8, 1.5)
     with pytest.raises(Unsupported, match="needs pp_size 1"):
         draft_layout(get_model("llama-3.2-1b"), Parallelism(pp_size=2))
 
