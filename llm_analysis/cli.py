@@ -16,7 +16,7 @@ from typing import Any
 from llm_analysis import commands, listing, report
 from llm_analysis.analysis import LLMAnalysis
 from llm_analysis.errors import BadValue, LLMAnalysisError, UsageError, choice, nearest, shown
-from llm_analysis.flags import as_value, checked, help_text, is_text, overview, with_flags_of
+from llm_analysis.flags import checked, help_text, overview, value_of, with_flags_of
 from llm_analysis.output import Output, existing_folder, name_part, write_together
 from llm_analysis.question import question
 from llm_analysis.scenario import Workload
@@ -174,7 +174,7 @@ def called(name: str, command: Callable[..., Output], arguments: Sequence[str]) 
     """What a command returns for its flags. Raises UsageError, LLMAnalysisError."""
     parameters = inspect.signature(command).parameters
     given = checked(name, arguments, parameters)
-    return command(**{flag: text if is_text(parameters[flag]) else as_value(text) for flag, text in given.items()})
+    return command(**{flag: value_of(text, parameters[flag]) for flag, text in given.items()})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

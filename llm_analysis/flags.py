@@ -74,6 +74,15 @@ def is_text(parameter: inspect.Parameter) -> bool:
     return "str" in str(parameter.annotation)
 
 
+def value_of(text: str, parameter: inspect.Parameter) -> object:
+    """A flag's value. A whole number may be written as 1e6."""
+    if is_text(parameter):
+        return text
+    value = as_value(text)
+    counts = "int" in str(parameter.annotation)
+    return int(value) if counts and isinstance(value, float) and value.is_integer() else value
+
+
 def as_value(text: str) -> object:
     """A number, a list, True, ... as Fire reads it; the text itself where it is nothing of the kind."""
     if len(text) > MOST_CHARACTERS:

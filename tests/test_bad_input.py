@@ -105,7 +105,7 @@ MISSING: list[Case] = [
 
 NO_NUMBER = ["", "abc", "True", "False", "1,2,4", "[1,2]", "{}", "{[]: 1}", "1e400", "nan", "inf", "'2'", "2;4"]
 NO_NUMBER += ["-" * 900 + "1", "~" * 5000 + "1", "1" * 5000, "1if 1else 2", '"\\d"', "[" * 400]
-NO_INTEGER = [*NO_NUMBER, "1.5", "2.0", "1e3", "-1e400", "0", "-1", "-7", "1000000001"]
+NO_INTEGER = [*NO_NUMBER, "1.5", "1.5e0", "1e-3", "-1e400", "0", "-1", "-7", "1000000001"]
 NO_FRACTION = [*NO_NUMBER, "0", "0.0", "-0.5", "-1e-9", "1.0000001", "2", "1e-320", "1" + "0" * 400, "-1e400"]
 
 
@@ -485,6 +485,13 @@ def test_spellings_that_fire_allows(ask: Ask, spelling: list[str]) -> None:
     answer = ask(*INFER, *spelling, "--format", "json")
     assert (answer.status, answer.err) == (0, "")
     assert json.loads(answer.out)["tp_size"] == 2
+
+
+@pytest.mark.parametrize("spelling", ["1e3", "1000.0", "1_000", "1000.", "10e2", "1E3", "+1000"])
+def test_a_whole_number_however_it_is_written(ask: Ask, spelling: str) -> None:
+    answer = ask(*INFER, "--method", "ideal", "--seq_len", spelling, "--format", "json")
+    assert (answer.status, answer.err) == (0, "")
+    assert '"seq_len": 1000,' in answer.out
 
 
 @given(st.from_regex(NUMBER, fullmatch=True) | st.sampled_from(sorted(CONSTANTS)))
