@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from tabulate import tabulate
+import tabulate
 
 from llm_analysis.errors import BadValue
 from llm_analysis.estimate import Estimate, OperatorTime
@@ -17,6 +17,7 @@ from llm_analysis.units import GB
 
 FORMATS = ("table", "json", "csv", "markdown")
 STYLES = {"table": "simple", "markdown": "github"}
+tabulate.MIN_PADDING = 0  # of headings: two columns beside each would not fit a terminal of 80
 
 
 def rendered(estimate: Estimate, style: str) -> str:
@@ -90,24 +91,29 @@ def seconds(value: float) -> str:
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], style: str, last: str = "right") -> str:
     """A table whose cells are already text: names on the left, figures on the right, the `last` column as asked."""
     align = ["left", *["right"] * (len(headers) - 2), last]
-    text: str = tabulate(rows, headers=headers, tablefmt=STYLES[style], colalign=align, disable_numparse=True)
+    text: str = tabulate.tabulate(rows, headers=headers, tablefmt=STYLES[style], colalign=align, disable_numparse=True)
     return text
 
 
 def summary(e: Estimate, style: str) -> str:
     """Latencies and throughput."""
     rows = [
-        ("prefill (TTFT)", *spread(e, "prefill"), f"{e.prefill_tokens_per_sec:,.0f} tokens/s"),
-        ("decode per token (TPOT)", *spread(e, "decode"), f"{e.decode_tokens_per_sec:,.1f} tokens/s"),
-        ("total", *spread(e, "total"), f"{e.total_tokens_per_sec:,.1f} tokens/s generated"),
+        ("prefill (TTFT)", *spread(e, "prefill"), rate(e.prefill_tokens_per_sec)),
+        ("decode per token (TPOT)", *spread(e, "decode"), rate(e.decode_tokens_per_sec)),
+        ("total", *spread(e, "total"), f"{rate(e.total_tokens_per_sec)} out"),
     ]
     if e.num_gpus > 1 or e.batch_size_per_gpu > 1:
-        rows.append(("of one request", "", "", f"{e.request_tokens_per_sec:,.1f} tokens/s"))
+        rows.append(("of one request", "", "", rate(e.request_tokens_per_sec)))
     if e.cost_per_million_tokens is not None:
         rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "", "generated, all GPUs"))
     headers = ("", "latency", "80 % within", "throughput")
     shown = [0, 1, 3] if e.total_latency_low is None else [0, 1, 2, 3]
     return table([[row[i] for i in shown] for row in rows], [headers[i] for i in shown], style, last="left")
+
+
+def rate(value: float) -> str:
+    """A throughput as a person reads it."""
+    return f"{value:,.{0 if value >= 1000 else 1}f} tokens/s"
 
 
 def spread(e: Estimate, phase: str) -> tuple[str, str]:
@@ -157,23 +163,26 @@ def gigabytes(value: float) -> str:
 
 
 def operator_table(e: Estimate, phase: str, style: str) -> str:
-    """One row per operator of a phase."""
-    rows = [operator_cells(row) for row in e.operators if row.phase == phase and row.seconds]
-    return table(rows, (phase, "time", "share", "GFLOP", "MB", "achieved", "bound by"), style)
+    """One row per operator of a phase; FLOP and bytes in units that suit the largest."""
+    operators = [row for row in e.operators if row.phase == phase and row.seconds]
+    flops, flop_unit = scaled([row.flops for row in operators], {1e9: "GFLOP", 1e12: "TFLOP", 1e15: "PFLOP"})
+    moved, byte_unit = scaled([row.bytes or row.wire_bytes for row in operators], {1e6: "MB", 1e9: "GB", 1e12: "TB"})
+    rows = [operator_cells(*cells) for cells in zip(operators, flops, moved, strict=True)]
+    return table(rows, (phase, "time", "share", flop_unit, byte_unit, "peak", "bound"), style)
 
 
-def operator_cells(row: OperatorTime) -> tuple[str, ...]:
-    """The cells of one operator: MB are HBM traffic, or what goes over the wire for a collective."""
-    moved = row.bytes or row.wire_bytes
-    return (
-        f"{row.name} x{row.count:g}" if row.count != 1 else row.name,
-        seconds(row.seconds),
-        f"{row.share:.1%}",
-        f"{row.flops / 1e9:,.2f}",
-        f"{moved / 1e6:,.2f}",
-        f"{row.achieved_fraction:.0%}",
-        row.bound,
-    )
+def scaled(values: Sequence[float], units: Mapping[float, str]) -> tuple[list[str], str]:
+    """Figures in the first unit that shows the largest in four digits, and that unit."""
+    largest = max(values, default=0.0)
+    unit = next((size for size in units if largest < 9999.5 * size), max(units))
+    digits = 2 if largest < 99.995 * unit else 1 if largest < 999.95 * unit else 0
+    return [f"{value / unit:,.{digits}f}" if value else "-" for value in values], units[unit]
+
+
+def operator_cells(row: OperatorTime, flops: str, moved: str) -> tuple[str, ...]:
+    """The cells of one operator: what it moves is HBM traffic, or what goes over the wire for a collective."""
+    name = f"{row.name} x{row.count:g}" if row.count != 1 else row.name
+    return (name, seconds(row.seconds), f"{row.share:.1%}", flops, moved, f"{row.achieved_fraction:.0%}", row.bound)
 
 
 def as_csv(e: Estimate) -> str:

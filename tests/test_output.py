@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llm_analysis import catalog
 from llm_analysis.errors import BadValue
 from llm_analysis.output import write_together
-from llm_analysis.report import seconds
+from llm_analysis.report import scaled, seconds
 
 REQUIRED = [
     *("prefill_latency", "decode_latency", "total_decode_latency", "total_latency", "total_per_token_latency"),
@@ -126,17 +126,35 @@ def test_cost_per_million_tokens(ask: Ask) -> None:
     assert answered(ask)["cost_per_million_tokens"] is None
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_tables_fit_a_terminal(ask: Ask, model: str) -> None:
-    """80 columns, the operators' tables 100; a note is a sentence, which a terminal folds."""
-    question = ["infer", "--model_name", model, "--gpu_name", "a100-sxm-80gb", "--method", "ideal", "--tp_size", "2"]
-    for more in ([], ["--batch_size_per_gpu", "64", "--seq_len", "2048", "--pp_size", "2", "--cost_per_gpu_hour", "2"]):
-        out = ask(*question, *more).out
-        first, operators = out.split("\nprefill  ", 1)
-        assert max(map(len, first.splitlines())) <= 100
-        assert max(len(line) for line in first.splitlines()[3:]) <= 80
-        assert max(len(line) for line in operators.splitlines() if not line.startswith("note:")) <= 100
-        assert all(line == line.rstrip() for line in out.splitlines())
+SENTENCES = ("note:", "no difference:")
+
+
+@pytest.mark.parametrize("method", ["ideal", "calibrated"])
+@pytest.mark.parametrize("model", [*MODELS, "deepseek-v3"])
+def test_tables_fit_a_terminal(ask: Ask, model: str, method: str) -> None:
+    """80 columns; the question and a note are sentences, which a terminal folds."""
+    question = ["--model_name", model, "--gpu_name", "h100-sxm-80gb", "--method", method, "--tp_size", "2"]
+    large = ["--batch_size_per_gpu", "64", "--seq_len", "2048", "--pp_size", "2", "--cost_per_gpu_hour", "2"]
+    experts = ["--dp_size", "16", "--ep_size", "32"] if model == "deepseek-v3" else []
+    for asked in (["infer"], ["infer", *large, *experts], ["explain"]):
+        first, *parts = ask(*asked, *question).out.split("\n\n")
+        assert max(map(len, first.splitlines())) <= 120
+        lines = [line for part in parts for line in part.splitlines() if not part.startswith(SENTENCES)]
+        assert max(map(len, lines)) <= 80
+        assert all(line == line.rstrip() for line in lines)
+
+
+@given(values=st.lists(st.just(0.0) | st.floats(1e3, 1e19), min_size=1, max_size=5))
+def test_figures_of_a_column_share_a_unit_and_read_back(values: list[float]) -> None:
+    """Five characters at most. Half of the last digit: of four of the largest, or of two behind the point."""
+    units = {1e6: "MB", 1e9: "GB", 1e12: "TB", 1e15: "PB"}
+    cells, name = scaled(values, units)
+    (unit,) = (size for size, shown in units.items() if shown == name)
+    for value, cell in zip(values, cells, strict=True):
+        assert len(cell) <= 5 or value > 9999 * max(units)
+        assert (cell == "-") is (value == 0.0)
+        if value:
+            assert abs(float(cell.replace(",", "")) * unit - value) <= max(max(values) * 5.1e-3, unit * 5.1e-3)
 
 
 @pytest.mark.parametrize("command", ["models", "gpus", "dtypes"])
