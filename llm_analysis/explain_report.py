@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from llm_analysis.explain import TERMS, WHAT_IFS, Explanation, Line, latencies, line
-from llm_analysis.report import heading, seconds, table
+from llm_analysis.report import csv_of, heading, seconds, table
 
 LEAST_SHARE = 5e-4  # that a table shows: 0.1 %, rounded
 
@@ -62,8 +60,4 @@ def as_csv(e: Explanation) -> str:
     """A row per term, one for the estimate, and one per what-if and what it saves: SI seconds, shares as fractions."""
     whole = line("estimate", *latencies(e.estimate), e.estimate)
     sections = {"term": e.terms, "estimate": (whole,), "saving": e.savings}
-    out = io.StringIO()
-    writer = csv.DictWriter(out, ["section", *(field.name for field in fields(Line))], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"section": section} | asdict(one) for section, lines in sections.items() for one in lines)
-    return out.getvalue().rstrip("\n")
+    return csv_of([{"section": section} | asdict(one) for section, lines in sections.items() for one in lines])

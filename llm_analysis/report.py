@@ -187,11 +187,15 @@ def operator_cells(row: OperatorTime, flops: str, moved: str) -> tuple[str, ...]
 
 def as_csv(e: Estimate) -> str:
     """One line of the answer's plain fields under their names."""
-    plain: dict[str, Any] = {key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}
+    return csv_of([{key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}])
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows that have the same keys, under these."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, plain, lineterminator="\n")
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerow(plain)
+    writer.writerows(rows)
     return out.getvalue().rstrip("\n")
 
 

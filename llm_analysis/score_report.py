@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from textwrap import fill
 
 from llm_analysis.measurements import Measurement, apart
-from llm_analysis.report import seconds, table
+from llm_analysis.report import csv_of, seconds, table
 from llm_analysis.validate import Score, Scored, Statistics, as_dict, statistics
 
 Key = Callable[[Measurement], str]
@@ -118,10 +116,5 @@ def wrapped(text: str) -> str:
 
 def as_csv(score: Score) -> str:
     """One line for each row."""
-    out = io.StringIO()
-    names = ["source", "runtime", "gpu_name", "model_name", "metric"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, *Scored.__dataclass_fields__])
-    for m, scored in score.rows:
-        writer.writerow([*(getattr(m, name) for name in names), *asdict(scored).values()])
-    return out.getvalue().rstrip("\n")
+    names = ("source", "runtime", "gpu_name", "model_name", "metric")
+    return csv_of([{name: getattr(m, name) for name in names} | asdict(scored) for m, scored in score.rows])

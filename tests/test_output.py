@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import catalog
+from llm_analysis.dtypes import EVERYDAY
 from llm_analysis.errors import BadValue
 from llm_analysis.output import write_together
 from llm_analysis.report import scaled, seconds
@@ -157,12 +158,35 @@ def test_figures_of_a_column_share_a_unit_and_read_back(values: list[float]) -> 
             assert abs(float(cell.replace(",", "")) * unit - value) <= max(max(values) * 5.1e-3, unit * 5.1e-3)
 
 
-@pytest.mark.parametrize("command", ["models", "gpus", "dtypes"])
+KNOWN = {"models": catalog.names("model_configs"), "gpus": catalog.names("gpu_configs"), "dtypes": [*EVERYDAY]}
+
+
+@pytest.mark.parametrize("command", KNOWN)
 def test_listings_fit_a_terminal(ask: Ask, command: str) -> None:
     out = ask(command).out
-    assert max(map(len, out.splitlines())) <= 100
-    known = {"models": catalog.names("model_configs"), "gpus": catalog.names("gpu_configs"), "dtypes": ["bf16", "int4"]}
-    assert all(name in out for name in known[command])
+    assert max(map(len, out.splitlines())) <= 80
+    assert all(name in out for name in KNOWN[command])
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_the_formats_of_a_listing_agree(ask: Ask, command: str) -> None:
+    entries = json.loads(ask(command, "--format", "json").out)
+    assert [entry["name"] for entry in entries] == KNOWN[command]
+    rows = list(csv.DictReader(io.StringIO(ask(command, "--format", "csv").out)))
+    assert rows == [{key: "" if value is None else str(value) for key, value in entry.items()} for entry in entries]
+    table, markdown = (ask(command, "--format", style).out for style in ("table", "markdown"))
+    assert re.split(r"[|\s:-]+", table)[:-1] == re.split(r"[|\s:-]+", markdown)[1:-1]
+
+
+def test_a_listing_in_si_units(ask: Ask) -> None:
+    def entry(command: str, name: str) -> dict[str, Any]:
+        (found,) = (each for each in json.loads(ask(command, "--format", "json").out) if each["name"] == name)
+        return dict(found)
+
+    gpu, model, dtype = entry("gpus", "h100-sxm-80gb"), entry("models", "llama-3.1-8b"), entry("dtypes", "int4")
+    assert (gpu["memory_bytes"], gpu["fp8_flops"], gpu["fp4_flops"]) == (80e9, 1978.9e12, None)
+    assert (model["num_params_total"], model["kv_cache_bytes_per_token"]) == (8030261248, 131072)
+    assert (dtype["weight_bits"], dtype["activation_bits"]) == (4, 16)
 
 
 @pytest.mark.parametrize(
