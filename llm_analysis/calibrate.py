@@ -16,7 +16,7 @@ from typing import Any
 from llm_analysis.errors import BadConfig
 from llm_analysis.fit_runtime import fit
 from llm_analysis.measurements import Measurement, gpu_named, read_measurements
-from llm_analysis.report import table
+from llm_analysis.report import csv_of, table
 from llm_analysis.rows import Rows
 from llm_analysis.runtime import Runtime, RuntimeEvidence, build_for, get_runtime
 from llm_analysis.validate import quantile
@@ -81,10 +81,7 @@ def evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
     found = RuntimeEvidence(rows=n, sources={path.name: n})
     if not after:
         return found
-    sizes = sorted(abs(error) for error in after)
-    errors = {"median_error": quantile(sizes, 0.5), "p90_error": quantile(sizes, 0.9)}
-    errors["bias"] = quantile(sorted(after), 0.5)
-    return found.model_copy(update={key: round(value, 4) for key, value in errors.items()})
+    return found.model_copy(update={key: round(value, 4) for key, value in statistics(after).items()})
 
 
 def remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
@@ -152,18 +149,38 @@ def rendered(found: Calibration, style: str, target: str) -> str:
     if style == "json":
         plain: dict[str, Any] = {"terms": list(found.terms), "before": list(found.before), "after": list(found.after)}
         return json.dumps(plain | {"notes": list(found.notes), "runtime": found.runtime.model_dump()}, indent=2)
+    if style == "csv":
+        return csv_of([as_row(found)])
     fitted = [(term, f"{getattr(found.runtime, term) * 1e6:,.6g} us") for term in found.terms]
-    parts = [table(fitted, ("term", "fitted"), "markdown" if style == "markdown" else "table")]
+    parts = [table(fitted, ("term", "fitted"), style)]
     rows = [
         (name, *error_cells(errors)) for name, errors in (("before", found.before), ("after", found.after)) if errors
     ]
     if rows:
-        headers = ("rows left out in turn", "median |error|", "p90", "bias")
-        parts.append(table(rows, headers, "markdown" if style == "markdown" else "table"))
+        parts.append(table(rows, ("rows left out in turn", "median |error|", "p90", "bias"), style))
     return "\n\n".join([*parts, *(f"note: {note}" for note in found.notes), f"infer --runtime {target} uses it"])
 
 
+def as_row(found: Calibration) -> dict[str, object]:
+    """The fitted terms in seconds, and the errors before and after, as fractions; None where no rows were left out."""
+    row: dict[str, object] = {"name": found.runtime.name, **{term: getattr(found.runtime, term) for term in TELLING}}
+    for name, errors in (("before", found.before), ("after", found.after)):
+        known = statistics(errors) if errors else {}
+        row |= {f"{name}_{key}": known.get(key) for key in ("median_error", "p90_error", "bias")}
+    return row
+
+
+def statistics(errors: Sequence[float]) -> dict[str, float]:
+    """Median and 90th percentile of |error|, and bias."""
+    sizes = sorted(map(abs, errors))
+    return {
+        "median_error": quantile(sizes, 0.5),
+        "p90_error": quantile(sizes, 0.9),
+        "bias": quantile(sorted(errors), 0.5),
+    }
+
+
 def error_cells(errors: Sequence[float]) -> tuple[str, ...]:
-    """Median, 90th percentile and bias."""
-    sizes = sorted(abs(error) for error in errors)
-    return f"{quantile(sizes, 0.5):.1%}", f"{quantile(sizes, 0.9):.1%}", f"{quantile(sorted(errors), 0.5):+.1%}"
+    """The same for a person."""
+    found = statistics(errors)
+    return f"{found['median_error']:.1%}", f"{found['p90_error']:.1%}", f"{found['bias']:+.1%}"

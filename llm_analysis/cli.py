@@ -114,7 +114,7 @@ def infer(
     analysis, workload = asked(locals())
     estimate = analysis.inference(**workload.model_dump(), cost_per_gpu_hour=cost_per_gpu_hour)
     report.check_finite(estimate)
-    output = Output(report.rendered(estimate, format))
+    output = Output(report.rendered(estimate, format)).noting(estimate.notes, format)
     if output_dir is None:
         if output_file_prefix or output_file_suffix:
             raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
@@ -139,7 +139,7 @@ def explain(**flags: Any) -> Output:
 
     found = explanation(*asked(flags))
     report.check_finite(found.estimate)
-    return Output(rendered(found, flags["format"]))
+    return Output(rendered(found, flags["format"])).noting(found.notes, flags["format"])
 
 
 COMMANDS: dict[str, Callable[..., Output]] = {
@@ -199,6 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         problem = f"internal error: {type(error).__name__}: {error}"
         sys.exit(complaint(f"{problem[: LONGEST_LINE // 2]}; run again with --log_level DEBUG", 1))
     say(output.text)
+    for note in output.notes:
+        complaint(f"note: {note}", 0)
     if output.failure:
         sys.exit(complaint(output.failure, 1))
 

@@ -47,7 +47,8 @@ def validate(
         raise BadValue(f"no row could be estimated: {reason}")
     found = zip(limits.items(), (result.overall.median_abs_error, result.overall.p90_abs_error), strict=True)
     over = [f"{name} {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most]
-    return Output(score_report.rendered(result, format), failure="; ".join(over))
+    output = Output(score_report.rendered(result, format), failure="; ".join(over))
+    return output.noting(score_report.remarks(result), format)
 
 
 def limit(flag: str, value: object) -> float:
@@ -88,7 +89,8 @@ def calibrate(
     folder = existing_folder(str(target.parent), "the folder of output_file")
     name = f"my-{target.stem}" if target.stem in runtime_names() else target.stem
     found = own.calibrated(path_of("measurements", measurements), runtime, name)
-    return Output(own.rendered(found, format, str(target)), folder, {target.name: own.as_json(found.runtime)})
+    output = Output(own.rendered(found, format, str(target)), folder, {target.name: own.as_json(found.runtime)})
+    return output.noting(found.notes, format)
 
 
 def path_of(flag: str, value: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,12 +12,17 @@ from llm_analysis.errors import BadValue, shown
 
 
 class Output(NamedTuple):
-    """A command's answer: text for stdout, files by name for `folder`, and what fails although it was answered."""
+    """A command's answer: text for stdout, files by name for `folder`, what fails all the same, notes for stderr."""
 
     text: str
     folder: Path = Path()
     files: Mapping[str, str] = MappingProxyType({})
     failure: str = ""
+    notes: Sequence[str] = ()
+
+    def noting(self, notes: Sequence[str], style: str) -> Output:
+        """The answer with the notes that a format has no place for: a CSV is rows and nothing else."""
+        return self._replace(notes=notes) if style == "csv" else self
 
 
 def write_together(folder: Path, files: Mapping[str, str]) -> None:

@@ -104,6 +104,16 @@ def test_the_formats_agree(ask: Ask, question: list[str]) -> None:
     assert figures[0] == figures[1]
 
 
+@pytest.mark.parametrize("command", ["infer", "explain"])
+def test_the_notes_of_a_csv_go_to_stderr(ask: Ask, command: str) -> None:
+    question = [command, "--model_name", "deepseek-v3", "--gpu_name", "a100-sxm-80gb"]
+    as_json, as_csv = ask(*question, "--format", "json"), ask(*question, "--format", "csv")
+    notes = json.loads(as_json.out)["notes"]
+    assert len(notes) > 2
+    assert as_csv.err.splitlines() == [f"llm-analysis: note: {note}" for note in notes]
+    assert (as_csv.status, "note" in as_csv.out, as_json.err, ask(*question).err) == (0, False, "", "")
+
+
 @every_question
 def test_the_answer_says_its_method_and_efficiencies(ask: Ask, question: list[str]) -> None:
     answer, table = answered(ask, *question), ask(*BASE, *question).out

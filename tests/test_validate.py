@@ -194,7 +194,10 @@ def test_a_row_that_cannot_be_estimated_is_listed_with_its_reason(
     (skipped,) = found["skipped"]
     assert skipped["id"] == "two"
     assert reason in skipped["reason"]
-    assert "skipped: 1 row, two:" in ask("validate", "--measurements", write(bare, change | {"id": "two"})).out
+    question = ["validate", "--measurements", write(bare, change | {"id": "two"})]
+    assert "skipped: 1 row, two:" in ask(*question).out
+    as_csv = ask(*question, "--format", "csv")
+    assert (as_csv.out.count("\n"), as_csv.err.startswith("llm-analysis: note: skipped: 1 row, two:")) == (2, True)
 
 
 def refused(ask: Ask, *flags: str) -> str:
