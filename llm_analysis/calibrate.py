@@ -13,12 +13,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from llm_analysis.errors import BadConfig
+from llm_analysis.errors import BadConfig, nearest, shown
 from llm_analysis.fit_runtime import fit
+from llm_analysis.hardware import GPU
 from llm_analysis.measurements import Measurement, gpu_named, read_measurements
 from llm_analysis.report import csv_of, table
 from llm_analysis.rows import Rows
-from llm_analysis.runtime import Runtime, RuntimeEvidence, build_for, get_runtime
+from llm_analysis.runtime import NONE, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
 from llm_analysis.validate import quantile
 
 ROWS_PER_TERM = 4  # rows for each term after the first
@@ -55,7 +56,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.runtime}") for m in others)]
     if not rows.measurements:
         raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
-    start = build_for(get_runtime(chosen), gpu_named(rows.measurements[0].gpu_name))
+    start, told = started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
     terms = terms_for(rows.measurements)
     before, after = held_out(rows, start, terms)
     fitted = fit(rows, start, terms, prior=start)
@@ -69,11 +70,23 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     done = fitted.model_copy(update=changed)
     doubts = doubtful(done, terms, before, after, float(np.median(rows.seconds(done) / rows.measured)) - 1, start)
     notes = [
+        *told,
         *remarks(len(rows.measurements), terms, start),
         *doubts,
         *(f"skipped {row}: {why}" for row, why in skipped),
     ]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
+
+
+def started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str]]:
+    """The runtime to start from, and a note where the rows name an engine of the user's own: the kernels alone.
+
+    Raises UnknownName where a name that was asked for is not known.
+    """
+    if of_rows and name not in runtime_names() and not name.endswith(".json"):
+        near = nearest(name, runtime_names(), "--runtime NAME starts from a known one")
+        return NONE, [f"runtime {shown(name)} is new: the fit starts from none{near}"]
+    return build_for(get_runtime(name), gpu), []
 
 
 def evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
@@ -103,7 +116,8 @@ def doubtful(
     if after and quantile(sorted(map(abs, after)), 0.5) >= quantile(sorted(map(abs, before)), 0.5):
         found.append(f"on rows left out the fit is no better than {start.name} as it is")
     if bias > TOO_SLOW and not any(getattr(done, term) for term in terms):
-        found.append(f"the rows are faster than what is kept of {start.name} allows; start from --runtime none")
+        instead = "; start from --runtime none" if start.name != NONE.name else ""
+        found.append(f"the rows are faster than what is kept of {start.name} allows{instead}")
     return found
 
 

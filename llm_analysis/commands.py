@@ -44,7 +44,8 @@ def validate(
     result = score(EVIDENCE if measurements is None else path_of("measurements", measurements), runtime, method)
     if not result.rows:
         reason = result.skipped[0][1] if result.skipped else "all of them are set apart"
-        raise BadValue(f"no row could be estimated: {reason}")
+        own = runtime is None and reason.startswith("unknown runtime")
+        raise BadValue(f"no row could be estimated: {reason}{'; --runtime scores all rows as one' if own else ''}")
     found = zip(limits.items(), (result.overall.median_abs_error, result.overall.p90_abs_error), strict=True)
     over = [f"{name} {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most]
     output = Output(score_report.rendered(result, format), failure="; ".join(over))
@@ -72,7 +73,7 @@ def calibrate(
 
     Args:
         measurements: a CSV with the columns of the published figures; from one row on
-        runtime: the runtime to start from; by default that of the first row
+        runtime: the runtime to start from; by default that of the first row, for an engine of your own none
         output_file: the JSON file to write
         format: table, json, csv or markdown
     """

@@ -156,6 +156,22 @@ def test_rows_of_another_runtime_are_left_out_and_told(write: Write) -> None:
     assert calibrated(write(rows), "vllm", "mine").runtime.evidence.rows == 2  # asked for: all are
 
 
+def test_an_engine_of_ones_own_starts_from_the_kernels_alone_and_says_so(write: Write) -> None:
+    rows = measured_under(TRUE, many())
+    found, bare = (fitted(write([replace(m, runtime=name) for m in rows])) for name in ("my-engine", "none"))
+    assert found.notes == (
+        "runtime 'my-engine' is new: the fit starts from none; --runtime NAME starts from a known one",
+    )
+    assert (found.runtime.layer_seconds, found.after) == (bare.runtime.layer_seconds, bare.after)
+    assert fitted(write([row("one", "vlm")])).notes[0].endswith("the fit starts from none; did you mean vllm?")
+
+
+def test_rows_faster_than_the_kernels_alone_are_told(write: Write) -> None:
+    (one,) = measured_under(NONE, [row("one", "my-engine")])
+    notes = fitted(write([replace(one, seconds=one.seconds / 2)])).notes
+    assert notes[-1] == "the rows are faster than what is kept of none allows"
+
+
 def test_rows_that_cannot_be_fitted_are_told(write: Write) -> None:
     rows = measured_under(TRUE, [row("one")])
     notes = fitted(write([*rows, row("two", model_name="llama-2-7"), row("three", gpu_name="a100")])).notes
@@ -246,8 +262,8 @@ def test_no_usable_row_is_refused_with_the_reason(ask: Ask, write: Write, tmp_pa
     assert "llama-2-7b" in refused(ask, tmp_path, "--measurements", str(write(rows)), *target)
     path = write([row("one", metric="latency")])
     assert "ttft, tpot, total_latency" in refused(ask, tmp_path, "--measurements", str(path), *target)
-    path = write([row("one", runtime="my-engine")])
-    assert "unknown runtime 'my-engine'" in refused(ask, tmp_path, "--measurements", str(path), *target)
+    path = write([row("one", runtime="none.json")])
+    assert "none.json: no such file" in refused(ask, tmp_path, "--measurements", str(path), *target)
 
 
 def test_without_scipy_one_line_says_what_to_install(

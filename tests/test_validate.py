@@ -218,6 +218,9 @@ def test_a_table_that_is_none_is_refused_in_one_line(ask: Ask, write: Write, tmp
     assert "No such file" in refused(ask, "--measurements", str(tmp_path / "none.csv"))
     assert "directory" in refused(ask, "--measurements", str(tmp_path))
     assert "metric" in refused(ask, "--measurements", write({"metric": "latency"}))
+    said = refused(ask, "--measurements", write({"runtime": "my-engine"}))
+    assert "unknown runtime 'my-engine'" in said
+    assert "--runtime scores all rows as one" in said
 
 
 BAD_FLAGS = [
