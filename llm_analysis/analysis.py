@@ -246,7 +246,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         notes=(
             *a.notes,
             *getattr(a.efficiency, "notes", ()),
-            *([f"runtime {a.runtime.name}: {a.runtime.evidence.note}"] if a.runtime.evidence.note else []),
+            *methods.runtime_notes(a.runtime),
             *beyond_positions(model, s + n),
             *(() if memory.fits else what_would_fit(memory, a.memory_question(w))),
         ),

@@ -12,6 +12,7 @@ from llm_analysis.hardware import GPU, IDEAL, Efficiency
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op
 from llm_analysis.published import LEAST_MESSAGE_LATENCY
+from llm_analysis.runtime import NONE, Runtime, get_runtime, runtime_names
 from llm_analysis.scenario import Parallelism
 
 METHODS = ("calibrated", "published", "ideal")
@@ -118,6 +119,27 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     if asked and asked.experts and not model.num_experts:
         raise Unsupported(f"dtype_name {asked.name}: {model.name} has no experts to hold in a format of their own")
     return (asked or own).on(gpu.peak_flops, gpu.name), told
+
+
+def runtime_notes(runtime: Runtime) -> tuple[str, ...]:
+    """What to know of the evidence of a runtime's numbers."""
+    note = runtime.evidence.note or lent(runtime)
+    return (f"runtime {runtime.name}: {note}",) if note else ()
+
+
+def lent(runtime: Runtime) -> str:
+    """Whose numbers a runtime has, where none fitted to its own rows did better; empty where they are its own."""
+    rows, its_own = runtime.evidence.rows, runtime.held_out or terms(runtime) == terms(NONE)
+    if not rows or its_own or runtime.name not in runtime_names():
+        return ""
+    others = (get_runtime(name) for name in runtime_names())
+    lender = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "other engines")
+    return f"the numbers of {lender}; none fitted to its own {rows} rows did better on rows held out"
+
+
+def terms(runtime: Runtime) -> dict[str, float]:
+    """The numbers of a runtime that can be fitted."""
+    return {name: value for name, value in runtime if isinstance(value, float)}
 
 
 def with_bytes(dtypes: Dtypes, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:

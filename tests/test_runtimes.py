@@ -226,3 +226,21 @@ def test_no_runtime_is_asked_of_a_method_that_knows_none(ask: Ask) -> None:
 
 def test_files_are_the_names() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} | {"none"} == set(runtime_names())
+
+
+@pytest.mark.parametrize("name", runtime_names())
+def test_an_answer_tells_whose_numbers_a_runtime_has(ask: Ask, name: str) -> None:
+    """Own numbers stand with the folds that left out rows; the kernels alone are nobody's."""
+    question = ["--model_name", "llama-3.1-8b", "--gpu_name", "a100-sxm-80gb", "--runtime", name, "--format", "json"]
+    notes = [note for note in json.loads(ask("infer", *question).out)["notes"] if note.startswith(f"runtime {name}: ")]
+    r = get_runtime(name)
+    values = {term: getattr(r, term) for term in TERMS}
+    own = bool(r.held_out) or values == {term: getattr(NONE, term) for term in TERMS}
+    assert len(notes) == (bool(r.evidence.note) or not own)
+    same = [
+        n for n in runtime_names() if n != name and values == {term: getattr(get_runtime(n), term) for term in TERMS}
+    ]
+    if not own and same:
+        assert any(f"the numbers of {other}" in notes[0] for other in same)
+    elif not own:
+        assert "the numbers of other engines; none fitted to its own" in notes[0]
