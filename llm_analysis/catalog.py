@@ -15,12 +15,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
+from llm_analysis.errors import BadConfig, BadValue, UnknownName, one_line, shown, unknown
 from llm_analysis.families import read_model
 from llm_analysis.hardware import GPU
 from llm_analysis.model_config import ModelConfig
 
 PACKAGE = Path(__file__).parent
+FOLDERS = ("model_configs", "gpu_configs")
 USER_FOLDER = "LLM_ANALYSIS_CONFIG_PATH"
 KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -28,11 +29,13 @@ KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool
 def folders(kind: str) -> list[Path]:
     """The folders that hold JSON files of a kind, `model_configs` or `gpu_configs`, the user's own first.
 
-    Raises BadConfig where the user's own does not exist.
+    Raises BadConfig where the user's own does not exist or holds none.
     """
     own = os.environ.get(USER_FOLDER)
     if own and not Path(own).is_dir():
         raise BadConfig(f"${USER_FOLDER} names no folder: {shown(own)}")
+    if own and not any((Path(own) / each).is_dir() for each in FOLDERS):
+        raise BadConfig(f"${USER_FOLDER}: {shown(own)} holds no folder {' or '.join(FOLDERS)}")
     roots = ([Path(own)] if own else []) + [PACKAGE, PACKAGE.parent]
     return [root / kind for root in roots if (root / kind).is_dir()]
 
@@ -69,6 +72,8 @@ def find(kind: str, what: str, name: object) -> Path:
             for folder in folders(kind):
                 if (path := folder / f"{name}.json").is_file():
                     return path
+            if Path(f"{name}.json").is_file():
+                raise UnknownName(f"unknown {what} {shown(name)}; did you mean the file {name}.json?")
             if not Path(name).exists():
                 raise unknown(what, name, names(kind), f"nor is it a file; `llm-analysis {what}s` lists what is known")
         return at_path(Path(name).expanduser(), what)

@@ -68,7 +68,7 @@ def infer(
     output_file_suffix: str = "",
     log_level: str = "WARNING",
 ) -> Output:
-    """How long prefill and each decoded token take, what fits in memory, and why.
+    """How long prefill and each decoded token take, what fits, and why.
 
     Args:
         model_name: a name that `llm-analysis models` lists, a JSON file or its folder, or org/name of Hugging Face
@@ -133,7 +133,7 @@ def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", "output_dir", "output_file_prefix", "output_file_suffix"))
 def explain(**flags: Any) -> Output:
-    """Where the time goes, against the speed of light; what would save it."""
+    """Where the time goes against the speed of light; what would save it."""
     from llm_analysis.explain import explanation
     from llm_analysis.explain_report import rendered
 
@@ -157,7 +157,8 @@ def run(arguments: Sequence[str]) -> Output:
     """The output of a command line. Raises UsageError, LLMAnalysisError."""
     name, flags = (arguments[0], arguments[1:]) if arguments else ("--help", ())
     if name in ("-h", "--help", "help"):
-        return Output(overview(COMMANDS))
+        asked_for = [word for word in flags[:1] if word in COMMANDS]
+        return Output(help_text(asked_for[0], COMMANDS[asked_for[0]]) if asked_for else overview(COMMANDS))
     if name in ("--version", "version"):
         from importlib.metadata import version
 

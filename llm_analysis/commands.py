@@ -21,7 +21,7 @@ def validate(
     max_median_error: float | None = None,
     max_p90_error: float | None = None,
 ) -> Output:
-    """How far estimates are from published figures, none of which its fit has seen.
+    """How far estimates are from published figures that no fit has seen.
 
     Args:
         measurements: a CSV of your own; by default the published figures that come with the program
@@ -69,7 +69,7 @@ def calibrate(
     output_file: str = "my-runtime.json",
     format: str = "table",
 ) -> Output:
-    """Fits a runtime to measurements of your own, for `infer --runtime FILE`.
+    """Fits a runtime to measurements of your own, for infer --runtime.
 
     Args:
         measurements: a CSV with the columns of the published figures; from one row on

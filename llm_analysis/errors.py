@@ -62,7 +62,10 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = 
     names = list(known)
     lower = {known_name.lower(): known_name for known_name in sorted(names, reverse=True)}
     wanted = name.lower()[:MOST_CHARACTERS]
-    close = [n for n in lower if min(len(wanted), len(n)) > 2 and (wanted in n or n in wanted)]
+    if wanted in lower:
+        return f"; did you mean {prefix}{lower[wanted]}?"
+    close = [n for n in lower if n.startswith(wanted) and len(wanted) > 1]
+    close += [n for n in lower if n not in close and min(len(wanted), len(n)) > 2 and (wanted in n or n in wanted)]
     close += [n for n in get_close_matches(wanted, lower, n=3, cutoff=0.6) if n not in close]
     if close:
         return f"; did you mean {', '.join(prefix + lower[n] for n in close[:3])}?"

@@ -75,9 +75,11 @@ def is_text(parameter: inspect.Parameter) -> bool:
 
 
 def value_of(text: str, parameter: inspect.Parameter) -> object:
-    """A flag's value. A whole number may be written as 1e6."""
+    """A flag's value. A whole number may be written as 1e6, a switch as JSON has it."""
     if is_text(parameter):
         return text
+    if is_switch(parameter) and text in ("true", "false"):
+        return text == "true"
     value = as_value(text)
     counts = "int" in str(parameter.annotation)
     return int(value) if counts and isinstance(value, float) and value.is_integer() else value
@@ -128,8 +130,10 @@ def overview(commands: Mapping[str, Callable[..., object]]) -> str:
     """All commands, a line each."""
     width = max(map(len, commands))
     rows = [f"  {name:<{width}}  {(inspect.getdoc(c) or '').partition(chr(10))[0]}" for name, c in commands.items()]
-    about = "llm-analysis: how long a language model takes on a GPU, what fits, and why. No GPU needed."
-    return "\n".join([about, "", *rows, "", "llm-analysis COMMAND --help shows the flags of a command."])
+    about = "llm-analysis: how long a language model takes on a GPU, what fits, and why."
+    return "\n".join(
+        [about, "", *rows, "", "llm-analysis COMMAND --help shows the flags of a command. No GPU is needed."]
+    )
 
 
 def with_flags_of(

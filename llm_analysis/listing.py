@@ -131,7 +131,7 @@ def figure(value: float | None, unit: float) -> str:
 
 
 def dtypes(*, name: str | None = None, format: str = "table") -> Output:
-    """The number formats that are known; widths in bits such as w4a16e16kv8 are read too.
+    """The number formats that are known; others in bits, as w4a16e16kv8.
 
     Args:
         name: show this one whole, as JSON

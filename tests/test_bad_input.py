@@ -45,6 +45,8 @@ UNKNOWN_NAMES: list[Case] = [
     (["infer", "--model_name", "test-13b", "--gpu_name", "h100"], 1, r"unknown gpu 'h100'; did you mean h100-sxm-80gb"),
     (["infer", "--model_name", "test-13b", "--gpu_name", "zzz"], 1, r"unknown gpu 'zzz'; .*llm-analysis gpus"),
     ([*INFER, "--dtype_name", "fp17"], 1, r"unknown dtype 'fp17'; did you mean fp16.*w8a8e16kv8"),
+    ([*INFER, "--dtype_name", "FP8"], 1, r"unknown dtype 'FP8'; did you mean fp8\? \(or"),
+    ([*INFER, "--runtime", "vLLM"], 1, r"unknown runtime 'vLLM'; did you mean vllm\?"),
     ([*INFER, "--dtype_name", "w5a16"], 1, r"'w5a16': 5 bits is not one of 32, 16, 8, 6, 4"),
     ([*INFER, "--dtype_name", "w16"], 1, r"unknown dtype 'w16'"),
     ([*INFER, "--dtype_name", "16"], 1, r"unknown dtype '16'"),
@@ -63,6 +65,8 @@ BAD_FLAGS: list[Case] = [
     ([*INFER, "--seq-lem=3"], 2, r"unknown flag --seq-lem; did you mean --seq_len"),
     ([*INFER, "--tpsize", "3"], 2, r"unknown flag --tpsize; did you mean --tp_size"),
     ([*INFER, "--TP_SIZE", "3"], 2, r"unknown flag --TP_SIZE; did you mean --tp_size"),
+    ([*INFER, "--tp", "2"], 2, r"unknown flag --tp; did you mean --tp_size\?"),
+    ([*INFER, "--dtype", "fp8"], 2, r"unknown flag --dtype; did you mean --dtype_name, "),
     ([*INFER, "--zzz"], 2, r"unknown flag --zzz; llm-analysis infer --help"),
     ([*INFER, "--self", "1"], 2, r"unknown flag --self"),
     ([*INFER, "-tp_size", "2"], 2, r"write --tp_size, with two hyphens"),
@@ -507,6 +511,8 @@ def test_plain_values_are_read_as_fire_reads_them(text: str) -> None:
         (["--use_kv_cache"], True),
         (["--use_kv_cache", "True"], True),
         (["--use-kv-cache=False"], False),
+        (["--use_kv_cache", "false"], False),
+        (["--use_kv_cache", "true"], True),
         (["--nouse_kv_cache"], False),
         (["--no-use-kv-cache"], False),
     ],
@@ -521,6 +527,14 @@ def test_help_lists_the_commands(ask: Ask, arguments: list[str]) -> None:
     answer = ask(*arguments)
     assert (answer.status, answer.err) == (0, "")
     assert all(command in answer.out for command in cli.COMMANDS)
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_a_command_however_it_is_asked(ask: Ask, command: str) -> None:
+    whole = ask(command, "--help")
+    assert (ask("help", command), ask("--help", command)) == (whole, whole)
+    assert max(map(len, whole.out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--", "--help"], ["--tp_size", "2", "-h"]], ids=" ".join)
@@ -588,6 +602,21 @@ def test_log_level_info_tells_of_files(ask: Ask, elsewhere: Path) -> None:
     assert lines[0].endswith("test-13b.json")
     assert all((elsewhere / line.split()[-1]).is_file() for line in lines[2:])
     assert ask(*INFER).err == ""
+
+
+def test_a_users_folder_without_configs(ask: Ask, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", str(elsewhere))
+    answer = ask(*INFER)
+    refused(answer)
+    assert "holds no folder model_configs or gpu_configs" in answer.err
+
+
+@pytest.mark.parametrize(("flag", "file"), [("model_name", model_file), ("gpu_name", gpu_file)])
+def test_a_file_without_its_ending_is_recognised(ask: Ask, elsewhere: Path, flag: str, file: Any) -> None:
+    file(elsewhere)
+    answer = ask("infer", *with_file(flag, "mine"))
+    refused(answer)
+    assert "did you mean the file mine.json?" in answer.err
 
 
 def test_a_broken_user_file_in_the_catalogue_is_named(
