@@ -40,6 +40,10 @@ def chosen_method(method: object, efficiencies: Efficiencies, runtime: object = 
 
     Raises UnknownName, or Unsupported where the method cannot honour efficiencies or a runtime.
     """
+    if method is None and efficiencies.given and runtime is not None:
+        raise Unsupported(
+            "efficiencies are of method published, a runtime is of method calibrated: leave one of them out"
+        )
     if method is None:
         method = "published" if efficiencies.given else DEFAULT_METHOD if runtime is None else "calibrated"
     if method not in METHODS:

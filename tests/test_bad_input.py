@@ -176,6 +176,11 @@ LAYOUTS: list[Case] = [
 
 REFUSED_BY_THE_METHOD: list[Case] = [
     ([*INFER, "--method", "ideal", "--flops_efficiency", "0.5"], 1, r"ideal takes no efficiencies.*published"),
+    (
+        [*INFER, "--runtime", "vllm", "--flops_efficiency", "0.5"],
+        1,
+        r"efficiencies are of .*, a runtime is of .*leave one",
+    ),
     ([*INFER, "--method", "published", "--pp_size", "2"], 1, r"published has no pp_size.*ideal"),
     ([*INFER, "--method", "published", "--dp_size", "2"], 1, r"published has no dp_size.*ideal"),
     ([*INFER, "--method", "published", "--tp_size", "2", "--sp_size", "2"], 1, r"published has no sp_size"),
