@@ -25,6 +25,7 @@ from llm_analysis.validate import quantile
 ROWS_PER_TERM = 4  # rows for each term after the first
 LEAST_SECONDS = 1e-9  # of a term; less is none
 TOO_SLOW = 0.05  # a bias that no term is left to mend
+TOO_FAST = -0.5  # a bias that no engine's terms explain
 MOST_FOLDS = 10
 
 
@@ -118,6 +119,8 @@ def doubtful(
     if bias > TOO_SLOW and not any(getattr(done, term) for term in terms):
         instead = "; start from --runtime none" if start.name != NONE.name else ""
         found.append(f"the rows are faster than what is kept of {start.name} allows{instead}")
+    if bias < TOO_FAST:
+        found.append(f"the fitted times are {1 + bias:.2g} of those measured: measured_s must be in seconds")
     return found
 
 

@@ -172,6 +172,11 @@ def test_rows_faster_than_the_kernels_alone_are_told(write: Write) -> None:
     assert notes[-1] == "the rows are faster than what is kept of none allows"
 
 
+def test_rows_in_milliseconds_are_told(write: Write) -> None:
+    rows = [replace(m, seconds=m.seconds * 1e3) for m in measured_under(TRUE, many())]
+    assert any(note.endswith("of those measured: measured_s must be in seconds") for note in fitted(write(rows)).notes)
+
+
 def test_rows_that_cannot_be_fitted_are_told(write: Write) -> None:
     rows = measured_under(TRUE, [row("one")])
     notes = fitted(write([*rows, row("two", model_name="llama-2-7"), row("three", gpu_name="a100")])).notes
