@@ -21,7 +21,16 @@ from llm_analysis.flags import CONSTANTS, NUMBER, as_value
 
 INFER = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
 LLAMA = ["infer", "--model_name", "llama-2-70b", "--gpu_name", "a100-sxm-80gb"]
-INTEGERS = ("batch_size_per_gpu", "seq_len", "num_tokens_to_generate", "tp_size", "pp_size", "dp_size", "sp_size")
+INTEGERS = (
+    "batch_size_per_gpu",
+    "seq_len",
+    "num_tokens_to_generate",
+    "tp_size",
+    "cp_size",
+    "pp_size",
+    "dp_size",
+    "sp_size",
+)
 FRACTIONS = (
     "flops_efficiency",
     "hbm_memory_efficiency",
@@ -162,11 +171,16 @@ LAYOUTS: list[Case] = [
     ([*INFER, "--tp_size", "80"], 1, r"tp_size 80 does not divide the 40 attention heads .*try 20 or 40"),
     ([*INFER, "--pp_size", "41"], 1, r"pp_size 41 is more than the 40 layers of test-13b"),
     ([*INFER, "--tp_size", "4", "--sp_size", "2"], 1, r"sp_size must be 1 or tp_size \(4\), not 2"),
+    ([*INFER, "--cp_size", "513"], 1, r"cp_size 513 is more than the 512 tokens of a prompt .*; try cp_size 512"),
+    ([*INFER, "--cp_size", "8", "--seq_len", "5"], 1, r"cp_size 8 is more than the 5 tokens .*; try cp_size 5"),
+    ([*INFER, "--cp_size", "2,4"], 1, r"cp_size must be a whole number, not \(2, 4\)"),
+    ([*INFER[:4], "t4", "--cp_size", "9"], 1, r"t4 has no .*bandwidth on record, which 9 GPUs need"),
     ([*INFER[:4], "t4", "--tp_size", "20"], 1, r"t4 has no .*bandwidth on record, which 20 GPUs need"),
 ]
 
 REFUSED_BY_THE_METHOD: list[Case] = [
     ([*INFER, "--method", "ideal", "--flops_efficiency", "0.5"], 1, r"ideal takes no efficiencies.*published"),
+    ([*INFER, "--method", "published", "--cp_size", "2"], 1, r"published has no cp_size.*ideal"),
     ([*INFER, "--method", "published", "--pp_size", "2"], 1, r"published has no pp_size.*ideal"),
     ([*INFER, "--method", "published", "--dp_size", "2"], 1, r"published has no dp_size.*ideal"),
     ([*INFER, "--method", "published", "--tp_size", "2", "--sp_size", "2"], 1, r"published has no sp_size"),
