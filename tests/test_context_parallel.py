@@ -295,6 +295,12 @@ def test_an_explanation_adds_up() -> None:
     assert sum(line.decode_seconds for line in found.terms) == pytest.approx(found.estimate.decode_latency)
 
 
+def test_what_tensor_parallelism_cannot_hold_is_shared_by_tokens() -> None:
+    """llama-3.1-8b has 8 KV heads: 2,000 x 8,000 tokens of 131,072 bytes are 262 GB on each of 8 GPUs or of 32."""
+    answer = answered(batch_size_per_gpu=2000, seq_len=8000, prefill_chunk_size=8000, tp_size=8)
+    assert any(", or cp_size 2" in note for note in answer.notes if note.startswith("does not fit"))
+
+
 # What cannot be
 
 
