@@ -16,7 +16,7 @@ STATE = "the recurrent layers pass a state on from token to token, through all G
 NOT_SHARED = dict.fromkeys(("mamba", "mamba2", "gated_delta_net", "lightning_attention"), STATE) | {
     "sparse_latent_attention": "the sparse attention picks its tokens from those of all GPUs together"
 }
-GATHERED = "cp_size: keys and values are gathered before the attention, an upper bound of ring attention that hides it"
+GATHERED = "cp_size: attention waits for all keys and values, an upper bound of ring attention, which overlaps the two"
 
 Count = Annotated[int, Field(gt=0, le=10**9)]
 
