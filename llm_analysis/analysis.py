@@ -109,6 +109,7 @@ class LLMAnalysis:
         """The pass over the prompt."""
         if self.method == "published":
             return self.timed(published.prefill_ops(self.model, workload, self.dtypes, self.layout.tp_size))
+        self.layout.check_prompt(workload)
         passes = list(serving.prefill_passes(workload))
         if self.layout.pp_size > 1 and sum(often for often, _ in passes) > 1:
             timed = [*pipeline.chained([(often, next(self.ways(step))) for often, step in passes], self.timed)]
@@ -219,6 +220,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         acceptance_rate=w.acceptance_rate,
         disaggregated=w.disaggregated,
         tp_size=layout.tp_size,
+        cp_size=layout.cp_size,
         pp_size=layout.pp_size,
         dp_size=layout.dp_size,
         sp_size=layout.sp_size,
@@ -240,9 +242,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         memory_per_gpu=a.gpu.memory_bytes,
         gpu_memory_utilization=w.gpu_memory_utilization,
         **memory.fields(),
-        cost_per_million_tokens=price(
-            cost_per_gpu_hour, layout.tp_size * layout.pp_size, total / (w.num_sequences * n)
-        ),
+        cost_per_million_tokens=price(cost_per_gpu_hour, layout.gpus_of_replica, total / (w.num_sequences * n)),
         notes=(
             *a.notes,
             *getattr(a.efficiency, "notes", ()),

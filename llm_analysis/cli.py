@@ -36,6 +36,7 @@ def infer(
     seq_len: int = 512,
     num_tokens_to_generate: int = 32,
     tp_size: int = 1,
+    cp_size: int = 1,
     pp_size: int = 1,
     dp_size: int = 1,
     sp_size: int = 1,
@@ -79,10 +80,11 @@ def infer(
         seq_len: prompt tokens of each sequence
         num_tokens_to_generate: tokens generated for each sequence
         tp_size: GPUs that share each layer (tensor parallel)
+        cp_size: groups of tp_size GPUs that share the tokens of a prompt, and its KV cache (context parallel)
         pp_size: stages that share the layers (pipeline parallel)
         dp_size: replicas, each with its own batch (data parallel)
         sp_size: 1, or tp_size to split norms and residuals too (sequence parallel)
-        ep_size: GPUs that a layer's experts are spread over, of tp_size * dp_size (expert parallel)
+        ep_size: GPUs that a layer's experts are spread over, of tp_size * cp_size * dp_size (expert parallel)
         expert_imbalance: rows of the busiest of these GPUs, as a multiple of the mean
         num_gpus_per_node: GPUs that need no network between servers, if not 8 or all on the GPU's link
         method: calibrated (what you will measure), ideal (speed of light) or published (an example's model)

@@ -59,6 +59,7 @@ class Estimate(NamedTuple):
     acceptance_rate: float | None
     disaggregated: bool
     tp_size: int
+    cp_size: int
     pp_size: int
     dp_size: int
     sp_size: int

@@ -2,7 +2,7 @@
 
 Sharded over t tensor-parallel GPUs (Megatron-LM): up and gate by columns, down by rows. Experts are spread over
 `ep_size` GPUs; where that is fewer than t, each expert's matrices are sharded over the t / ep GPUs that hold it, and
-where it is more, ep / t replicas of the attention bring their tokens to the same experts.
+where it is more, ep / t replicas of the attention, or ranks that share its tokens, bring theirs to the same experts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 
 from llm_analysis.layer_pass import Pass
 from llm_analysis.operators import MatmulFormat, Op, all_to_all, elementwise, matmul
-from llm_analysis.units import Quantity, maximum
+from llm_analysis.units import Quantity, maximum, minimum
 
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
@@ -105,7 +105,8 @@ def experts(p: Pass) -> list[Op]:
     h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
     shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
-    tokens = p.step.rows * max(ep / t, 1.0)  # of all replicas that these experts serve
+    # Of all ranks and replicas that these experts serve; some ranks have none where the sequences are fewer.
+    tokens = minimum(p.step.rows * max(ep / t, 1.0), p.whole.rows * max(ep / (t * p.layout.cp_size), 1.0))
     routed = maximum(tokens * k / ep, 1.0) * p.layout.expert_imbalance
     touched = maximum(distinct_experts(tokens, E, k) / ep, 1.0)
     up = "experts_up_gate" if m.gated_mlp else "experts_up"

@@ -15,10 +15,15 @@ class Pass(NamedTuple):
     """All that a layer's operators depend on. `count` is how many layers of the kind the pass runs through."""
 
     model: ModelConfig
-    step: Step
+    whole: Step  # of all GPUs that share the tokens
     dtypes: Dtypes
     layout: Parallelism
     count: int = 1  # type: ignore[assignment]  # the tuple's method of that name gives way
+
+    @property
+    def step(self) -> Step:
+        """What of the pass this GPU computes (see `context_parallel`): its matrices see no other rows."""
+        return self.layout.share(self.whole)
 
     @property
     def stream_rows(self) -> Quantity:

@@ -48,7 +48,7 @@ class Stage(NamedTuple):
     rows: float  # tokens of the widest prefill pass
     row_bytes: float  # what each keeps and moves at most: the stream, an operator's input and output
     head_bytes: float  # the same of the output head and the like, which see few rows; without the stream
-    stream_bytes: float  # of each row
+    stream_bytes: float  # of each row, this GPU's part
     layers: tuple[int, int]
 
     @property
@@ -138,7 +138,8 @@ class Question(NamedTuple):
             for name, held in self.of_draft().stage(0, self.draft[0].num_hidden_layers).weights.items():
                 weights[name] += held
         tokens = w.seq_len + w.num_tokens_to_generate
-        rows, stream = float(step.rows), self.model.hidden_size * self.dtypes.stream_bytes
+        rows, shared = float(step.rows), float(self.layout.share(step).rows)
+        stream = self.model.hidden_size * self.dtypes.stream_bytes * (shared / rows)
         widest = peak([op for op in prefill if op.name not in HEAD]) / rows
         head = peak([op for op in prefill if op.name in HEAD])
         cache = self.kv_cache((first, last), tokens)
@@ -197,7 +198,8 @@ def largest_batch(question: Question, stage: Stage) -> int:
 def longest_context(question: Question, stage: Stage) -> int:
     """The most tokens, prompt and generated ones, that each sequence of the batch can have; 0 where none fit.
 
-    At most the model's positions. Activations are taken in proportion to the prompt's tokens, or to a chunk's.
+    At most the model's positions. Activations are taken in proportion to the prompt's tokens, or to a chunk's; what a
+    chunk expands or gathers of the tokens before it as at the prompt asked for.
     """
     w, weights = question.workload, sum(stage.weights.values())
 

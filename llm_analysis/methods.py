@@ -164,7 +164,7 @@ def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
 
 def check_links(gpu: GPU, layout: Parallelism) -> None:
     """Raises Unsupported where the layout needs a link whose bandwidth is not on record for the GPU."""
-    for span in sorted({layout.tp_size, layout.expert_span, *layout.send_spans}):
+    for span in sorted({layout.tp_size, layout.context_span, layout.expert_span, *layout.send_spans}):
         link, bandwidth = gpu.link_over(span)
         if span > 1 and not bandwidth:
             raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")

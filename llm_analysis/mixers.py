@@ -6,10 +6,12 @@ fewer than t are replicated, and so is the latent KV cache of MLA, which has no 
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 
+from llm_analysis.context_parallel import Shapes, shared_attention
 from llm_analysis.layer_pass import Pass
-from llm_analysis.operators import Op, attention, elementwise, matmul
+from llm_analysis.operators import Op, Step, attention, elementwise, matmul
 from llm_analysis.units import Quantity, minimum
 
 # DeepSeek-V3.2 keeps its indexer's keys in fp8 with one 32-bit scale per 128 (its published inference code).
@@ -31,8 +33,6 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
     kv_heads, d = head_shapes(p, kind)
     shared = kind.startswith("shared_")
     mine, kv_mine = m.num_attention_heads / t, 0.0 if shared else max(kv_heads / t, 1.0)
-    window = float(m.sliding_window or inf) if "sliding" in kind else inf
-    chunk = float(m.attention_chunk_size or inf) if kind == "chunked_attention" else inf
     ops = [projection(p, kind, 0 if shared else kv_heads, d)]
     if m.rotary or m.qk_norm != "none":
         norm_heads = {"none": 0, "head": 1 if shared else 2, "full": m.num_attention_heads + kv_heads}[m.qk_norm]
@@ -41,26 +41,34 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
         ops.append(
             elementwise("rotary", p.step.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms)
         )
-    ops.append(
-        attention(
-            "attention",
-            p.step,
-            mine,
-            max(kv_heads / t, 1.0),
-            d,
-            d,
-            format=p.dtypes.attention_format(d),
-            rate=p.dtypes.stream,
-            element_bytes=p.dtypes.stream_bytes,
-            kv_element_bytes=p.dtypes.kv_bytes,
-            count=p.count,
-            shared=shared,
-            causal=kind != "bidirectional_attention",
-            window=window,
-            chunk=chunk,
-        )
+    return [*ops, *attending(p, kind), *output_projection(p, m.num_attention_heads * d, m.attention_output_gate)]
+
+
+def attending(p: Pass, kind: str) -> list[Op]:
+    """The attention itself, over what a token sees in a layer of that kind."""
+    m, t, (kv_heads, d) = p.model, p.layout.tp_size, head_shapes(p, kind)
+    window = float(m.sliding_window or inf) if "sliding" in kind else inf
+    chunk = float(m.attention_chunk_size or inf) if kind == "chunked_attention" else inf
+    mine, kv_mine, shared = m.num_attention_heads / t, max(kv_heads / t, 1.0), kind.startswith("shared_")
+    attend = partial(
+        attention,
+        "attention",
+        heads=mine,
+        kv_heads=kv_mine,
+        key_dim=d,
+        value_dim=d,
+        format=p.dtypes.attention_format(d),
+        rate=p.dtypes.stream,
+        element_bytes=p.dtypes.stream_bytes,
+        kv_element_bytes=p.dtypes.kv_bytes,
+        count=p.count,
+        shared=shared,
+        causal=kind != "bidirectional_attention",
+        window=window,
+        chunk=chunk,
     )
-    return [*ops, *output_projection(p, m.num_attention_heads * d, m.attention_output_gate)]
+    row_bytes = 2 * kv_mine * d * p.dtypes.kv_bytes
+    return shared_attention(p, Shapes(mine, d, d, row_bytes, min(window, chunk) - 1, not shared), attend)
 
 
 def projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
@@ -125,7 +133,10 @@ def latent_block(p: Pass, kind: str) -> list[Op]:
 
 
 def expanded(p: Pass, kind: str) -> list[Op]:
-    """The latent rows of all tokens, cached ones too, expanded to keys and values of each head; then attention."""
+    """The latent rows of all tokens, cached ones too, expanded to keys and values of each head; then attention.
+
+    GPUs that share the tokens send one another the latent rows, which are few, and expand all of them, each for itself.
+    """
     m, t, seen = p.model, p.layout.tp_size, p.step.batch * p.step.total
     heads, nope, v, rank, rope = (
         m.num_attention_heads,
@@ -137,9 +148,14 @@ def expanded(p: Pass, kind: str) -> list[Op]:
     up = matmul(
         "kv_up", seen, rank, heads / t * (nope + v), p.dtypes.linear, count=p.count, params=rank * heads * (nope + v)
     )
-    attend = latent_attention(p, heads / t, heads / t, nope + rope, v)
     read = seen * heads / t * (nope + rope + v) * p.dtypes.stream_bytes  # the expanded keys and values
-    return [up, attend._replace(activation_bytes=attend.activation_bytes + read)]
+
+    def attend(step: Step) -> Op:
+        op = latent_attention(p, step, heads / t, heads / t, nope + rope, v)
+        return op._replace(activation_bytes=op.activation_bytes + read)
+
+    *exchange, op = shared_attention(p, latent_shapes(p, heads / t, nope + rope, v), attend)
+    return [*exchange, up, op]
 
 
 def absorbed(p: Pass, kind: str) -> list[Op]:
@@ -147,14 +163,23 @@ def absorbed(p: Pass, kind: str) -> list[Op]:
     m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
     heads, nope, v, rank = m.num_attention_heads, m.qk_nope_head_dim, m.v_head_dim, m.kv_lora_rank
     top = float(m.index_topk) if kind == "sparse_latent_attention" else inf
+    shapes = latent_shapes(p, heads / t, rank + m.qk_rope_head_dim, rank)
     return [
         matmul("q_absorb", rows, nope, rank, linear, heads=heads / t, count=p.count, params=heads * nope * rank),
-        latent_attention(p, heads / t, 1.0, rank + m.qk_rope_head_dim, rank, top),
+        *shared_attention(p, shapes, lambda step: latent_attention(p, step, heads / t, 1.0, shapes.key_dim, rank, top)),
         matmul("v_up", rows, rank, v, linear, heads=heads / t, count=p.count, params=heads * v * rank),
     ]
 
 
-def latent_attention(p: Pass, heads: float, kv_heads: float, key_dim: int, value_dim: int, top: float = inf) -> Op:
+def latent_shapes(p: Pass, heads: float, key_dim: float, value_dim: float) -> Shapes:
+    """What GPUs that share the tokens send one another: of keys and values the latent rows."""
+    row = p.model.kv_lora_rank + p.model.qk_rope_head_dim
+    return Shapes(heads, key_dim, value_dim, row * p.dtypes.kv_bytes)
+
+
+def latent_attention(
+    p: Pass, step: Step, heads: float, kv_heads: float, key_dim: float, value_dim: float, top: float = inf
+) -> Op:
     """Attention with the cache of MLA: one row of kv_lora_rank + qk_rope_head_dim elements for each token.
 
     With `top` each query attends to so many tokens at most; all are kept.
@@ -162,7 +187,7 @@ def latent_attention(p: Pass, heads: float, kv_heads: float, key_dim: int, value
     row = p.model.kv_lora_rank + p.model.qk_rope_head_dim
     op = attention(
         "attention",
-        p.step,
+        step,
         heads,
         kv_heads,
         key_dim,
@@ -178,16 +203,16 @@ def latent_attention(p: Pass, heads: float, kv_heads: float, key_dim: int, value
     )
     if top == inf:
         return op
-    step, row_bytes = p.step, row * p.dtypes.kv_bytes
+    row_bytes = row * p.dtypes.kv_bytes
     return op._replace(
-        kv_bytes=step.batch * (picked(p, top) + step.new_tokens) * row_bytes,
+        kv_bytes=step.batch * (picked(step, top) + step.new_tokens) * row_bytes,
         cached_bytes=step.batch * step.total * row_bytes,
     )
 
 
-def picked(p: Pass, top: float) -> Quantity:
+def picked(step: Step, top: float) -> Quantity:
     """Rows of the cache that a pass reads at least once: each new token picks `top`, out of all there are."""
-    return minimum(p.step.total, p.step.new_tokens * top)
+    return minimum(step.total, step.new_tokens * top)
 
 
 def indexer(p: Pass) -> list[Op]:

@@ -8,6 +8,7 @@ H heads and K key/value heads on this GPU, d head size, w window, t GPUs in a co
                  pairs = (query, key) pairs under the causal mask = sum over the q new tokens of min(c + i, w)
     elementwise  bytes in and out; its FLOP hide behind them and are not counted
     all_reduce   2 (t-1)/t M over the wire from each GPU (reduce-scatter, then all-gather), t-1 peers to hear from
+    all_gather   (t-1)/t M, where each GPU has M/t of the message
 
 Every `Op` holds what one GPU does in one run; `count` is how often it runs in a pass. `params` is the exception: it
 counts the weights of one run over all GPUs, so that `sum(op.count * op.params)` is the parameter count of the model.
@@ -256,15 +257,37 @@ def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, cou
     return local + across
 
 
+def all_gather(
+    name: str, message_bytes: Quantity, group: int, *, node: int, count: Quantity = 1.0, stride: int = 1
+) -> list[Op]:
+    """All-gather of `message_bytes` in all, a part on each of `group` GPUs that lie `stride` apart.
+
+    Inside a node each GPU sends (t-1)/t M. Over n nodes each GPU's part goes to its n-1 counterparts first.
+    """
+    inside, nodes = over_nodes(group, max(node // stride, 1))
+    wire, part = message_bytes * (inside - 1) / inside, message_bytes / inside * (nodes - 1) / nodes
+    local = collective(name, "all_gather", wire, inside, count=count, span=inside * stride)
+    return local + collective(f"{name}_inter_node", "all_gather", part, nodes, count=count, span=group * stride)
+
+
 def all_to_all(
-    name: str, token_bytes: Quantity, copies: float, group: int, *, node: int, count: Quantity = 1.0
+    name: str,
+    token_bytes: Quantity,
+    copies: float,
+    group: int,
+    *,
+    node: int,
+    count: Quantity = 1.0,
+    stride: int = 1,
 ) -> list[Op]:
     """Tokens of each of `group` GPUs, `token_bytes` in all, to `copies` GPUs each, evenly; or back. Own copies stay.
 
     Over n nodes a token goes once to each node that needs it, an expected (n - 1) (1 - (1 - 1/n)^copies) others, and on
     to its GPUs inside the node; on the way back they are added up there first (as in DeepEP, DeepSeek's library).
     """
-    inside, nodes = over_nodes(group, node)
-    local = collective(name, "all_to_all", token_bytes * copies * (inside - 1) / inside, inside, count=count)
-    others = (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
-    return local + collective(f"{name}_inter_node", "all_to_all", token_bytes * others, nodes, count=count, span=group)
+    inside, nodes = over_nodes(group, max(node // stride, 1))
+    near, others = copies * (inside - 1) / inside, (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
+    local = collective(name, "all_to_all", token_bytes * near, inside, count=count, span=inside * stride)
+    return local + collective(
+        f"{name}_inter_node", "all_to_all", token_bytes * others, nodes, count=count, span=group * stride
+    )

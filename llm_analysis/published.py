@@ -32,7 +32,7 @@ LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: that of the example's A100s, kept fo
 
 def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
     """Raises Unsupported for what the published model has no term for."""
-    sizes = {name: getattr(layout, name) for name in ("pp_size", "dp_size", "sp_size", "ep_size")}
+    sizes = {name: getattr(layout, name) for name in ("cp_size", "pp_size", "dp_size", "sp_size", "ep_size")}
     for flag, size in sizes.items():
         if size > 1:
             raise Unsupported(f"method published has no {flag}: it covers tensor parallelism alone; try --method ideal")

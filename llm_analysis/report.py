@@ -49,6 +49,7 @@ def heading(e: Estimate) -> str:
         f"{name} {size}"
         for name, size in (
             ("tp", e.tp_size),
+            ("cp", e.cp_size),
             ("pp", e.pp_size),
             ("dp", e.dp_size),
             ("sp", e.sp_size),
@@ -200,11 +201,12 @@ def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def described(e: Estimate) -> str:
-    """The question as part of a file name: {model}-{gpu}-{dtype}-tp{}-pp{}-dp{}-sp{}-fe{}-hbme{}."""
+    """The question as part of a file name: {model}-{gpu}-{dtype}-tp{}-pp{}-dp{}-sp{}-fe{}-hbme{}, cp{} above 1."""
     efficiencies = [
         e.method if value is None else f"{value:g}" for value in (e.flops_efficiency, e.hbm_memory_efficiency)
     ]
-    layout = f"tp{e.tp_size}-pp{e.pp_size}-dp{e.dp_size}-sp{e.sp_size}"
+    context = f"-cp{e.cp_size}" if e.cp_size > 1 else ""
+    layout = f"tp{e.tp_size}{context}-pp{e.pp_size}-dp{e.dp_size}-sp{e.sp_size}"
     name = f"{e.model_name}-{e.gpu_name}-{e.dtype_name}-{layout}-fe{efficiencies[0]}-hbme{efficiencies[1]}"
     return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
 

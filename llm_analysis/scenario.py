@@ -9,6 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llm_analysis.errors import Unsupported
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Step
+from llm_analysis.units import maximum
+
+# Layers that context parallelism cannot share by tokens, with what keeps it from that.
+STATE = "the recurrent layers pass a state on from token to token, through all GPUs"
+NOT_SHARED = dict.fromkeys(("mamba", "mamba2", "gated_delta_net", "lightning_attention"), STATE) | {
+    "sparse_latent_attention": "the sparse attention picks its tokens from those of all GPUs together"
+}
+GATHERED = "cp_size: attention waits for all keys and values, an upper bound of ring attention, which overlaps the two"
 
 Count = Annotated[int, Field(gt=0, le=10**9)]
 
@@ -16,6 +24,7 @@ Count = Annotated[int, Field(gt=0, le=10**9)]
 class Parallelism(BaseModel):
     """How many GPUs share one model (`tp` inside a layer, `pp` by layers), and how many copies there are (`dp`).
 
+    `cp_size` groups of `tp_size` GPUs share the tokens of a sequence, prompt and cache (see `context_parallel`).
     `sp_size` is sequence parallelism in Megatron's sense: norms and residuals split over the tensor-parallel group.
     `ep_size` GPUs share a layer's experts; the busiest of them gets `expert_imbalance` times its even share of rows.
     """
@@ -23,6 +32,7 @@ class Parallelism(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     tp_size: Count = 1
+    cp_size: Count = 1
     pp_size: Count = 1
     dp_size: Count = 1
     sp_size: Count = 1
@@ -34,7 +44,24 @@ class Parallelism(BaseModel):
     @property
     def num_gpus(self) -> int:
         """GPUs of all replicas together."""
-        return self.tp_size * self.pp_size * self.dp_size
+        return self.gpus_of_replica * self.dp_size
+
+    @property
+    def gpus_of_replica(self) -> int:
+        """GPUs that share one copy of the model and its batch."""
+        return self.tp_size * self.cp_size * self.pp_size
+
+    def share(self, step: Step) -> Step:
+        """What of a pass each GPU of a context-parallel group computes, as one that comes after all the others' parts.
+
+        In prefill a part of the new tokens of each sequence, in decode a part of the sequences; one at least.
+        """
+        if self.cp_size == 1:
+            return step
+        if step.phase == "decode":
+            return step._replace(batch=maximum(step.batch / self.cp_size, 1.0))
+        mine = maximum(step.new_tokens / self.cp_size, 1.0)
+        return step._replace(new_tokens=mine, context=step.total - mine)
 
     def check(self, model: ModelConfig) -> tuple[str, ...]:
         """Notes on how the model is laid out. Raises Unsupported for a layout that cannot be."""
@@ -56,9 +83,26 @@ class Parallelism(BaseModel):
                 f"tp_size {t} neither divides nor is a multiple of the {kv_heads} KV heads of {model.name}; try {near}"
             )
         self.check_experts(model)
-        if kv_heads < t:
-            return (f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs",)
-        return ()
+        self.check_context(model)
+        few = f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs"
+        return (*((few,) if kv_heads < t else ()), *((GATHERED,) if self.cp_size > 1 else ()))
+
+    def check_context(self, model: ModelConfig) -> None:
+        """Raises Unsupported for layers whose tokens cannot be shared out."""
+        t, n, heads, kv_heads = self.tp_size, self.cp_size, model.num_attention_heads, model.num_key_value_heads
+        kinds = [why for kind, why in NOT_SHARED.items() if any(mixer == kind for mixer, _ in model.layer_kinds)]
+        if n > 1 and kinds:
+            wide = [i for i in divisors(heads) if i <= t * n and (kv_heads % i == 0 or i % kv_heads == 0)]
+            raise Unsupported(f"cp_size {n}: {kinds[0]} of {model.name}; try cp_size 1 with tp_size {max(wide)}")
+
+    def check_prompt(self, workload: "Workload") -> None:
+        """Raises Unsupported for passes with fewer tokens of a prompt than there are GPUs to share them."""
+        least = min(workload.new_prompt_tokens, workload.prefill_chunk_size or workload.new_prompt_tokens)
+        if self.cp_size > least:
+            raise Unsupported(
+                f"cp_size {self.cp_size} is more than the {least} tokens of a prompt that a pass has to share; "
+                f"try cp_size {least}"
+            )
 
     def check_experts(self, model: ModelConfig) -> None:
         """Raises Unsupported for experts that cannot be spread over `ep_size` GPUs."""
@@ -70,12 +114,14 @@ class Parallelism(BaseModel):
             raise Unsupported(f"{asked}: {model.name} has no experts to spread")
         if ep == 1:
             raise Unsupported(f"expert_imbalance {imbalance:g} is of GPUs that share the experts: give ep_size too")
-        gpus = t * self.dp_size
-        possible = [i for i in divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
+        group = t * self.cp_size
+        gpus, ranks = group * self.dp_size, f" times cp_size {self.cp_size}" if self.cp_size > 1 else ""
+        even = [i for i in divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
+        possible = [i for i in even if group % i == 0 or i % group == 0]
         if ep not in possible:
             raise Unsupported(
-                f"ep_size {ep} cannot spread the {experts} experts of {model.name} over the {gpus} GPUs of tp_size {t} "
-                f"times dp_size {self.dp_size}; try {nearest_sizes(ep, possible)}"
+                f"ep_size {ep} cannot spread the {experts} experts of {model.name} over the {gpus} GPUs of tp_size {t}"
+                f"{ranks} times dp_size {self.dp_size}; try {nearest_sizes(ep, possible)}"
             )
 
     @property
@@ -84,13 +130,18 @@ class Parallelism(BaseModel):
         return self.ep_size if self.ep_size > self.tp_size else 1
 
     @property
+    def context_span(self) -> int:
+        """Consecutive GPUs that those which share a sequence's tokens lie in; 1 where one has all of them."""
+        return self.tp_size * self.cp_size if self.cp_size > 1 else 1
+
+    @property
     def send_spans(self) -> dict[int, int]:
         """GPUs that a send from one stage to the next reaches over, with how many sends; between nodes last.
 
-        GPUs are numbered with tensor parallelism innermost, then the replicas that share experts, then the stages: a
-        stage is as many consecutive GPUs as share its layers and experts.
+        GPUs are numbered with tensor parallelism innermost, then those that share the tokens, then the replicas that
+        share experts, then the stages: a stage is as many consecutive GPUs as share its layers and experts.
         """
-        t, node = max(self.tp_size, self.expert_span), self.gpus_per_node
+        t, node = max(self.tp_size, self.context_span, self.expert_span), self.gpus_per_node
         across = sum((t * (i + 1) - 1) // node > t * (i - 1) // node for i in range(1, self.pp_size))
         within = self.pp_size - 1 - across
         spans = {min(t * self.pp_size, node): within, max(2 * t, node + 1): across}

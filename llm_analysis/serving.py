@@ -91,7 +91,7 @@ def draft_layout(draft: ModelConfig, layout: Parallelism) -> Parallelism:
     try:
         spread.check(draft)
     except Unsupported:
-        return layout.model_copy(update={"tp_size": 1, "sp_size": 1, **whole})
+        return layout.model_copy(update={"tp_size": 1, "cp_size": 1, "sp_size": 1, **whole})
     return spread
 
 

@@ -21,7 +21,16 @@ from llm_analysis.flags import CONSTANTS, NUMBER, as_value
 
 INFER = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
 LLAMA = ["infer", "--model_name", "llama-2-70b", "--gpu_name", "a100-sxm-80gb"]
-INTEGERS = ("batch_size_per_gpu", "seq_len", "num_tokens_to_generate", "tp_size", "pp_size", "dp_size", "sp_size")
+INTEGERS = (
+    "batch_size_per_gpu",
+    "seq_len",
+    "num_tokens_to_generate",
+    "tp_size",
+    "cp_size",
+    "pp_size",
+    "dp_size",
+    "sp_size",
+)
 FRACTIONS = (
     "flops_efficiency",
     "hbm_memory_efficiency",
@@ -171,6 +180,10 @@ LAYOUTS: list[Case] = [
     ([*INFER, "--ep_size", "2"], 1, r"ep_size 2: test-13b has no experts to spread"),
     ([*INFER, "--expert_imbalance", "2"], 1, r"expert_imbalance 2: test-13b has no experts to spread"),
     (["infer", "--model_name=mixtral-8x7b", *INFER[3:], "--expert_imbalance=1.5"], 1, r"imbalance 1.5 .*give ep_size"),
+    ([*INFER, "--cp_size", "513"], 1, r"cp_size 513 is more than the 512 tokens of a prompt .*; try cp_size 512"),
+    ([*INFER, "--cp_size", "8", "--seq_len", "5"], 1, r"cp_size 8 is more than the 5 tokens .*; try cp_size 5"),
+    ([*INFER, "--cp_size", "2,4"], 1, r"cp_size must be a whole number, not \(2, 4\)"),
+    ([*INFER[:4], "t4", "--cp_size", "9"], 1, r"t4 has no .*bandwidth on record, which 9 GPUs need"),
     ([*INFER[:4], "t4", "--tp_size", "20"], 1, r"t4 has no .*bandwidth on record, which 20 GPUs need"),
 ]
 
@@ -181,6 +194,7 @@ REFUSED_BY_THE_METHOD: list[Case] = [
         1,
         r"efficiencies are of .*, a runtime is of .*leave one",
     ),
+    ([*INFER, "--method", "published", "--cp_size", "2"], 1, r"published has no cp_size.*ideal"),
     ([*INFER, "--method", "published", "--pp_size", "2"], 1, r"published has no pp_size.*ideal"),
     ([*INFER, "--method", "published", "--dp_size", "2"], 1, r"published has no dp_size.*ideal"),
     ([*INFER, "--method", "published", "--tp_size", "2", "--sp_size", "2"], 1, r"published has no sp_size"),

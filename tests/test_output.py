@@ -41,6 +41,7 @@ QUESTIONS = {
         "--sp_size",
         "4",
     ],
+    "shared tokens": ["--method", "ideal", "--tp_size", "2", "--cp_size", "4"],
     "no cache": ["--method", "ideal", "--use_kv_cache", "False"],
     "does not fit": ["--method", "ideal", "--batch_size_per_gpu", "100000"],
     "tokens": ["--method", "ideal", "--num_tokens_to_generate", "1"],
