@@ -10,7 +10,8 @@ from typing import Any
 
 from llm_analysis import expert_data, kernel_data
 from llm_analysis.catalog import get_gpu
-from llm_analysis.fit_kernel import CHUNKED, COMPUTE, FIXED, LEAST_COMPUTE, MOVE, NETWORK, kernels_of
+from llm_analysis.fit_kernel import COMPUTE, FIXED, LEAST_COMPUTE, MOVE, kernels_of
+from llm_analysis.fit_links import fit_links
 from llm_analysis.fit_published import published_profiles
 from llm_analysis.fit_scaled import scaled_profiles
 from llm_analysis.hardware import GPU, Efficiency
@@ -19,7 +20,6 @@ from llm_analysis.kernel_tables import Samples
 from llm_analysis.profile import FOLDER, LINKS_FILE, Evidence, Kernel, Links, Profile
 
 Kernels = dict[str, dict[str, Kernel]]
-LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
 
 
 def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
@@ -55,65 +55,6 @@ def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
     gemm[samples.op.format] = entry
 
 
-LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
-
-# The measured L40S reach each other through the host: 4 share a quarter, 8 a twelfth of what a pair has. Published
-# prefill of L40S servers (TensorRT-LLM 0.9, 4 GPUs) shows the pair's bandwidth, so PCIe is fitted to pairs, with the
-# latency of the small messages of all; what the shared way gives is kept apart, by number of GPUs.
-PAIRED, SHARED = "PCIe", "PCIe through the host"
-SMALL_MESSAGE = 13  # log2 of bytes
-
-
-def fit_links(ops_folder: Path) -> LinkKernels:
-    """Collectives by link, algorithm and kind."""
-    links: LinkKernels = {}
-    for system, link in LINKS.items():
-        gpu = get_gpu(SYSTEMS[system])
-        for algorithm in ("nccl", "engine"):
-            for name, key, samples in keyed_collectives(ops_folder / system, link, algorithm):
-                entry = kernels_of(samples, gpu, NETWORK, lowest=CHUNKED)[0]
-                links.setdefault(name, {}).setdefault(algorithm, {})[key] = entry
-    return links
-
-
-def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
-    """Link, kind and samples of each fit over a link."""
-    by_key: dict[tuple[str, str], list[Samples]] = {}
-    for group, samples in kernel_data.collectives(folder, algorithm):
-        kind = samples.op.kind
-        if link == PAIRED:
-            by_key.setdefault((SHARED, f"{kind}/{group}"), []).append(samples)
-            samples = samples if group == 2 else samples.part(samples.shape <= SMALL_MESSAGE)
-        by_key.setdefault((link, kind), []).append(samples)
-    return [(*key, samples) for key, samples in by_key.items()]
-
-
-# Links that only a few figures are known of: whose numbers stand in, and what is known.
-def unmeasured_links(links: LinkKernels) -> LinkKernels:
-    """NVLink2, AMD's mesh and the network between servers, from the nearest measured link."""
-    nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
-    mesh = {f"all_reduce/{n}": stand_in(nccl["all_reduce"], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
-    mesh |= {kind: stand_in(entry, XGMI_FRACTIONS[8], XGMI) for kind, entry in nccl.items() if kind != "all_reduce"}
-    network = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in nccl.items()}
-    second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
-    return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}, "inter-node": {"nccl": network}}
-
-
-# RCCL on MI300X: 47.7 GB/s between 2 GPUs (one link of 64 of the mesh), 313 of 448 GB/s among 8 (ml-engineering).
-XGMI_FRACTIONS = {2: 47.7 / 448, 4: 3 * 47.7 / 448, 8: 312.9 / 448}
-XGMI = (
-    "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
-)
-INTER_NODE_FRACTION = 43 / 50
-INTER_NODE = "latencies of NVLink4, likely too short; bandwidth fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
-
-
-def stand_in(entry: Kernel, link: float, note: str) -> Kernel:
-    """A collective's numbers over another link."""
-    evidence = Evidence(source=entry.evidence.source, note=note)
-    return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
-
-
 def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
     """Fits every GPU system and link in a folder of measured kernels; writes one profile each. Returns their paths.
 
@@ -125,8 +66,7 @@ def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
     if (root.parent / "microbench.csv").is_file():
         fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, today)
         fitted_profiles += published_profiles(root.parent / "microbench.csv", made, today)
-    links = fit_links(root)
-    content = Links(name="links", date=today, links=links | unmeasured_links(links))
+    content = Links(name="links", date=today, links=fit_links(root))
     return [*(write(into / f"{p.name}.json", p) for p in fitted_profiles), write(into / LINKS_FILE, content)]
 
 

@@ -1,9 +1,12 @@
 """Profiles where no kernels were measured, but whole layers or peaks were: another profile's, scaled to meet those.
 
 Two factors, one on `flops` and one on `memory`, of every kernel. They come from published figures (`microbench.csv`):
-times of one Llama-2-70B layer at many batch sizes for V100, T4 and L4 (the same table's A100-40GB is met within 2 % by
-the A100's unscaled profile); the best matrix multiplication and the copy
-bandwidth of MI300X beside the same tool's figure for the GPU that lends its numbers.
+times of one Llama-2-70B layer at many batch sizes for A100-40GB, V100, T4 and L4; the best matrix multiplication and
+the copy bandwidth of MI300X beside the same tool's figure for the GPU that lends its numbers.
+
+A layer's decode steps read a KV cache of a length that the table does not tell, so its weights alone are what is left
+on a straight line through the small batches at no sequences. The same table's LLaMA-30B, which nothing is fitted to,
+gives as much: 1.04 for 1.06 on the A100-40GB, 1.08 for 1.08 on the L4, 0.99 for 0.99 on the T4 (V100: 0.91 for 1.06).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from llm_analysis.profile import Kernel, Profile, kernel
 from llm_analysis.scenario import Parallelism
 
 LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
-MEMORY_BOUND, COMPUTE_BOUND = 16, 1000  # rows of a layer's matrices up to, and from, which it is surely so
+MEMORY_BOUND, COMPUTE_BOUND = 32, 1000  # rows of a layer's matrices up to, and from, which it is surely so
 
 MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM; microbench.csv"
 BLOGS = "mamf-finder (ml-engineering) and BabelStream figures; microbench.csv"
@@ -42,6 +45,7 @@ class Scaled:
 
 
 FROM_LAYERS = (
+    Scaled("a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-40gb", "a100-sxm-40gb", gpu_name="a100-sxm-40gb"),
     Scaled("volta", "a100-sxm-80gb", "v100-sxm2-16gb", "v100-sxm-16gb"),
     Scaled("turing", "a100-sxm-80gb", "t4", "t4-16gb"),
     Scaled("l4-24gb", "l40s-48gb", "l4-24gb", "l4-24gb", gpu_name="l4-24gb"),
@@ -61,8 +65,11 @@ def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[floa
     """Factors on `flops` and `memory`, and the rows that gave them: predicted over measured time of a whole layer."""
     mine = (table["gpu"] == s.table_name) & (np.char.find(table["source_ref"], LAYER_SOURCE) >= 0)
     rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
-    ratio = layer_seconds(get_gpu(s.measured_on), base, rows) / seconds
-    flops, memory = (float(np.median(ratio[m])) for m in (rows >= COMPUTE_BOUND, rows <= MEMORY_BOUND))
+    gpu, wide = get_gpu(s.measured_on), rows >= COMPUTE_BOUND
+    few = (table["kind"][mine] == "layer_decode") & (rows <= MEMORY_BOUND)
+    _, weights_alone = np.polyfit(rows[few], seconds[few], 1)
+    flops = float(np.median(layer_seconds(gpu, base, rows[wide]) / seconds[wide]))
+    memory = float(layer_seconds(gpu, base, np.ones(1))[0] / weights_alone)
     return flops, memory, len(rows)
 
 

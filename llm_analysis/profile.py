@@ -174,8 +174,8 @@ def chain(gpu: GPU) -> list[tuple[Profile, str]]:
 
 def same_chip(gpu: GPU) -> bool:
     """Whether a GPU's kernels were measured: on it, or on another one with as many SMs of the same architecture."""
-    profile, _ = chain(gpu)[0]
-    return not profile.note and (profile.architecture, profile.num_sms) == (gpu.architecture, gpu.num_sms)
+    measured = [profile for profile, _ in chain(gpu) if not profile.note]
+    return any((profile.architecture, profile.num_sms) == (gpu.architecture, gpu.num_sms) for profile in measured)
 
 
 def profile_for(gpu: GPU) -> Profile:

@@ -13,7 +13,6 @@ Kernels of its own, as factors on the profile's fractions of peak (1: as good as
 And facts about it:
     collective            whose all-reduce it runs: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications of 8 or 4 bits launch like 16-bit ones
-    schedules_ahead       whether a server of it prepares the next step while the GPU is at work on this one
 
 A runtime is one JSON file in `profiles/runtimes/`, with the published rows it was fitted to and its errors on rows that
 the fit did not see; a term that did not lower those is left out. `held_out` keeps, for each source and GPU, the terms
@@ -80,7 +79,6 @@ class Runtime(BaseModel):
     attention: Factor = 1.0
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
-    schedules_ahead: bool = True
     evidence: RuntimeEvidence = RuntimeEvidence()
     bands: dict[str, Band] = {}
     held_out: dict[str, dict[str, float]] = {}
@@ -91,12 +89,8 @@ class Runtime(BaseModel):
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
     def as_server(self) -> "Runtime":
-        """This runtime as a server with continuous batching: its host at work while the GPU is.
-
-        The step's own time stays where the next step is scheduled only when this one is done.
-        """
-        kept = {} if self.schedules_ahead else {"step_seconds": self.step_seconds}
-        return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0} | kept)
+        """This runtime as a server with continuous batching: its host at work while the GPU is."""
+        return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
 
     def band(self, phase: str, same_chip: bool = True) -> Band | None:
         """The band of `prefill`, `total` or `serving`, on a GPU whose chip's kernels were measured, or elsewhere.

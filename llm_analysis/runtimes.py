@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_analysis.fit_runtime import SECONDS, TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
+from llm_analysis.fit_runtime import TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
 from llm_analysis.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.rows import Rows
 from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence, get_runtime
@@ -32,9 +32,9 @@ OWN_BENCHMARK = "kipply-blog"
 
 # Whose all-reduce an engine runs, how it launches narrow kernels and schedules: from their source and release notes.
 FACTS: dict[str, dict[str, Any]] = {
-    "vllm": {"collective": "engine", "narrow_launch": True, "schedules_ahead": False},
+    "vllm": {"collective": "engine", "narrow_launch": True},
     "tensorrt-llm": {"collective": "engine"},
-    "vllm-rocm": {"collective": "engine", "narrow_launch": True, "schedules_ahead": False},
+    "vllm-rocm": {"collective": "engine", "narrow_launch": True},
     "sglang": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "nccl"},
@@ -42,12 +42,16 @@ FACTS: dict[str, dict[str, Any]] = {
     "hf-transformers": {"collective": "nccl"},
 }
 # The terms that may be fitted. Most engines' kernels are those the profiles were measured on, or as good, so that only
-# what they add is fitted.
-ADDED = (*SECONDS, "narrow_memory")
+# what they add is fitted; and they enqueue a pass as a whole (a CUDA graph, a TensorRT engine, a compiled step, a loop
+# in C++), so that no host comes between two layers.
+SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
+ADDED = (*SHARED, "narrow_memory")
 ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "fastertransformer", "gpt-fast"), ADDED
 )
-LIKE = {"lmdeploy": "tensorrt-llm"}  # an engine without published rows here, and the one it resembles: C++, graphs
+# An engine in C++ without published rows here, and the one that lends it bands. All that is known of it is that bare
+# kernels met it within 6 to 8 % elsewhere, so it adds nothing to them.
+LIKE = {"lmdeploy": "tensorrt-llm"}
 BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
 LEAST_ROWS = 10  # that a band rests on
 POOL = ("vllm", "tensorrt-llm")  # the engines that others start from
@@ -95,7 +99,7 @@ def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> lis
     )
     pooled = [prior, *single] if set(ADDED) <= set(allowed) else []
     fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
-    mine = {"schedules_ahead": True, "narrow_launch": False} | fresh | facts
+    mine = {"narrow_launch": False} | fresh | facts
     return [Runtime(**facts), *(start.model_copy(update=mine) for start in pooled)]
 
 
@@ -164,16 +168,15 @@ def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACT
     own = {name: Rows(usable(measurements, name), name in BY_MODEL) for name in names}
     for name in names:
         others = [m for other in POOL if other != name for m in usable(measurements, other)]
-        prior = fit(Rows(others), Runtime(name="pool", collective="engine"), list(SECONDS))
+        prior = fit(Rows(others), Runtime(name="pool", collective="engine"), SHARED)
         runtime = fitted(own[name], name, prior)
         write(runtime, folder)
         terms = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         e = runtime.evidence
         for twin in (twin for twin, like in LIKE.items() if like == name):
-            note = f"no published rows: the numbers of {name}"
+            note = f"no published rows: the kernels alone, within the bands of {name}"
             write(
-                runtime.model_copy(update={"name": twin, "evidence": RuntimeEvidence(note=note), "held_out": {}}),
-                folder,
+                Runtime(name=twin, date=runtime.date, evidence=RuntimeEvidence(note=note), bands=runtime.bands), folder
             )
         print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {terms}", flush=True)
 

@@ -18,15 +18,15 @@ from llm_analysis.runtime import get_runtime, runtime_names
 from llm_analysis.runtimes import OWN_BENCHMARK
 from llm_analysis.validate import Score, Scored, score, scored_row, statistics
 
-STATIC_MEDIAN, OVERALL_P90 = 0.109, 0.394  # what is reached, rounded up to the next tenth of a percent: may only fall
+STATIC_MEDIAN, OVERALL_P90 = 0.098, 0.369  # what is reached, rounded up to the next tenth of a percent: may only fall
 # This project's first benchmark: what is reached. The rows are in no fit; docs/accuracy.md tells why two GPUs are off.
 OWN_BOUNDS = {
-    "kipply-0001": 0.10,  # one GPU: prefill
-    "kipply-0002": 0.12,  # decode per token
-    "kipply-0003": 0.12,  # total
-    "kipply-0004": 0.06,  # two GPUs: prefill
-    "kipply-0005": 0.23,
-    "kipply-0006": 0.15,
+    "kipply-0001": 0.06,  # one GPU: prefill
+    "kipply-0002": 0.06,  # decode per token
+    "kipply-0003": 0.06,  # total
+    "kipply-0004": 0.08,  # two GPUs: prefill
+    "kipply-0005": 0.19,
+    "kipply-0006": 0.12,
 }
 ROW = {
     "id": "one",
@@ -321,8 +321,8 @@ def test_the_bands_hold_most_rows(published: Score) -> None:
     found = published.by(lambda m: m.runtime)
     assert all(s.coverage is None or 0 <= s.coverage <= 1 for s in found.values())
     assert published.overall.coverage is not None
-    # 72 %: this table is chosen for breadth, some of each source; of all rows that the bands rest on it is 79 %.
-    assert 0.72 < published.overall.coverage < 0.86
+    # 73 %: this table is chosen for breadth, some of each source; of all rows that the bands rest on it is 79 %.
+    assert 0.73 < published.overall.coverage < 0.86
     assert published.overall.narrow is not None
     assert published.overall.narrow >= 0.5
 

@@ -1,0 +1,127 @@
+"""Collectives and sends over each link: fitted to measured ones, and stood in for where nobody here measured any.
+
+Measured inside a server: NCCL and an engine's own all-reduce (aiconfigurator), sends (vidur). Between servers: the
+small all-reduces and the sends of two DGX servers (vidur); the bandwidth is what DeepEP reaches over InfiniBand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from llm_analysis import kernel_data
+from llm_analysis.catalog import get_gpu
+from llm_analysis.fit_kernel import CHUNKED, NETWORK, kernels_of
+from llm_analysis.kernel_data import SYSTEMS
+from llm_analysis.kernel_tables import Samples, read_table, where
+from llm_analysis.operators import all_reduce, collective
+from llm_analysis.profile import Evidence, Kernel
+
+LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
+
+LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
+
+# The measured L40S reach each other through the host: 4 share a quarter, 8 a twelfth of what a pair has. Published
+# prefill of L40S servers (TensorRT-LLM 0.9, 4 GPUs) shows the pair's bandwidth, so PCIe is fitted to pairs, with the
+# latency of the small messages of all; what the shared way gives is kept apart, by number of GPUs.
+PAIRED, SHARED = "PCIe", "PCIe through the host"
+SMALL_MESSAGE = 13  # log2 of bytes
+
+
+def fit_links(ops_folder: Path) -> LinkKernels:
+    """Collectives by link, algorithm and kind; `ops_folder`/../vidur holds the sends."""
+    links: LinkKernels = {}
+    for system, link in LINKS.items():
+        gpu = get_gpu(SYSTEMS[system])
+        for algorithm in ("nccl", "engine"):
+            for name, key, samples in keyed_collectives(ops_folder / system, link, algorithm):
+                entry = kernels_of(samples, gpu, NETWORK, lowest=CHUNKED)[0]
+                links.setdefault(name, {}).setdefault(algorithm, {})[key] = entry
+    vidur = ops_folder.parent / "vidur" / "profiling" / "network"
+    for system, name in SERVERS.items() if vidur.is_dir() else ():
+        entry = kernels_of([sends(vidur / system, 2)], get_gpu(SERVER_GPUS[system]), ("launch", "link"))[0]
+        links[name]["nccl"]["send"] = entry
+    return links | unmeasured_links(links) | between_servers(links, vidur)
+
+
+# Two GPUs of one DGX, and of two (microsoft/vidur, MIT), launched by the host.
+SERVERS = {"a100_dgx": "NVLink3", "h100_dgx": "NVLink4"}
+SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
+BEYOND = 9  # consecutive GPUs that reach over to another server
+
+
+def sends(folder: Path, in_server: int, largest: float = np.inf) -> Samples:
+    """Sends between two GPUs, of which `in_server` are in one server."""
+    table = read_table(folder / "send_recv.csv")
+    rows = where(table, (table["devices_per_node"] == in_server) & (table["size"] <= largest))
+    (op,) = collective("send", "send", rows["size"], 2, span=2 if in_server == 2 else BEYOND)
+    return Samples(op, rows["time_stats.send_recv.median"] * 1e-3, np.log2(rows["size"]), "vidur, network")
+
+
+def small_all_reduces(folder: Path) -> Samples:
+    """All-reduces of two GPUs in a server each, of messages too small for bandwidth to count."""
+    table = read_table(folder / "all_reduce.csv")
+    keep = (table["num_workers"] == 2) & (table["devices_per_node"] == 1) & (table["size"] <= 2**SMALL_MESSAGE)
+    rows = where(table, keep)
+    (op,) = all_reduce("all_reduce", rows["size"], 2, node=1)
+    return Samples(op, rows["time_stats.all_reduce.median"] * 1e-3, np.log2(rows["size"]), "vidur, network")
+
+
+def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
+    """Collectives over the network between servers: the launch as measured, each further server as over NVLink."""
+    known = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()}
+    if vidur.is_dir():
+        gpu, fixed = get_gpu("a100-sxm-80gb"), {"link": INTER_NODE_FRACTION}
+        reduced = kernels_of([small_all_reduces(vidur / "a100_dgx")], gpu, ("launch",), fixed)[0]
+        sent = kernels_of([sends(vidur / "h100_dgx", 1)], get_gpu("h100-sxm-80gb"), ("launch", "link"))[0]
+        known = {
+            kind: measured_launch(entry, reduced if kind == "all_reduce" else sent) for kind, entry in known.items()
+        }
+        known["send"] = sent
+    return {"inter-node": {"nccl": known}}
+
+
+def measured_launch(entry: Kernel, measured: Kernel) -> Kernel:
+    """A collective that stands in, with the launch of one that was measured."""
+    return entry._replace(numbers=entry.numbers.model_copy(update={"launch": measured.numbers.launch}))
+
+
+def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
+    """Link, kind and samples of each fit over a link."""
+    by_key: dict[tuple[str, str], list[Samples]] = {}
+    for group, samples in kernel_data.collectives(folder, algorithm):
+        kind = samples.op.kind
+        if link == PAIRED:
+            by_key.setdefault((SHARED, f"{kind}/{group}"), []).append(samples)
+            samples = samples if group == 2 else samples.part(samples.shape <= SMALL_MESSAGE)
+        by_key.setdefault((link, kind), []).append(samples)
+    return [(*key, samples) for key, samples in by_key.items()]
+
+
+# Links that only a few figures are known of: whose numbers stand in, and what is known.
+def unmeasured_links(links: LinkKernels) -> LinkKernels:
+    """NVLink2 and AMD's mesh, from the nearest measured link."""
+    nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
+    mesh = {f"all_reduce/{n}": stand_in(nccl["all_reduce"], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
+    mesh |= {kind: stand_in(entry, XGMI_FRACTIONS[8], XGMI) for kind, entry in nccl.items() if kind != "all_reduce"}
+    second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
+    return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
+
+
+# RCCL on MI300X: 47.7 GB/s between 2 GPUs (one link of 64 of the mesh), 313 of 448 GB/s among 8 (ml-engineering).
+XGMI_FRACTIONS = {2: 47.7 / 448, 4: 3 * 47.7 / 448, 8: 312.9 / 448}
+XGMI = (
+    "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
+)
+INTER_NODE_FRACTION = 43 / 50
+INTER_NODE = (
+    "launch of small messages between two DGX servers (vidur), latency of NVLink4 for each further server; bandwidth "
+    "fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
+)
+
+
+def stand_in(entry: Kernel, link: float, note: str) -> Kernel:
+    """A collective's numbers over another link."""
+    evidence = Evidence(source=entry.evidence.source, note=note)
+    return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
