@@ -61,7 +61,7 @@ class LLMAnalysis:
         gpu_config = gpu_config.per_device().in_nodes_of(layout.num_gpus_per_node)
         self.model, self.gpu, self.draft = model_config, gpu_config, draft_config
         formats, told = methods.formats_for(model_config, dtype_config, gpu_config)
-        self.dtypes = methods.with_bytes(formats, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+        self.dtypes = methods.with_bytes(formats, gpu_config, kv_cache_dtype_bytes, layernorm_dtype_bytes)
         self.layout = layout.model_copy(update={"gpus_per_node": gpu_config.gpus_per_node})
         peak_tflops, peak_gbs = gpu_config.peak_flops[self.dtypes.math] / 1e12, gpu_config.memory_bandwidth / 1e9
         memory = ("hbm_memory_efficiency", hbm_memory_efficiency, "achieved_memory_bandwidth_GBs")

@@ -38,7 +38,7 @@ def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
 
 def build_of(m: Measurement) -> str:
     """The name of the runtime's build that a row ran."""
-    return build_for(runtime_named(m.runtime), gpu_named(m.gpu_name)).name
+    return build_for(runtime_named(m.engine), gpu_named(m.gpu_name)).name
 
 
 def bands_of(by_phase: dict[str, list[float]]) -> dict[str, Band]:

@@ -51,8 +51,8 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     from llm_analysis.runtimes import bands
 
     measurements, unread = read_measurements(path)
-    chosen = runtime or next((m.runtime for m in measurements), "none")
-    others = [m for m in measurements if runtime is None and m.runtime != chosen]
+    chosen = runtime or next((m.engine for m in measurements), "none")
+    others = [m for m in measurements if runtime is None and m.engine != chosen]
     rows = Rows([m for m in measurements if m not in others])
     skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.runtime}") for m in others)]
     if not rows.measurements:

@@ -2,7 +2,7 @@
 
 Two factors, one on `flops` and one on `memory`, of every kernel. They come from published figures (`microbench.csv`):
 times of one Llama-2-70B layer at many batch sizes for A100-40GB, V100, T4 and L4; the best matrix multiplication and
-the copy bandwidth of MI300X beside the same tool's figure for the GPU that lends its numbers.
+the five bandwidths of BabelStream of an MI300X beside the same tools' figures for the GPU that lends its numbers.
 
 A layer's decode steps read a KV cache of a length that the table does not tell, so its weights alone are what is left
 on a straight line through the small batches at no sequences. The same table's LLaMA-30B, which nothing is fitted to,
@@ -51,7 +51,7 @@ FROM_LAYERS = (
     Scaled("l4-24gb", "l40s-48gb", "l4-24gb", "l4-24gb", gpu_name="l4-24gb"),
 )
 FROM_PEAKS = (Scaled("cdna", "h100-sxm-80gb", "mi300x-192gb", "mi300x-192gb"),)
-PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_copy": "a100-sxm-80gb"}
+PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_": "a100-sxm-80gb"}
 
 
 def scaled_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
@@ -85,16 +85,17 @@ def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
 
 def peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
     """Factors from the fractions of peak that the same tools reached on this GPU and on the reference."""
-    found = []
+    found, rows = [], 0
     for kind, reference in PEAK_REFERENCES.items():
         fractions = []
         for table_name, gpu_name in ((s.table_name, s.measured_on), (reference, reference)):
-            row = (table["gpu"] == table_name) & (table["kind"] == kind) & (table["dtype"] != "fp8")
-            gpu, reached = get_gpu(gpu_name), float(numbers(table["value"][row])[0])
+            known = np.char.startswith(table["kind"], kind) & (table["gpu"] == table_name) & (table["dtype"] != "fp8")
+            gpu, reached = get_gpu(gpu_name), numbers(table["value"][known])
             peak = gpu.peak_flops["bf16"] / 1e12 if kind == "gemm_max_tflops" else gpu.memory_bandwidth / 1e9
-            fractions.append(reached / peak)
+            fractions.append(float(reached.mean()) / peak)
+            rows += len(reached)
         found.append(fractions[0] / fractions[1])
-    return found[0], found[1], len(found)
+    return found[0], found[1], rows
 
 
 def numbers(cells: Any) -> Array:

@@ -21,6 +21,7 @@ from llm_analysis.hardware import GPU
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Step
 from llm_analysis.quadrature import nodes
+from llm_analysis.runtime import of_version
 from llm_analysis.scenario import Parallelism
 
 REQUIRED = (
@@ -72,6 +73,12 @@ class Measurement:
     decode_steps: float
     metric: str
     seconds: float
+    version: str = ""  # of the engine
+
+    @property
+    def engine(self) -> str:
+        """The name of the runtime, as of its version."""
+        return of_version(self.runtime, self.version)
 
     def dtypes(self) -> Dtypes:
         """The formats of the run."""
@@ -92,8 +99,11 @@ class Measurement:
         if self.metric != "ttft" and steps > 0:
             for weight, context in nodes(int(s), int(steps), model.decode_kinks):
                 yield times * weight, Step(b, 1.0, context, "decode")
-        if self.kind == "serving" and self.metric == "tpot":
-            yield b / max(self.num_tokens, 1.0), Step(1.0, s)
+
+    @property
+    def joining(self) -> float:
+        """Prompts that join a decode step on the average."""
+        return self.batch_size / max(self.num_tokens, 1.0) if self.kind == "serving" and self.metric == "tpot" else 0.0
 
 
 def apart(m: Measurement) -> str:
@@ -167,6 +177,7 @@ def read_row(row: Mapping[str, str | None]) -> Measurement:
         decode_steps=figure(row, "decode_steps", usual),
         metric=metric,
         seconds=seconds,
+        version=text(row, "runtime_version"),
     )
 
 

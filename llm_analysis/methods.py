@@ -146,12 +146,15 @@ def terms(runtime: Runtime) -> dict[str, float]:
     return {name: value for name, value in runtime if isinstance(value, float)}
 
 
-def with_bytes(dtypes: Dtypes, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:
+def with_bytes(dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:
     """`dtypes` with the KV cache's and the norms' bytes per element replaced where given. Raises BadValue."""
     if kv_cache_dtype_bytes is not None:
         dtypes = dtypes._replace(kv_bits=int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4))))
     if layernorm_dtype_bytes is not None:
         dtypes = dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
+    if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
+        note = f"8-bit KV cache: int8; fp8 would be expanded in software on {gpu.name}, slower than 16 bits are read"
+        dtypes = dtypes._replace(notes=(*dtypes.notes, note))
     return dtypes
 
 

@@ -19,6 +19,7 @@ the fit did not see; a term that did not lower those is left out. `held_out` kee
 as fitted without its rows: what `validate` scores them with. `none` is no runtime: the kernels alone, back to back.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,8 +32,11 @@ from llm_analysis.operators import Op, Step
 COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"}
 MATMULS = {"gemm", "grouped_gemm"}
 FOLDER = Path(__file__).parent / "profiles" / "runtimes"
-DEFAULT_RUNTIME = "vllm"
+DEFAULT_RUNTIME = "vllm-v1"
 ELSEWHERE = " elsewhere"  # of a band: on GPUs whose kernels were not measured
+# Engines that were written anew: the first version of which this is so, and the runtime that it is from there on.
+REWRITTEN = {"vllm": ((0, 8), "vllm-v1")}
+VERSION = re.compile(r"v?(\d+)\.(\d+)")
 LONGEST_NAME = 255  # bytes that file systems allow
 Factor = Annotated[float, Field(gt=0, le=2)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -133,6 +137,13 @@ def scaled(numbers: Efficiency, flops: float, memory: float, launch: float | Non
         return numbers
     changed = {"flops": min(numbers.flops * flops, 1.0), "memory": numbers.memory * memory}
     return numbers.model_copy(update=changed | ({} if launch is None else {"launch": launch}))
+
+
+def of_version(name: str, version: str) -> str:
+    """The runtime that a version of an engine is: `vllm` 0.9.1 is `vllm-v1`. As named where the version is not told."""
+    told = VERSION.match(version)
+    since, successor = REWRITTEN.get(name, ((0, 0), name))
+    return successor if told and (int(told[1]), int(told[2])) >= since else name
 
 
 def build_for(runtime: Runtime, gpu: GPU) -> Runtime:

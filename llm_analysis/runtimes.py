@@ -34,6 +34,7 @@ OWN_BENCHMARK = "kipply-blog"
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True},
     "tensorrt-llm": {"collective": "engine"},
+    "vllm-v1": {"collective": "engine", "narrow_launch": True},
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
     "sglang": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
@@ -47,29 +48,30 @@ FACTS: dict[str, dict[str, Any]] = {
 SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
 ADDED = (*SHARED, "narrow_memory")
 ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
-    ("vllm", "vllm-rocm", "sglang", "tensorrt-llm", "fastertransformer", "gpt-fast"), ADDED
+    ("vllm", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "fastertransformer", "gpt-fast"), ADDED
 )
 # An engine in C++ without published rows here, and the one that lends it bands. All that is known of it is that bare
 # kernels met it within 6 to 8 % elsewhere, so it adds nothing to them.
 LIKE = {"lmdeploy": "tensorrt-llm"}
 BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
 LEAST_ROWS = 10  # that a band rests on
-POOL = ("vllm", "tensorrt-llm")  # the engines that others start from
+POOL = ("vllm", "tensorrt-llm")  # the engines that others start from together,
+LENDERS = (*POOL, "vllm-v1")  # and those that they start from one by one
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
     """The rows that a runtime is fitted to: static batches of one pipeline stage on its platform."""
     base = name.removesuffix("-rocm")
-    amd = name != base
+    amd, ported = name != base, f"{base}-rocm" in FACTS
     return [
         m
         for m in measurements
-        if m.runtime == base
+        if m.engine == base
         and m.kind == "static"
         and m.source != OWN_BENCHMARK
         and m.pp_size == 1
         and not apart(m)
-        and (gpu_named(m.gpu_name).vendor == "AMD") == amd
+        and (not ported or (gpu_named(m.gpu_name).vendor == "AMD") == amd)
     ]
 
 
@@ -78,7 +80,7 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
     facts = {"name": name, **FACTS.get(name, {})}
     allowed = ALLOWED.get(name, TERMS)
     tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior, allowed)]
-    start, terms = min(tries, key=lambda t: loss(out_of_sample(rows, t[0], t[1], prior) / rows.measured - 1))
+    start, terms = min(tries, key=lambda t: loss(rows, out_of_sample(rows, t[0], t[1], prior)))
     whole = fit(rows, start, terms)
     held_out = {
         fold_key(rows.measurements[fold[0]], rows.by_model): values(without(rows, start, terms, fold, prior), terms)
@@ -94,9 +96,8 @@ def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> lis
 
     The engines of the pool start from nothing or from the others' rows, so that no row comes back to its own engine.
     """
-    single = (
-        [] if facts["name"] in POOL else [get_runtime(name) for name in POOL if (FOLDER / f"{name}.json").is_file()]
-    )
+    lenders = [] if facts["name"] in POOL else [name for name in LENDERS if name != facts["name"]]
+    single = [get_runtime(name) for name in lenders if (FOLDER / f"{name}.json").is_file()]
     pooled = [prior, *single] if set(ADDED) <= set(allowed) else []
     fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
     mine = {"narrow_launch": False} | fresh | facts

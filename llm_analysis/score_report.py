@@ -13,7 +13,7 @@ from llm_analysis.validate import Score, Scored, Statistics, as_dict, statistics
 
 Key = Callable[[Measurement], str]
 SECTIONS: dict[str, Key] = {
-    "runtime": lambda m: f"{m.runtime} ({m.kind})" if m.kind != "static" else m.runtime,
+    "runtime": lambda m: f"{m.engine} ({m.kind})" if m.kind != "static" else m.engine,
     "source": lambda m: m.source,
     "GPU": lambda m: m.gpu_name,
     "model": lambda m: m.model_name,

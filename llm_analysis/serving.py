@@ -8,6 +8,9 @@ speculation       a draft model proposes k tokens, one pass of the model checks 
                   each is accepted with probability a, independently, such a step yields
                       1 + a + ... + a^k = (1 - a^(k+1)) / (1 - a)  tokens
                   and a token takes (check of k + 1 tokens + k draft passes) / that many
+steady state      b requests in flight, each taking a new prompt's place after n tokens: on the average b / n prompts
+                  join a step, and their tokens go through the same matrices as the b decoded ones (Orca, Yu et al.
+                  2022), each sequence through an attention of its own
 disaggregation    prefill and decode on GPUs of their own: the prompt's cache goes over the network between servers,
                   each GPU sending its share, before the second token
 """
@@ -24,6 +27,7 @@ from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
 from llm_analysis.quadrature import decode_passes, nodes
 from llm_analysis.scenario import Parallelism, Workload
+from llm_analysis.units import maximum
 
 MTP = "mtp"  # the name of a model's own multi-token-prediction layer as its draft
 
@@ -65,6 +69,32 @@ def drafting_passes(draft: ModelConfig, workload: Workload) -> Iterator[tuple[fl
     share = workload.num_draft_tokens / tokens_per_step(workload)
     for weight, step in decode_passes(draft, workload):
         yield weight * share, step
+
+
+def carried(decode: list[Op], prefill: list[Op]) -> list[Op]:
+    """The operators of a decode step that carries prompts along: where both run the same kernel it runs once.
+
+    Its weights are read once then (of experts those of the pass that touches more), its rows are those of both.
+    """
+    own: dict[tuple[str, str], list[Op]] = {}
+    for op in decode:
+        own.setdefault((op.name, op.kind), []).append(op)  # several where layers differ, in the order of the layers
+    both = [together(waiting.pop(0) if (waiting := own.get((op.name, op.kind))) else None, op) for op in prefill]
+    return [*both, *(op for left in own.values() for op in left)]
+
+
+def together(one: Op | None, other: Op) -> Op:
+    """One run of a kernel over the rows of two."""
+    if one is None:
+        return other
+    return other._replace(
+        flops=one.flops + other.flops,
+        weight_bytes=maximum(one.weight_bytes, other.weight_bytes),
+        activation_bytes=one.activation_bytes + other.activation_bytes,
+        kv_bytes=one.kv_bytes + other.kv_bytes,
+        parallelism=one.parallelism + other.parallelism,
+        wire_bytes=one.wire_bytes + other.wire_bytes,
+    )
 
 
 def own_draft(model: ModelConfig) -> ModelConfig:

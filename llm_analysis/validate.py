@@ -14,10 +14,14 @@ from typing import Any
 
 from llm_analysis.analysis import LLMAnalysis
 from llm_analysis.errors import LLMAnalysisError, Unsupported
+from llm_analysis.estimate import pass_seconds
 from llm_analysis.measurements import Measurement, apart, gpu_named, model_named, read_measurements
 from llm_analysis.memory import weights_fit
+from llm_analysis.operators import Step
 from llm_analysis.profile import same_chip
 from llm_analysis.runtime import Runtime, build_for, get_runtime
+from llm_analysis.serving import carried
+from llm_analysis.units import Quantity
 
 NARROW = 0.2
 
@@ -87,7 +91,7 @@ def score(path: Path, runtime: str | None = None, method: str = "calibrated") ->
     separate: list[tuple[Measurement, Scored]] = []
     for measurement in measurements:
         try:
-            scored = scored_row(measurement, runtime or measurement.runtime, method)
+            scored = scored_row(measurement, runtime or measurement.engine, method)
         except LLMAnalysisError as error:
             skipped.append((measurement.id, str(error)))
             continue
@@ -111,10 +115,24 @@ def phase_of(m: Measurement) -> str:
 
 def estimated(m: Measurement, analysis: LLMAnalysis) -> float:
     """Seconds of all that a row covers. Raises Unsupported for a row that covers nothing."""
-    seconds = sum(weight * float(analysis.seconds(step)) for weight, step in m.passes(analysis.model))
+    passes = m.passes(analysis.model)
+    seconds = sum(weight * float(pass_with(analysis, step, m.joining, Step(1.0, m.seq_len))) for weight, step in passes)
     if seconds <= 0:
         raise Unsupported("nothing to estimate: no pass in this row")
     return seconds
+
+
+def pass_with(analysis: LLMAnalysis, step: Step, joining: float, prompt: Step) -> Quantity:
+    """Seconds of a pass that carries `joining` prompts along on the average: fewer than one in so many steps.
+
+    In a pipeline they are passes of their own.
+    """
+    alone = analysis.seconds(step)
+    if not joining or analysis.layout.pp_size > 1:
+        return alone + joining * analysis.seconds(prompt)
+    often, prompts = min(joining, 1.0), max(joining, 1.0)
+    decode, prefill = (next(analysis.ways(s)).stages[0].ops for s in (step, prompt._replace(batch=prompts)))
+    return (1.0 - often) * alone + often * pass_seconds(analysis.timed(carried(decode, prefill)))
 
 
 def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None = None) -> LLMAnalysis:

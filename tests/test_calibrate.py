@@ -163,7 +163,7 @@ def test_an_engine_of_ones_own_starts_from_the_kernels_alone_and_says_so(write: 
         "runtime 'my-engine' is new: the fit starts from none; --runtime NAME starts from a known one",
     )
     assert (found.runtime.layer_seconds, found.after) == (bare.runtime.layer_seconds, bare.after)
-    assert fitted(write([row("one", "vlm")])).notes[0].endswith("the fit starts from none; did you mean vllm?")
+    assert fitted(write([row("one", "vlm")])).notes[0].endswith("the fit starts from none; did you mean vllm, vllm-v1?")
 
 
 def test_rows_faster_than_the_kernels_alone_are_told(write: Write) -> None:

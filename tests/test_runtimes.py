@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.fit_runtime import SECONDS, TERMS
 from llm_analysis.profile import same_chip
-from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, runtime_names
+from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, of_version, runtime_names
 
 WANTED = {
     "fastertransformer",
     "tensorrt-llm",
     "vllm",
+    "vllm-v1",
     "sglang",
     "lmdeploy",
     "gpt-fast",
@@ -164,7 +165,27 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
     port = get_runtime("vllm-rocm")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm").runtime == port
     assert analysis("llama-2-7b", "a100-sxm-80gb", 1, "vllm").runtime == get_runtime("vllm")
+    assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm-v1").runtime == get_runtime("vllm-v1")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
+
+
+@pytest.mark.parametrize(
+    ("version", "engine"),
+    [
+        ("0.7.3", "vllm"),
+        ("0.8", "vllm-v1"),
+        ("v0.8.5", "vllm-v1"),
+        ("0.10 (2025-08)", "vllm-v1"),
+        ("1.0.0", "vllm-v1"),
+        ("0.2.6+PR (custom all-reduce)", "vllm"),
+        ("2023-10", "vllm"),
+        ("", "vllm"),
+    ],
+)
+def test_a_version_tells_which_engine_it_was(version: str, engine: str) -> None:
+    assert of_version("vllm", version) == engine
+    assert of_version("tensorrt-llm", version) == "tensorrt-llm"
+    assert engine in runtime_names()
 
 
 @pytest.mark.parametrize(

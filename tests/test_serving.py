@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.estimate import Estimate
-from llm_analysis.model import num_params
+from llm_analysis.model import forward, num_params
 from llm_analysis.scenario import Workload
-from llm_analysis.serving import draft_layout, own_draft, prefill_passes, tokens_per_step
+from llm_analysis.serving import carried, draft_layout, own_draft, prefill_passes, tokens_per_step
+from llm_analysis.validate import pass_with
 
 MODELS = ("llama-3.1-8b", "gemma-2-9b", "mixtral-8x7b", "deepseek-v2-lite")
 models = st.sampled_from(MODELS)
@@ -233,3 +234,41 @@ def test_a_wrong_way_of_serving_is_refused(question: dict[str, Any], complaint: 
 def test_published_covers_a_plain_batch(question: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match=f"method published has no {next(iter(question))}"):
         analysis("llama-2-7b", "published").inference(**question)
+
+
+# A steady state: prompts carried along by decode steps
+
+
+@given(model=models, b=batches, s=prompts)
+def test_a_step_that_carries_a_prompt_does_the_work_of_both_and_reads_dense_weights_once(
+    model: str, b: int, s: int
+) -> None:
+    asked = analysis(model)
+    parts = asked.model, asked.dtypes, asked.layout
+    decode = forward(parts[0], Step(float(b), 1.0, 500.0, "decode"), *parts[1:])
+    prefill = forward(parts[0], Step(1.0, float(s)), *parts[1:])
+    both = carried(decode, prefill)
+    for quantity in ("flops", "kv_bytes", "wire_bytes"):
+        alone = sum(float(op.count * getattr(op, quantity)) for op in (*decode, *prefill))
+        assert sum(float(op.count * getattr(op, quantity)) for op in both) == pytest.approx(alone, rel=1e-12)
+    dense = {op.name: float(op.weight_bytes) for op in decode if op.kind == "gemm"}
+    shared = {op.name for op in prefill} & set(dense)
+    assert {op.name: float(op.weight_bytes) for op in both if op.name in shared} == {n: dense[n] for n in shared}
+
+
+@given(model=models, method=methods, b=batches, s=prompts, joining=st.floats(0.0, 4.0))
+def test_a_prompt_carried_along_takes_no_longer_than_a_pass_of_its_own_and_never_nothing(
+    model: str, method: str, b: int, s: int, joining: float
+) -> None:
+    asked = analysis(model, method)
+    step, prompt = Step(float(b), 1.0, 500.0, "decode"), Step(1.0, float(s))
+    alone, apart = float(asked.seconds(step)), float(asked.seconds(prompt))
+    took = float(pass_with(asked, step, joining, prompt))
+    assert alone <= took <= (alone + joining * apart) * (1 + 1e-9)
+
+
+def test_half_a_prompt_a_step_is_a_prompt_every_other_step() -> None:
+    asked = analysis("llama-3.1-8b", "calibrated")
+    step, prompt = Step(32.0, 1.0, 500.0, "decode"), Step(1.0, 1000.0)
+    none, half, one = (float(pass_with(asked, step, joining, prompt)) for joining in (0.0, 0.5, 1.0))
+    assert half == pytest.approx((none + one) / 2)
