@@ -23,7 +23,7 @@ class Calibrated:
     def __init__(self, gpu: GPU, runtime: Runtime) -> None:
         self.gpu, self.runtime, self.profile = gpu, runtime, profile_for(gpu)
         self.notes: dict[str, None] = {self.profile.note: None} if self.profile.note else {}
-        self.known: dict[tuple[str, str, int], Efficiency] = {}
+        self.known: dict[tuple[str, str, str, float, int], Efficiency] = {}
 
     def under(self, runtime: Runtime) -> Calibrated:
         """The same kernels under another runtime."""
@@ -33,17 +33,17 @@ class Calibrated:
 
     def __call__(self, op: Op) -> Efficiency:
         """The numbers for `op`."""
-        key = (op.kind, op.format, op.span)
+        key = (op.kind, op.format, op.rate, op.group, op.span)
         if key not in self.known:
-            self.known[key] = self.find(*key)
+            self.known[key] = self.find(op)
         return self.known[key]
 
-    def find(self, kind: str, format: str, span: int) -> Efficiency:
-        """The numbers for a kind of kernel in a format, or of a collective over `span` GPUs, under the runtime."""
-        if kind.startswith("host_"):
-            return Efficiency(launch=self.runtime.host_seconds(kind))
-        usual = kernel(self.profile, kind, "bf16").numbers.launch if kind in MATMULS else 0.0
-        return self.runtime.adjusted(kind, format, self.bare(kind, format, span), usual)
+    def find(self, op: Op) -> Efficiency:
+        """The numbers for the kind of kernel that `op` is, under the runtime."""
+        if op.kind.startswith("host_"):
+            return Efficiency(launch=self.runtime.host_seconds(op.kind))
+        usual = kernel(self.profile, op.kind, "bf16").numbers.launch if op.kind in MATMULS else 0.0
+        return self.runtime.adjusted(op, self.gpu, self.bare(op.kind, op.format, op.span), usual)
 
     def bare(self, kind: str, format: str, span: int) -> Efficiency:
         """The same without a runtime; fall-backs are noted."""

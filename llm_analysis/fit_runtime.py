@@ -31,8 +31,10 @@ SECONDS = {
     "collective_seconds": 1e-5,
 }
 FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
+CUDA_CORES = "cuda_core_flops"
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # units of seconds
+CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock: at most what the 128 lanes of an SM add and multiply
 FACTOR_RANGE = (0.1, 1.0)  # kernels at best as good as those measured
 PULL = 0.05  # weight of the prior, per unit, beside a row that is off by OUTLIER
 OUTLIER = 0.1
@@ -50,7 +52,8 @@ def fit(
     if not len(index) or not terms:
         return runtime
     weights = row_weights(rows, index)
-    start = np.array([encoded(term, getattr(prior or runtime, term)) for term in terms])
+    known = runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
+    start = np.array([encoded(term, getattr(known, term)) for term in terms])
     low, high = zip(*(bounds(term) for term in terms), strict=True)
     start = np.clip(start, np.array(low) + 1e-3, np.array(high) - 1e-3)
 
@@ -91,7 +94,10 @@ def bounds(term: str) -> tuple[float, float]:
     """How far a term may go, in the units of the fit."""
     from math import log
 
-    return (0.0, LARGEST) if term in SECONDS else (log(FACTOR_RANGE[0]), log(FACTOR_RANGE[1]))
+    if term in SECONDS:
+        return 0.0, LARGEST
+    low, high = CUDA_CORE_RANGE if term == CUDA_CORES else FACTOR_RANGE
+    return log(low), log(high)
 
 
 def fold_key(m: Measurement, by_model: bool) -> str:

@@ -137,13 +137,14 @@ def lent(runtime: Runtime) -> str:
     if not rows or its_own or runtime.name not in runtime_names():
         return ""
     others = (get_runtime(name) for name in runtime_names())
-    lender = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "other engines")
-    return f"the numbers of {lender}; none fitted to its own {rows} rows did better on rows held out"
+    lender = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "")
+    told = f"the numbers of {lender}" if lender else "what other engines have in common"
+    return f"{told}; none fitted to its own {rows} rows did better on rows held out"
 
 
 def terms(runtime: Runtime) -> dict[str, float]:
     """The numbers of a runtime that can be fitted."""
-    return {name: value for name, value in runtime if isinstance(value, float)}
+    return {name: value for name, value in runtime if isinstance(value, float) and name != "cuda_core_flops"}
 
 
 def with_bytes(dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:

@@ -35,6 +35,7 @@ class Op(NamedTuple):
     activation_bytes: Quantity = 0.0  # activations read and written
     kv_bytes: Quantity = 0.0  # KV cache (or state) read and written
     parallelism: Quantity = inf  # independent pieces of work, where too few cannot fill the chip
+    group: float = 1.0  # query heads of an attention that share a KV head
     span: int = 1  # consecutive GPUs that a collective reaches over; 1: no network
     messages: float = 0.0  # one after another, each paying the link's latency
     wire_bytes: Quantity = 0.0  # sent by this GPU
@@ -180,6 +181,7 @@ def attention(
         activation_bytes=step.rows * heads * (key_dim + value_dim) * element_bytes,
         kv_bytes=step.batch * (read if shared else read + step.new_tokens) * kv_row,
         parallelism=step.rows * heads,
+        group=heads / kv_heads,
         cached_bytes=0.0 if shared else step.batch * kept * kv_row,
     )
 

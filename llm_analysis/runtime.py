@@ -10,7 +10,10 @@ Kernels of its own, as factors on the profile's fractions of peak (1: as good as
     matmul_memory         matrix multiplications where they are bound by memory
     narrow_memory         the same for weights of 8 or 4 bits, on top: the quality of its dequantisation
     attention             attention, prefill and decode
+    cuda_core_flops       FLOP per clock and SM of a decode attention that runs on CUDA cores, each query head for
+                          itself (0: on tensor cores, as measured)
 And facts about it:
+    tensor_core_groups    query heads per KV head for which such a runtime has a kernel on tensor cores all the same
     collective            whose all-reduce it runs: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications of 8 or 4 bits launch like 16-bit ones
 
@@ -20,6 +23,7 @@ as fitted without its rows: what `validate` scores them with. `none` is no runti
 """
 
 import re
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,8 +38,11 @@ MATMULS = {"gemm", "grouped_gemm"}
 FOLDER = Path(__file__).parent / "profiles" / "runtimes"
 DEFAULT_RUNTIME = "vllm-v1"
 ELSEWHERE = " elsewhere"  # of a band: on GPUs whose kernels were not measured
-# Engines that were written anew: the first version of which this is so, and the runtime that it is from there on.
-REWRITTEN = {"vllm": ((0, 8), "vllm-v1")}
+# Engines of which some versions are runtimes of their own here: those, and the version that each starts with.
+VERSIONS = {
+    "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-v1")),
+    "tensorrt-llm": (((0, 0), "tensorrt-llm-0.6"), ((0, 7), "tensorrt-llm-0.9"), ((0, 10), "tensorrt-llm")),
+}
 VERSION = re.compile(r"v?(\d+)\.(\d+)")
 LONGEST_NAME = 255  # bytes that file systems allow
 Factor = Annotated[float, Field(gt=0, le=2)]
@@ -81,6 +88,8 @@ class Runtime(BaseModel):
     matmul_memory: Factor = 1.0
     narrow_memory: Factor = 1.0
     attention: Factor = 1.0
+    cuda_core_flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tensor_core_groups: list[int] = []
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
     evidence: RuntimeEvidence = RuntimeEvidence()
@@ -117,18 +126,30 @@ class Runtime(BaseModel):
         seconds: float = getattr(self, kind.removeprefix("host_") + "_seconds")
         return seconds
 
-    def adjusted(self, kind: str, format: str, numbers: Efficiency, usual_launch: float) -> Efficiency:
+    def adjusted(self, op: Op, gpu: GPU, numbers: Efficiency, usual_launch: float) -> Efficiency:
         """A kernel's numbers as this runtime's own kernel has them; `usual_launch` is that of the 16-bit kernel."""
+        kind = op.kind
         if kind in COLLECTIVES:
             return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
         if "attention" in kind:
-            return scaled(numbers, self.attention, self.attention)
+            return self.on_cuda_cores(op, gpu, scaled(numbers, self.attention, self.attention))
         if kind not in MATMULS:
             return numbers
-        narrow = format.startswith(("w8", "w4"))
+        narrow = op.format.startswith(("w8", "w4"))
         memory = self.matmul_memory * (self.narrow_memory if narrow else 1.0)
         launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
         return scaled(numbers, self.matmul_flops, memory, launch)
+
+    def on_cuda_cores(self, op: Op, gpu: GPU, numbers: Efficiency) -> Efficiency:
+        """The numbers of a decode attention that has only CUDA cores to run on, where this runtime's does.
+
+        Its compute fraction is then that of so many FLOP a clock, and the slower of compute and memory counts.
+        """
+        clocks = (gpu.num_sms or 0) * (gpu.boost_clock_hz or 0.0)
+        if op.kind != "decode_attention" or not self.cuda_core_flops * clocks or op.group in self.tensor_core_groups:
+            return numbers
+        fraction = self.cuda_core_flops * clocks / gpu.peak_flops[op.rate]
+        return numbers.model_copy(update={"flops": fraction, "sharpness": inf, "fill": 0.0})
 
 
 def scaled(numbers: Efficiency, flops: float, memory: float, launch: float | None = None) -> Efficiency:
@@ -142,8 +163,9 @@ def scaled(numbers: Efficiency, flops: float, memory: float, launch: float | Non
 def of_version(name: str, version: str) -> str:
     """The runtime that a version of an engine is: `vllm` 0.9.1 is `vllm-v1`. As named where the version is not told."""
     told = VERSION.match(version)
-    since, successor = REWRITTEN.get(name, ((0, 0), name))
-    return successor if told and (int(told[1]), int(told[2])) >= since else name
+    if told is None or name not in VERSIONS:
+        return name
+    return [runtime for since, runtime in VERSIONS[name] if since <= (int(told[1]), int(told[2]))][-1]
 
 
 def build_for(runtime: Runtime, gpu: GPU) -> Runtime:

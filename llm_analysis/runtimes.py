@@ -3,8 +3,8 @@
     python -m llm_analysis.runtimes measurements.csv && python -m llm_analysis.bands measurements.csv
 
 Each is fitted to its static rows. The kipply-blog rows are this project's first benchmark: scored, never fitted. A fit
-starts from nothing, from what the engines of POOL have in common, or from one of them (fitted first), whichever
-does better on rows held out.
+starts from nothing, from what the engines of POOL have in common, or from another version or port of the same engine
+(fitted first), whichever does better on rows held out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_analysis.fit_runtime import TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
+from llm_analysis.fit_runtime import CUDA_CORES, TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
 from llm_analysis.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.rows import Rows
 from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence, get_runtime
@@ -34,6 +34,8 @@ OWN_BENCHMARK = "kipply-blog"
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True},
     "tensorrt-llm": {"collective": "engine"},
+    "tensorrt-llm-0.9": {"collective": "engine", "cuda_core_flops": 32.0, "tensor_core_groups": [8]},
+    "tensorrt-llm-0.6": {"collective": "engine", "cuda_core_flops": 32.0},
     "vllm-v1": {"collective": "engine", "narrow_launch": True},
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
     "sglang": {"collective": "engine", "narrow_launch": True},
@@ -53,10 +55,15 @@ ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
 # An engine in C++ without published rows here, and the one that lends it bands. All that is known of it is that bare
 # kernels met it within 6 to 8 % elsewhere, so it adds nothing to them.
 LIKE = {"lmdeploy": "tensorrt-llm"}
+# TensorRT-LLM's attention of that time: one block of CUDA cores for each query head; from 0.7 on also one on tensor
+# cores (XQA), for groups of 8.
+OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
+ALLOWED |= dict.fromkeys(OLD_ATTENTION, (*ADDED, CUDA_CORES))
 BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
 LEAST_ROWS = 10  # that a band rests on
-POOL = ("vllm", "tensorrt-llm")  # the engines that others start from together,
-LENDERS = (*POOL, "vllm-v1")  # and those that they start from one by one
+POOL = ("vllm", "tensorrt-llm")  # the engines whose common terms others start from
+# Versions and ports of one engine: the one that they may start from, fitted first.
+RELATIVES = {"vllm-v1": "vllm", "vllm-rocm": "vllm"} | dict.fromkeys(OLD_ATTENTION, "tensorrt-llm")
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
@@ -92,13 +99,12 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
 
 
 def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> list[Runtime]:
-    """Where a fit may start: from nothing; where all of their terms are allowed from the pool, or from one of it.
+    """Where a fit may start: from nothing; where its terms are allowed from the pool's; from those of a relative.
 
     The engines of the pool start from nothing or from the others' rows, so that no row comes back to its own engine.
     """
-    lenders = [] if facts["name"] in POOL else [name for name in LENDERS if name != facts["name"]]
-    single = [get_runtime(name) for name in lenders if (FOLDER / f"{name}.json").is_file()]
-    pooled = [prior, *single] if set(ADDED) <= set(allowed) else []
+    pooled = [prior] if set(SHARED) <= set(allowed) else []
+    pooled += [get_runtime(RELATIVES[facts["name"]])] if facts["name"] in RELATIVES else []
     fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
     mine = {"narrow_launch": False} | fresh | facts
     return [Runtime(**facts), *(start.model_copy(update=mine) for start in pooled)]

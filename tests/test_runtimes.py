@@ -9,8 +9,8 @@ from conftest import Ask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, get_dtypes, get_gpu, get_model
-from llm_analysis.fit_runtime import SECONDS, TERMS
+from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
+from llm_analysis.fit_runtime import CUDA_CORES, SECONDS, TERMS
 from llm_analysis.profile import same_chip
 from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, of_version, runtime_names
 
@@ -95,7 +95,7 @@ def test_terms_held_out_are_terms_of_the_fit(name: str) -> None:
     for fold, terms in runtime.held_out.items():
         source, gpu, *model = fold.split(" | ")
         assert source in runtime.evidence.sources
-        assert set(terms) <= set(TERMS)
+        assert set(terms) <= {*TERMS, CUDA_CORES}
         assert Runtime(**(runtime.model_dump() | terms)) == runtime.without(source, gpu, *(model or [""]))
 
 
@@ -184,8 +184,34 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
 )
 def test_a_version_tells_which_engine_it_was(version: str, engine: str) -> None:
     assert of_version("vllm", version) == engine
-    assert of_version("tensorrt-llm", version) == "tensorrt-llm"
+    assert of_version("sglang", version) == "sglang"
     assert engine in runtime_names()
+
+
+@pytest.mark.parametrize(
+    ("version", "engine"),
+    [
+        ("0.5.0", "tensorrt-llm-0.6"),
+        ("0.6/0.7 (2023-12)", "tensorrt-llm-0.6"),
+        ("0.7a", "tensorrt-llm-0.9"),
+        ("0.9.0", "tensorrt-llm-0.9"),
+        ("0.10.0", "tensorrt-llm"),
+        ("1.2.0rc2", "tensorrt-llm"),
+        ("", "tensorrt-llm"),
+    ],
+)
+def test_so_does_one_of_tensorrt_llm(version: str, engine: str) -> None:
+    assert of_version("tensorrt-llm", version) == engine
+    assert engine in runtime_names()
+
+
+def test_an_attention_on_cuda_cores_costs_grouped_queries_most_and_groups_with_a_kernel_nothing() -> None:
+    """llama-3-8b has 4 query heads per KV head, llama-2-70b 8; of llama-2-7b, with 1, the memory is the limit."""
+    plain, old = key(NONE), key(Runtime(name="old", cuda_core_flops=32.0, tensor_core_groups=[8]))
+    for model, tp_size, slower in (("llama-3-8b", 1, True), ("llama-2-70b", 4, False), ("llama-2-7b", 1, False)):
+        step = Step(64.0, 1.0, 2000.0, "decode")
+        of_plain, of_old = (float(analysis(model, "h100-sxm-80gb", tp_size, r).seconds(step)) for r in (plain, old))
+        assert of_old > of_plain * 1.15 if slower else of_old <= of_plain * 1.02
 
 
 @pytest.mark.parametrize(
@@ -258,10 +284,9 @@ def test_an_answer_tells_whose_numbers_a_runtime_has(ask: Ask, name: str) -> Non
     values = {term: getattr(r, term) for term in TERMS}
     own = bool(r.held_out) or values == {term: getattr(NONE, term) for term in TERMS}
     assert len(notes) == (bool(r.evidence.note) or not own)
-    same = [
-        n for n in runtime_names() if n != name and values == {term: getattr(get_runtime(n), term) for term in TERMS}
-    ]
+    others = [r for r in map(get_runtime, runtime_names()) if r.name != name and r.held_out]
+    same = [r.name for r in others if values == {term: getattr(r, term) for term in TERMS}]
     if not own and same:
         assert any(f"the numbers of {other}" in notes[0] for other in same)
     elif not own:
-        assert "the numbers of other engines; none fitted to its own" in notes[0]
+        assert "what other engines have in common; none fitted to its own" in notes[0]

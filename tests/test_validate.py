@@ -18,15 +18,15 @@ from llm_analysis.runtime import get_runtime, runtime_names
 from llm_analysis.runtimes import OWN_BENCHMARK
 from llm_analysis.validate import Score, Scored, score, scored_row, statistics
 
-STATIC_MEDIAN, OVERALL_P90 = 0.103, 0.355  # what is reached, rounded up to the next tenth of a percent: may only fall
+STATIC_MEDIAN, OVERALL_P90 = 0.090, 0.327  # what is reached, rounded up to the next tenth of a percent: may only fall
 # This project's first benchmark: what is reached. The rows are in no fit; docs/accuracy.md tells why two GPUs are off.
 OWN_BOUNDS = {
-    "kipply-0001": 0.05,  # one GPU: prefill
-    "kipply-0002": 0.03,  # decode per token
-    "kipply-0003": 0.03,  # total
-    "kipply-0004": 0.08,  # two GPUs: prefill
-    "kipply-0005": 0.20,
-    "kipply-0006": 0.13,
+    "kipply-0001": 0.06,  # one GPU: prefill
+    "kipply-0002": 0.06,  # decode per token
+    "kipply-0003": 0.06,  # total
+    "kipply-0004": 0.10,  # two GPUs: prefill
+    "kipply-0005": 0.15,
+    "kipply-0006": 0.09,
 }
 ROW = {
     "id": "one",
@@ -138,7 +138,7 @@ def test_each_format_answers(ask: Ask, write: Write, style: str) -> None:
 def test_the_table_fits_80_columns(ask: Ask) -> None:
     lines = ask("validate").out.splitlines()
     assert [line for line in lines if len(line) > 80] == []
-    assert len(lines) < 130
+    assert len(lines) < 140
 
 
 def test_ideal_can_be_scored_too(ask: Ask, write: Write) -> None:
