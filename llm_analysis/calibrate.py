@@ -54,7 +54,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     chosen = runtime or next((m.engine for m in measurements), "none")
     others = [m for m in measurements if runtime is None and m.engine != chosen]
     rows = Rows([m for m in measurements if m not in others])
-    skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.runtime}") for m in others)]
+    skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.engine}") for m in others)]
     if not rows.measurements:
         raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
     start, told = started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))

@@ -23,7 +23,7 @@ class Calibrated:
     def __init__(self, gpu: GPU, runtime: Runtime) -> None:
         self.gpu, self.runtime, self.profile = gpu, runtime, profile_for(gpu)
         self.notes: dict[str, None] = {self.profile.note: None} if self.profile.note else {}
-        self.known: dict[tuple[str, str, str, float, int], Efficiency] = {}
+        self.known: dict[tuple[str, str, str, float, int, float], Efficiency] = {}
 
     def under(self, runtime: Runtime) -> Calibrated:
         """The same kernels under another runtime."""
@@ -33,7 +33,7 @@ class Calibrated:
 
     def __call__(self, op: Op) -> Efficiency:
         """The numbers for `op`."""
-        key = (op.kind, op.format, op.rate, op.group, op.span)
+        key = (op.kind, op.format, op.rate, op.group, op.span, op.messages)
         if key not in self.known:
             self.known[key] = self.find(op)
         return self.known[key]
@@ -43,15 +43,15 @@ class Calibrated:
         if op.kind.startswith("host_"):
             return Efficiency(launch=self.runtime.host_seconds(op.kind))
         usual = kernel(self.profile, op.kind, "bf16").numbers.launch if op.kind in MATMULS else 0.0
-        return self.runtime.adjusted(op, self.gpu, self.bare(op.kind, op.format, op.span), usual)
+        return self.runtime.adjusted(op, self.gpu, self.bare(op), usual)
 
-    def bare(self, kind: str, format: str, span: int) -> Efficiency:
+    def bare(self, op: Op) -> Efficiency:
         """The same without a runtime; fall-backs are noted."""
-        if kind == "rotary":
+        if op.kind == "rotary":
             return FUSED
-        if kind in COLLECTIVES:
-            found = collective(self.gpu.link_over(span)[0], kind, span, self.runtime.collective)
+        if op.kind in COLLECTIVES:
+            found = collective(self.gpu.link_over(op.span)[0], op.kind, op.messages + 1, self.runtime.collective)
         else:
-            found = kernel(self.profile, kind, format)
+            found = kernel(self.profile, op.kind, op.format)
         self.notes |= dict.fromkeys(found.notes)
         return found.numbers

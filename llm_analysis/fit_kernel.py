@@ -16,7 +16,7 @@ from llm_analysis.profile import Evidence, Kernel
 SOURCES = {
     "": "aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), {}",
     "vidur, mlp.csv": "microsoft/vidur (MIT), profiled kernels of vLLM, {}",
-    "vidur, network": "microsoft/vidur (MIT), NCCL launched by the host on DGX servers, {}",
+    "vidur, network": "microsoft/vidur (MIT), NCCL launched by the host on DGX servers: {}",
 }
 Numbers = dict[str, float]
 BEFORE = "before_"  # numbers of a kernel measured along with another

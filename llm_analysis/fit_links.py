@@ -14,7 +14,7 @@ from llm_analysis import kernel_data
 from llm_analysis.catalog import get_gpu
 from llm_analysis.fit_kernel import CHUNKED, NETWORK, kernels_of
 from llm_analysis.kernel_data import SYSTEMS
-from llm_analysis.kernel_tables import Samples, read_table, where
+from llm_analysis.kernel_tables import Array, Samples, read_table, where
 from llm_analysis.operators import all_reduce, collective
 from llm_analysis.profile import Evidence, Kernel
 
@@ -26,7 +26,7 @@ LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l
 # prefill of L40S servers (TensorRT-LLM 0.9, 4 GPUs) shows the pair's bandwidth, so PCIe is fitted to pairs, with the
 # latency of the small messages of all; what the shared way gives is kept apart, by number of GPUs.
 PAIRED, SHARED = "PCIe", "PCIe through the host"
-SMALL_MESSAGE = 13  # log2 of bytes
+SMALL_MESSAGE, SMALL_BETWEEN = 13, 15  # log2 of bytes, inside a server and between two
 
 
 def fit_links(ops_folder: Path) -> LinkKernels:
@@ -51,21 +51,27 @@ SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
 BEYOND = 9  # consecutive GPUs that reach over to another server
 
 
-def sends(folder: Path, in_server: int, largest: float = np.inf) -> Samples:
+def sends(folder: Path, in_server: int) -> Samples:
     """Sends between two GPUs, of which `in_server` are in one server."""
     table = read_table(folder / "send_recv.csv")
-    rows = where(table, (table["devices_per_node"] == in_server) & (table["size"] <= largest))
+    rows = where(table, table["devices_per_node"] == in_server)
     (op,) = collective("send", "send", rows["size"], 2, span=2 if in_server == 2 else BEYOND)
-    return Samples(op, rows["time_stats.send_recv.median"] * 1e-3, np.log2(rows["size"]), "vidur, network")
+    return Samples(op, rows["time_stats.send_recv.median"] * 1e-3, by_octave(rows["size"]), "vidur, network")
 
 
 def small_all_reduces(folder: Path) -> Samples:
     """All-reduces of two GPUs in a server each, of messages too small for bandwidth to count."""
     table = read_table(folder / "all_reduce.csv")
-    keep = (table["num_workers"] == 2) & (table["devices_per_node"] == 1) & (table["size"] <= 2**SMALL_MESSAGE)
+    keep = (table["num_workers"] == 2) & (table["devices_per_node"] == 1) & (table["size"] <= 2**SMALL_BETWEEN)
     rows = where(table, keep)
-    (op,) = all_reduce("all_reduce", rows["size"], 2, node=1)
-    return Samples(op, rows["time_stats.all_reduce.median"] * 1e-3, np.log2(rows["size"]), "vidur, network")
+    (op,) = all_reduce("all_reduce", rows["size"], 2, node=2)
+    seconds = rows["time_stats.all_reduce.median"] * 1e-3
+    return Samples(op._replace(span=BEYOND), seconds, by_octave(rows["size"]), "vidur, network")
+
+
+def by_octave(size: Array) -> Array:
+    """The octave that a message is of: those of one go to the same fold."""
+    return np.asarray(np.floor(np.log2(size)))
 
 
 def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
@@ -104,7 +110,9 @@ def unmeasured_links(links: LinkKernels) -> LinkKernels:
     """NVLink2 and AMD's mesh, from the nearest measured link."""
     nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
     mesh = {f"all_reduce/{n}": stand_in(nccl["all_reduce"], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
-    mesh |= {kind: stand_in(entry, XGMI_FRACTIONS[8], XGMI) for kind, entry in nccl.items() if kind != "all_reduce"}
+    for kind in ("all_gather", "reduce_scatter", "all_to_all"):
+        mesh |= {f"{kind}/{n}": stand_in(nccl[kind], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
+    mesh["send"] = stand_in(nccl["send"], XGMI_FRACTIONS[2], XGMI) if "send" in nccl else mesh["all_gather/2"]
     second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
     return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
 
@@ -116,7 +124,7 @@ XGMI = (
 )
 INTER_NODE_FRACTION = 43 / 50
 INTER_NODE = (
-    "launch of small messages between two DGX servers (vidur), latency of NVLink4 for each further server; bandwidth "
+    "launch of small messages between two DGX servers (vidur), latency of NVLink4 for each server; bandwidth "
     "fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
 )
 

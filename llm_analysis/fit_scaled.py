@@ -5,8 +5,9 @@ times of one Llama-2-70B layer at many batch sizes for A100-40GB, V100, T4 and L
 the five bandwidths of BabelStream of an MI300X beside the same tools' figures for the GPU that lends its numbers.
 
 A layer's decode steps read a KV cache of a length that the table does not tell, so its weights alone are what is left
-on a straight line through the small batches at no sequences. The same table's LLaMA-30B, which nothing is fitted to,
-gives as much: 1.04 for 1.06 on the A100-40GB, 1.08 for 1.08 on the L4, 0.99 for 0.99 on the T4 (V100: 0.91 for 1.06).
+on a straight line through the small batches at no sequences: through those up to 16 or to 32, whichever tells it better
+(at 17 a T4 and an L4 change kernels). The same table's LLaMA-30B, which nothing is fitted to, gives about as much: 1.04
+for 1.06 on the A100-40GB, 1.06 for 1.06 on the L4, 0.93 for 0.96 on the T4 (V100: 0.91 for 1.06).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llm_analysis.profile import Kernel, Profile, kernel
 from llm_analysis.scenario import Parallelism
 
 LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
-MEMORY_BOUND, COMPUTE_BOUND = 32, 1000  # rows of a layer's matrices up to, and from, which it is surely so
+MEMORY_BOUND, COMPUTE_BOUND = (16, 32), 1000  # rows of a layer's matrices up to, and from, which it is surely so
 
 MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM; microbench.csv"
 BLOGS = "mamf-finder (ml-engineering) and BabelStream figures; microbench.csv"
@@ -66,11 +67,18 @@ def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[floa
     mine = (table["gpu"] == s.table_name) & (np.char.find(table["source_ref"], LAYER_SOURCE) >= 0)
     rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
     gpu, wide = get_gpu(s.measured_on), rows >= COMPUTE_BOUND
-    few = (table["kind"][mine] == "layer_decode") & (rows <= MEMORY_BOUND)
-    _, weights_alone = np.polyfit(rows[few], seconds[few], 1)
+    decode = table["kind"][mine] == "layer_decode"
+    lines = [at_no_sequences(rows[few], seconds[few]) for few in (decode & (rows <= most) for most in MEMORY_BOUND)]
+    _, weights_alone, used = min(lines)
     flops = float(np.median(layer_seconds(gpu, base, rows[wide]) / seconds[wide]))
     memory = float(layer_seconds(gpu, base, np.ones(1))[0] / weights_alone)
-    return flops, memory, len(rows)
+    return flops, memory, used + int(wide.sum())
+
+
+def at_no_sequences(rows: Array, seconds: Array) -> tuple[float, float, int]:
+    """Where a straight line through points begins: its standard error, the seconds there, and the points."""
+    line, spread = np.polyfit(rows, seconds, 1, cov=True)
+    return float(np.sqrt(spread[1, 1])), float(line[1]), len(rows)
 
 
 def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:

@@ -139,6 +139,8 @@ def lent(runtime: Runtime) -> str:
     others = (get_runtime(name) for name in runtime_names())
     lender = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "")
     told = f"the numbers of {lender}" if lender else "what other engines have in common"
+    if len(runtime.evidence.sources) == 1:
+        return f"{told}; its own {rows} rows are of one source, so that nothing fitted to them could be checked"
     return f"{told}; none fitted to its own {rows} rows did better on rows held out"
 
 

@@ -1,7 +1,7 @@
 """Many measurements at once, for fitting: the operators of all of them, as arrays through the same `cost` line.
 
 A fit changes a runtime's numbers a hundred times, and each time all rows are timed anew. So the operators of all rows
-are gathered by (GPU, kind, format, rate, group, span, phase); each group is one `Op` whose quantities are arrays.
+are gathered by GPU, phase and all that chooses a kernel's numbers; each group is one `Op` whose quantities are arrays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-QUANTITIES = [name for name in Op._fields if name not in ("name", "kind", "format", "rate", "group", "span")]
+QUANTITIES = [
+    name for name in Op._fields if name not in ("name", "kind", "format", "rate", "group", "span", "messages")
+]
 EVERYTHING = Runtime(name="all", step_seconds=1.0, layer_seconds=1.0, sequence_seconds=1.0)
 
 
@@ -58,7 +60,7 @@ class Rows:
                 continue
             for weight, phase, ops in entries:
                 for op in ops:
-                    key = (measurement.gpu_name, op.kind, op.format, op.rate, op.group, op.span, phase)
+                    key = (measurement.gpu_name, op.kind, op.format, op.rate, op.group, op.span, op.messages, phase)
                     gathered.setdefault(key, []).append((len(passes), op))
                 passes.append((len(self.measurements), weight))
             self.measurements.append(measurement)

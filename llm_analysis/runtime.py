@@ -43,7 +43,7 @@ VERSIONS = {
     "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-v1")),
     "tensorrt-llm": (((0, 0), "tensorrt-llm-0.6"), ((0, 7), "tensorrt-llm-0.9"), ((0, 10), "tensorrt-llm")),
 }
-VERSION = re.compile(r"v?(\d+)\.(\d+)")
+VERSION = re.compile(r"(?<![\d.])(\d{1,2})\.(\d+)")
 LONGEST_NAME = 255  # bytes that file systems allow
 Factor = Annotated[float, Field(gt=0, le=2)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -162,7 +162,7 @@ def scaled(numbers: Efficiency, flops: float, memory: float, launch: float | Non
 
 def of_version(name: str, version: str) -> str:
     """The runtime that a version of an engine is: `vllm` 0.9.1 is `vllm-v1`. As named where the version is not told."""
-    told = VERSION.match(version)
+    told = VERSION.search(version)
     if told is None or name not in VERSIONS:
         return name
     return [runtime for since, runtime in VERSIONS[name] if since <= (int(told[1]), int(told[2]))][-1]

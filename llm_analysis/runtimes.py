@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 OWN_BENCHMARK = "kipply-blog"
 
-# Whose all-reduce an engine runs, how it launches narrow kernels and schedules: from their source and release notes.
+# Whose all-reduce an engine runs, how it launches narrow kernels: from their source and release notes.
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True},
     "tensorrt-llm": {"collective": "engine"},
@@ -86,9 +86,9 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
     """The runtime of that name, its terms chosen, fitted, and fitted again without each source and GPU in turn."""
     facts = {"name": name, **FACTS.get(name, {})}
     allowed = ALLOWED.get(name, TERMS)
-    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior, allowed)]
+    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior)]
     start, terms = min(tries, key=lambda t: loss(rows, out_of_sample(rows, t[0], t[1], prior)))
-    whole = fit(rows, start, terms)
+    whole = fit(rows, start, terms, prior=prior)
     held_out = {
         fold_key(rows.measurements[fold[0]], rows.by_model): values(without(rows, start, terms, fold, prior), terms)
         for fold in folds(rows)
@@ -98,16 +98,15 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
     return found.model_copy(update={"evidence": evidence(rows, estimates), "bands": bands(rows, estimates)})
 
 
-def starts(facts: dict[str, Any], prior: Runtime, allowed: Sequence[str]) -> list[Runtime]:
-    """Where a fit may start: from nothing; where its terms are allowed from the pool's; from those of a relative.
+def starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
+    """Where a fit may start: from nothing, from the pool's terms, or from those of a relative.
 
     The engines of the pool start from nothing or from the others' rows, so that no row comes back to its own engine.
     """
-    pooled = [prior] if set(SHARED) <= set(allowed) else []
-    pooled += [get_runtime(RELATIVES[facts["name"]])] if facts["name"] in RELATIVES else []
+    others = [prior, *([get_runtime(RELATIVES[facts["name"]])] if facts["name"] in RELATIVES else [])]
     fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
     mine = {"narrow_launch": False} | fresh | facts
-    return [Runtime(**facts), *(start.model_copy(update=mine) for start in pooled)]
+    return [Runtime(**facts), *(start.model_copy(update=mine) for start in others)]
 
 
 def without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
@@ -124,8 +123,8 @@ def values(runtime: Runtime, terms: Sequence[str]) -> dict[str, float]:
 
 
 def rounded(value: float) -> float:
-    """Four digits."""
-    return float(f"{value:.4g}")
+    """Four digits; what is no time at all as none."""
+    return float(f"{value:.4g}") if abs(value) > 1e-9 else 0.0
 
 
 def evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:

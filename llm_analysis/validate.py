@@ -128,7 +128,9 @@ def pass_with(analysis: LLMAnalysis, step: Step, joining: float, prompt: Step) -
     In a pipeline they are passes of their own.
     """
     alone = analysis.seconds(step)
-    if not joining or analysis.layout.pp_size > 1:
+    if not joining:
+        return alone
+    if analysis.layout.pp_size > 1:
         return alone + joining * analysis.seconds(prompt)
     often, prompts = min(joining, 1.0), max(joining, 1.0)
     decode, prefill = (next(analysis.ways(s)).stages[0].ops for s in (step, prompt._replace(batch=prompts)))
