@@ -4,8 +4,8 @@
 
 A band is taken from the rows as `validate` scores them: each estimated with its runtime as fitted without the rows of
 the same source and GPU; pipelines and steady states, to which nothing was fitted, as they are. GPUs whose chip's
-kernels were measured have bands apart from the others. Rows that are set apart, and this project's first benchmark,
-are in none.
+kernels were measured have bands apart from the others. Rows weigh as in the fit, those of a long table less. Rows that
+are set apart, and this project's first benchmark, are in none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from llm_analysis.fit_runtime import table_weights
 from llm_analysis.measurements import Measurement, gpu_named
 from llm_analysis.profile import same_chip
 from llm_analysis.runtime import ELSEWHERE, FOLDER, Band, build_for
@@ -23,12 +24,12 @@ from llm_analysis.validate import phase_of, runtime_named, score
 
 def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
     """Writes the bands of all runtimes that the rows of a table tell, by phase; gives them back."""
-    ratios: dict[str, dict[str, list[float]]] = {}
+    ratios: dict[str, dict[str, list[tuple[Measurement, float]]]] = {}
     for m, scored in score(path).rows:
         if m.source != OWN_BENCHMARK:
             of_build = ratios.setdefault(build_of(m), {})
             phase = phase_of(m) + ("" if same_chip(gpu_named(m.gpu_name)) else ELSEWHERE)
-            of_build.setdefault(phase, []).append(m.seconds / scored.estimated_seconds)
+            of_build.setdefault(phase, []).append((m, m.seconds / scored.estimated_seconds))
     found = {name: bands_of(by_phase) for name, by_phase in ratios.items()}
     found |= {twin: found[like] for twin, like in LIKE.items() if like in found}
     for name, bands in found.items():
@@ -41,12 +42,15 @@ def build_of(m: Measurement) -> str:
     return build_for(runtime_named(m.engine), gpu_named(m.gpu_name)).name
 
 
-def bands_of(by_phase: dict[str, list[float]]) -> dict[str, Band]:
+def bands_of(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, Band]:
     """The band of each phase that has rows enough; of measured / estimated."""
     import numpy as np
 
-    enough = {phase: ratios for phase, ratios in sorted(by_phase.items()) if len(ratios) >= LEAST_ROWS}
-    return {phase: band(np.array(ratios)) for phase, ratios in enough.items()}
+    enough = {phase: rows for phase, rows in sorted(by_phase.items()) if len(rows) >= LEAST_ROWS}
+    return {
+        phase: band(np.array([ratio for _, ratio in rows]), table_weights([m for m, _ in rows]))
+        for phase, rows in enough.items()
+    }
 
 
 def write_bands(path: Path, bands: dict[str, Band]) -> None:

@@ -67,12 +67,17 @@ def fit(
 
 
 def row_weights(rows: Rows, index: Array) -> Array:
+    """The weight of each row chosen."""
+    return table_weights([rows.measurements[i] for i in index])
+
+
+def table_weights(measurements: Sequence[Measurement]) -> Array:
     """n^(-1/4) for each row of a table of n."""
     import numpy as np
 
-    tables = [(m.source, m.gpu_name, m.model_name, m.tp_size, m.dtype_name, m.metric) for m in rows.measurements]
-    sizes = Counter(tables[i] for i in index)
-    return np.array([sizes[tables[i]] ** -0.25 for i in index])
+    tables = [(m.source, m.gpu_name, m.model_name, m.tp_size, m.dtype_name, m.metric) for m in measurements]
+    sizes = Counter(tables)
+    return np.array([sizes[table] ** -0.25 for table in tables])
 
 
 def encoded(term: str, value: float) -> float:

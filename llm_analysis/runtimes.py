@@ -151,11 +151,13 @@ def bands(rows: Rows, estimates: Array) -> dict[str, Band]:
     return {name: band(ratios[part]) for name, part in parts.items() if part.sum() >= LEAST_ROWS}
 
 
-def band(ratios: Array) -> Band:
-    """The 10th and the 90th percentile of measured / estimated."""
+def band(ratios: Array, weights: Array | None = None) -> Band:
+    """The 10th and the 90th percentile of measured / estimated, each row with its weight."""
     import numpy as np
 
-    low, high = np.quantile(ratios, [0.1, 0.9])
+    order = np.argsort(ratios)
+    shares = (np.ones(len(ratios)) if weights is None else weights)[order]
+    low, high = np.interp([0.1, 0.9], (np.cumsum(shares) - shares / 2) / shares.sum(), ratios[order])
     return Band(low=rounded(min(float(low), 1.0)), high=rounded(max(float(high), 1.0)), rows=len(ratios))
 
 
