@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_analysis import GPU, LLMAnalysis, ModelConfig, Op, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import Unsupported
-from llm_analysis.estimate import Estimate
+from llm_analysis.estimate import Estimate, pass_seconds
 from llm_analysis.explain import explanation
 from llm_analysis.model import forward
 from llm_analysis.operators import all_gather, all_to_all
@@ -232,12 +232,17 @@ def windowed(kind: str) -> bool:
 
 @given(model=models, n=ranks, more=st.sampled_from([2, 4]), b=batches, s=prompts)
 def test_more_ranks_are_never_slower_where_sending_is_free(model: str, n: int, more: int, b: int, s: int) -> None:
-    """And never faster than their share of one rank's time; a merge of the parts is what decode pays."""
-    step, free = Step(float(b), float(max(s, n * more))), free_network()
-    one, few, many = (float(laid_out(model, free, cp_size=k).seconds(step)) for k in (1, n, n * more))
-    assert many <= few * (1 + ROUNDING)
-    assert few <= one * (1 + ROUNDING)
-    assert many * n * more >= one * (1 - ROUNDING)
+    """And never faster than their share of one rank's time; decode pays for the merge of the parts besides."""
+    prefill, decode = Step(float(b), float(max(s, n * more))), Step(float(b), 1.0, float(s), "decode")
+    for step in (prefill, decode):
+        one, few, many = (laid_out(model, free_network(), cp_size=k).shortest(step) for k in (1, n, n * more))
+        assert pass_seconds(many) >= pass_seconds(one) / (n * more) * (1 - ROUNDING)
+        merges = [
+            pass_seconds([entry for entry in timed if entry[1].name == "attention_merge"]) for timed in (few, many)
+        ]
+        assert all(bool(merge) == (step.phase == "decode") for merge in merges)
+        assert pass_seconds(many) - merges[1] <= (pass_seconds(few) - merges[0]) * (1 + ROUNDING)
+        assert pass_seconds(few) - merges[0] <= pass_seconds(one) * (1 + ROUNDING)
 
 
 AXES = st.lists(st.floats(1.0, 1e5), min_size=1, max_size=6)
