@@ -174,7 +174,7 @@ def test_rows_faster_than_the_kernels_alone_are_told(write: Write) -> None:
 
 def test_rows_in_milliseconds_are_told(write: Write) -> None:
     rows = [replace(m, seconds=m.seconds * 1e3) for m in measured_under(TRUE, many())]
-    assert any(note.endswith("of those measured: measured_s must be in seconds") for note in fitted(write(rows)).notes)
+    assert any(note.endswith("of those measured: is measured_s in seconds?") for note in fitted(write(rows)).notes)
 
 
 def test_rows_that_cannot_be_fitted_are_told(write: Write) -> None:
