@@ -393,6 +393,7 @@ def test_layers_that_cannot_be_shared_by_tokens_are_refused(kind: str, why: str)
     ("sizes", "question", "complaint"),
     [
         ({"cp_size": 16}, {"seq_len": 8}, "cp_size 16 is more than the 8 tokens of a prompt .*try cp_size 8"),
+        ({"cp_size": 2}, {"seq_len": 1}, "more than the one token of a prompt .*try cp_size 1"),
         ({"cp_size": 8}, {"cached_prefix_len": 508}, "more than the 4 tokens"),
         ({"cp_size": 8}, {"prefill_chunk_size": 4}, "more than the 4 tokens"),
         ({"cp_size": 3, "ep_size": 2}, {}, "over the 3 GPUs of tp_size 1 times cp_size 3 times dp_size 1; try 1"),
