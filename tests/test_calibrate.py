@@ -258,7 +258,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(ask: Ask, write
     assert "unknown format" in refused(ask, tmp_path, *good, *target, "--format", "yaml")
     assert "did you mean vllm" in refused(ask, tmp_path, *good, *target, "--runtime", "vlm")
     (tmp_path / "folder.json").mkdir()
-    assert "folder.json" in refused(ask, tmp_path, *good, "--output_file", str(tmp_path / "folder.json"))
+    assert "is a folder" in refused(ask, tmp_path, *good, "--output_file", str(tmp_path / "folder.json"))
 
 
 def test_no_usable_row_is_refused_with_the_reason(ask: Ask, write: Write, tmp_path: Path) -> None:
