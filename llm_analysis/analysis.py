@@ -73,9 +73,7 @@ class LLMAnalysis:
         )
         self.method = methods.chosen_method(method, self.efficiencies, runtime)
         self.notes = (*self.model.notes, *told, *self.dtypes.notes, *self.layout.check(self.model))
-        methods.check_links(self.gpu, self.layout)
-        if self.method == "published":
-            published.check(self.model, self.dtypes, self.layout)
+        methods.check(self.method, self.model, self.dtypes, self.layout, self.gpu)
         self.runtime = NONE
         if self.method == "calibrated":
             self.runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), self.gpu)
@@ -147,8 +145,7 @@ class LLMAnalysis:
         """All that the memory of a GPU depends on."""
         draft = self.draft_analysis() if workload.num_draft_tokens else None
         pair = (draft.model, draft.layout) if draft else None
-        calibrated = self.method == "calibrated"
-        return Question(self.model, workload, self.dtypes, self.layout, self.gpu, calibrated, pair)
+        return Question(self.model, workload, self.dtypes, self.layout, self.gpu, self.method, pair)
 
     def inference(
         self,

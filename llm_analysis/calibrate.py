@@ -120,7 +120,7 @@ def doubtful(
         instead = "; start from --runtime none" if start.name != NONE.name else ""
         found.append(f"the rows are faster than what is kept of {start.name} allows{instead}")
     if bias < TOO_FAST:
-        found.append(f"the fitted times are {1 + bias:.2g} of those measured: measured_s must be in seconds")
+        found.append(f"the fitted times are {1 + bias:.2g} of those measured: is measured_s in seconds?")
     return found
 
 

@@ -88,7 +88,7 @@ def infer(
         expert_imbalance: rows of the busiest of these GPUs, as a multiple of the mean
         num_gpus_per_node: GPUs that need no network between servers, if not 8 or all on the GPU's link
         method: calibrated (what you will measure), ideal (speed of light) or published (an example's model)
-        runtime: for calibrated: vllm, sglang, tensorrt-llm, ..., none (bare kernels), or a file that calibrate wrote
+        runtime: of calibrated: vllm-v1 (default), vllm, sglang, tensorrt-llm[-0.9|-0.6], ..., none, or calibrate's file
         format: table, json, csv or markdown
         use_kv_cache: False computes the whole sequence anew for each token
         num_samples: continuations of each prompt, which share its part of the KV cache

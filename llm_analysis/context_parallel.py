@@ -9,6 +9,7 @@ hides what it sends behind the attention over what has arrived.
 Decode (Yang et al. 2024, arXiv:2411.01783, pass-Q): the cache stays where the prefill left it, T/n tokens on a rank,
 and new tokens go to the ranks in turn. A rank computes the matrices of b/n of the b sequences; their queries go to all,
 each attends for all b over its own T/n tokens, and the partial outputs go back, to be merged by their log-sum-exps.
+A window of w tokens lies in the last pieces: the busiest rank holds and reads min(w, T/n) at most, all w up to T/2n.
 
 Shares are smooth, as those of micro-batches are: b/n sequences, and one at least on the busiest rank.
 """
@@ -57,20 +58,27 @@ def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) ->
             flops=attend(p.whole).flops * p.step.rows / p.whole.rows,
             activation_bytes=op.activation_bytes + seen * row_bytes,
             kv_bytes=mine * row_bytes if shapes.writes else 0.0,
-            cached_bytes=op.cached_bytes / n,
+            cached_bytes=minimum(op.cached_bytes, total * row_bytes / n),
         ),
     ]
 
 
 def partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
-    """The queries of all ranks over the tokens that this one holds, and the parts of its own outputs merged."""
+    """The queries of all ranks over the tokens that the busiest holds, and the parts of its own outputs merged."""
     n, t, node, rows = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.step.rows
     op, width, outputs = attend(p.whole), p.dtypes.stream_bytes, shapes.heads * shapes.value_dim
+    held = p.whole.batch * p.whole.total * shapes.row_bytes  # by all ranks, where no window bounds it
+    written = p.whole.rows * shapes.row_bytes if shapes.writes else 0.0
+    share = minimum(1.0, (held + written) / (n * op.kv_bytes))
     queries = n * rows * shapes.heads * shapes.key_dim * width
     parts = n * rows * shapes.heads * (shapes.value_dim * width + LSE_BYTES)
     return [
         *all_gather("query_all_gather", queries, n, node=node, count=p.count, stride=t),
-        op._replace(flops=op.flops / n, kv_bytes=op.kv_bytes / n, cached_bytes=op.cached_bytes / n),
+        op._replace(
+            flops=op.flops * share,
+            kv_bytes=op.kv_bytes * share,
+            cached_bytes=minimum(op.cached_bytes, held / n),
+        ),
         *all_to_all("output_all_to_all", parts, 1.0, n, node=node, count=p.count, stride=t),
         elementwise("attention_merge", rows, n * outputs, outputs, width, count=p.count),
     ]

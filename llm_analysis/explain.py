@@ -90,6 +90,8 @@ def explanation(analysis: LLMAnalysis, workload: Workload) -> Explanation:
     if any(min(term.prefill_seconds, term.decode_seconds) < 0 for term in terms):
         notes.append("a loss below 0 is a gain: data found in a cache, or work that another kernel does on the way")
     for name, (label, change) in WHAT_IFS.items():
+        if name in ONLY and not ONLY[name](analysis, estimate):
+            continue
         try:
             changed = change(analysis)
             other = changed.inference(**workload.model_dump())
@@ -98,7 +100,8 @@ def explanation(analysis: LLMAnalysis, workload: Workload) -> Explanation:
             continue
         saved = [before - after for before, after in zip(latencies(estimate), latencies(other), strict=True)]
         savings.append(line(name, saved[0], saved[1], estimate))
-        notes += [f"{label}: {note}" for note in told(changed) if note not in told(analysis)]
+        new = [note.removeprefix(f"{label}: ") for note in told(changed) if note not in told(analysis)]
+        notes += [f"{label}: {note}" for note in new]
     savings.sort(key=lambda saved: -saved.total_seconds)
     return Explanation(estimate, terms, tuple(savings), tuple(notes))
 
@@ -226,6 +229,11 @@ def twice_the_gpus(a: LLMAnalysis) -> LLMAnalysis:
     return anew(a, parallelism_config=a.layout.model_copy(update=sizes))
 
 
+def twice_the_ranks(a: LLMAnalysis) -> LLMAnalysis:
+    """The same on twice the GPUs that share the tokens."""
+    return anew(a, parallelism_config=a.layout.model_copy(update={"cp_size": 2 * a.layout.cp_size}))
+
+
 WHAT_IFS: dict[str, tuple[str, Change]] = {
     "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: on_better(a, 1.1, "memory_bandwidth")),
     "peak_flops_x1.1": ("FLOP/s + 10 %", faster_compute),
@@ -236,5 +244,12 @@ WHAT_IFS: dict[str, tuple[str, Change]] = {
     "fp8_weights": ("fp8 weights", lambda a: narrower_weights(a, "fp8")),
     "int4_weights": ("int4 weights", lambda a: narrower_weights(a, "int4")),
     "fp8_kv_cache": ("fp8 KV cache", narrower_cache),
+    "8_bit_kv_cache": ("8-bit KV cache", narrower_cache),
     "tp_size_x2": ("tp_size x 2", twice_the_gpus),
+    "cp_size_x2": ("cp_size x 2", twice_the_ranks),
+}
+ONLY: dict[str, Callable[[LLMAnalysis, Estimate], bool]] = {  # when to ask those that not every answer is asked
+    "fp8_kv_cache": lambda a, e: "fp8" in a.gpu.peak_flops,
+    "8_bit_kv_cache": lambda a, e: "fp8" not in a.gpu.peak_flops,  # int8 there
+    "cp_size_x2": lambda a, e: a.method != "published" and e.prefill_latency > e.total_decode_latency,
 }

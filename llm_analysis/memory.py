@@ -113,13 +113,13 @@ class Question(NamedTuple):
     dtypes: Dtypes
     layout: Parallelism
     gpu: GPU
-    process: bool = False  # whether a serving process holds memory of its own
+    method: str = "ideal"  # under calibrated a serving process holds memory of its own
     draft: tuple[ModelConfig, Parallelism] | None = None  # held beside the model, its bytes counted with the model's
 
     @property
     def overhead(self) -> float:
         """Bytes of the process beside weights, cache and activations."""
-        return runtime_bytes(self.layout) if self.process else 0.0
+        return runtime_bytes(self.layout) if self.method == "calibrated" else 0.0
 
     @property
     def room(self) -> float:

@@ -12,6 +12,7 @@ from llm_analysis.hardware import GPU, IDEAL, Efficiency
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op
 from llm_analysis.published import LEAST_MESSAGE_LATENCY
+from llm_analysis.published import check as check_published
 from llm_analysis.runtime import NONE, Runtime, get_runtime, runtime_names
 from llm_analysis.scenario import Parallelism
 
@@ -166,6 +167,13 @@ def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
     if number(name, value) not in allowed:
         raise BadValue(f"{name} must be one of {', '.join(f'{a:g}' for a in allowed)}, not {shown(value)}")
     return number(name, value)
+
+
+def check(method: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> None:
+    """Raises Unsupported for a layout that lacks a link, or for what the method does not cover."""
+    check_links(gpu, layout)
+    if method == "published":
+        check_published(model, dtypes, layout)
 
 
 def check_links(gpu: GPU, layout: Parallelism) -> None:

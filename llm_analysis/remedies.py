@@ -2,63 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, product
 
 from llm_analysis.dtypes import Dtypes, get_dtypes
-from llm_analysis.errors import Unsupported
+from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware import GPU
 from llm_analysis.memory import Memory, Question, footprint
-from llm_analysis.model_config import ModelConfig
+from llm_analysis.methods import check
 from llm_analysis.scenario import Parallelism
 from llm_analysis.units import GB
+
+MOST_GPUS = 64  # that share a layer or the tokens
 
 
 def remedies(short: Memory, question: Question) -> tuple[str, ...]:
     """What is missing, and what would make it fit: a smaller batch, more GPUs, narrower weights, or the last two.
 
-    GPUs that share the tokens are named where no number of those that share the layers would do.
+    GPUs that share the tokens are named where no number of those that share the layers would do. The same
+    question with the flags that are named makes sense.
     """
-    dtypes, layout, model, gpu = question.dtypes, question.layout, question.model, question.gpu
-
-    def ways(formats: list[Dtypes], layouts: list[Parallelism]) -> Iterator[tuple[Dtypes, Parallelism]]:
-        pairs = product(formats, layouts)
-        return ((d, p) for d, p in pairs if footprint(question._replace(dtypes=d, layout=p)).fits)
-
-    layouts, narrower = wider_layouts(layout, model, gpu), narrower_formats(dtypes, gpu)
+    dtypes, layout, gpu = question.dtypes, question.layout, question.gpu
+    wider, longer = accepted(question, wider_layouts(layout)), accepted(question, longer_layouts(layout))
+    narrower = [f for f in narrower_formats(dtypes, gpu) if accepts(question._replace(dtypes=f))]
     found = [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []
-    wide = [f"tp_size {wider.tp_size}" for _, wider in islice(ways([dtypes], layouts), 1)]
-    longer = longer_layouts(question) if not wide else []
-    found += wide or [f"cp_size {layout.cp_size}" for _, layout in islice(ways([dtypes], longer), 1)]
-    found += [f"dtype_name {formats.name}" for formats, _ in islice(ways(narrower, [layout]), 1)]
+    wide = [named(p) for _, p in first(question, [dtypes], wider)]
+    found += wide or [f"cp_size {p.cp_size}" for _, p in first(question, [dtypes], longer)]
+    found += [f"dtype_name {f.name}" for f, _ in first(question, narrower, [layout])]
     if not found:
-        both = islice(ways(narrower[-1:], layouts), 1)
-        found = [f"tp_size {wider.tp_size} with dtype_name {formats.name}" for formats, wider in both]
+        both = first(question, narrower[-1:], wider)
+        found = [f"{named(p)} with dtype_name {f.name}" for f, p in both]
     need = (short.capacity - short.left) / GB
-    would = f"would fit: {', or '.join(found)}" if found else "no tp_size that its links allow would do, nor int4"
+    would = f"would fit: {', or '.join(found)}" if found else in_vain(longer, narrower)
     return (f"does not fit: needs {need:,.1f} GB of the {short.capacity / GB:,.1f} GB of {gpu.name}; {would}",)
 
 
-def wider_layouts(layout: Parallelism, model: ModelConfig, gpu: GPU) -> list[Parallelism]:
-    """The layouts with more tensor-parallel GPUs, up to 64, that the model and the GPU's links allow."""
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
-    sizes = [t for t in range(layout.tp_size + 1, 65) if heads % t == 0 and (kv_heads % t == 0 or t % kv_heads == 0)]
-    return [layout.model_copy(update={"tp_size": t, "sp_size": 1}) for t in sizes if gpu.link_over(t)[1]]
+def first(
+    question: Question, formats: list[Dtypes], layouts: list[Parallelism]
+) -> Iterable[tuple[Dtypes, Parallelism]]:
+    """The first of the formats with the first of the layouts that fit; none where none do."""
+    pairs = product(formats, layouts)
+    return islice(((d, p) for d, p in pairs if footprint(question._replace(dtypes=d, layout=p)).fits), 1)
 
 
-def longer_layouts(question: Question) -> list[Parallelism]:
-    """The layouts with more GPUs that share the tokens, up to 64 in all, that the model and the GPU's links allow."""
-    layout, w, found = question.layout, question.workload, []
-    for n in range(layout.cp_size + 1, 64 // layout.tp_size + 1):
-        longer = layout.model_copy(update={"cp_size": n})
-        try:
-            longer.check(question.model)
-            longer.check_prompt(w)
-        except Unsupported:
-            continue
-        if question.gpu.link_over(longer.context_span)[1]:
-            found.append(longer)
-    return found
+def in_vain(longer: list[Parallelism], narrower: list[Dtypes]) -> str:
+    """What was tried, where nothing would do."""
+    sizes = "tp_size or cp_size" if longer else "tp_size"
+    return f"no possible {sizes} would do" + (f", nor {narrower[-1].name}" if narrower else "")
+
+
+def named(layout: Parallelism) -> str:
+    """The flags of a layout with more tensor-parallel GPUs."""
+    return f"tp_size {layout.tp_size}" + (f" and sp_size {layout.sp_size}" if layout.sp_size > 1 else "")
+
+
+def wider_layouts(layout: Parallelism) -> Iterator[Parallelism]:
+    """The layouts with more tensor-parallel GPUs, and the same norms and residuals split over them."""
+    for t in range(layout.tp_size + 1, MOST_GPUS + 1):
+        yield layout.model_copy(update={"tp_size": t, "sp_size": t if layout.sp_size > 1 else 1})
+
+
+def longer_layouts(layout: Parallelism) -> Iterator[Parallelism]:
+    """The layouts with more GPUs that share the tokens, up to `MOST_GPUS` in all."""
+    for n in range(layout.cp_size + 1, MOST_GPUS // layout.tp_size + 1):
+        yield layout.model_copy(update={"cp_size": n})
+
+
+def accepted(question: Question, layouts: Iterable[Parallelism]) -> list[Parallelism]:
+    """Those of the layouts in which the same question makes sense."""
+    return [layout for layout in layouts if accepts(question._replace(layout=layout))]
+
+
+def accepts(question: Question) -> bool:
+    """Whether the model, the GPU's links, the prompts and the method take the question."""
+    try:
+        question.layout.check(question.model)
+        question.layout.check_prompt(question.workload)
+        check(question.method, question.model, question.dtypes, question.layout, question.gpu)
+    except LLMAnalysisError:
+        return False
+    return True
 
 
 def narrower_formats(dtypes: Dtypes, gpu: GPU) -> list[Dtypes]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
@@ -17,7 +18,6 @@ from llm_analysis.units import GB
 
 FORMATS = ("table", "json", "csv", "markdown")
 STYLES = {"table": "simple", "markdown": "github"}
-tabulate.MIN_PADDING = 0  # of headings: two columns beside each would not fit a terminal of 80
 
 
 def rendered(estimate: Estimate, style: str) -> str:
@@ -92,8 +92,22 @@ def seconds(value: float) -> str:
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], style: str, last: str = "right") -> str:
     """A table whose cells are already text: names on the left, figures on the right, the `last` column as asked."""
     align = ["left", *["right"] * (len(headers) - 2), last]
-    text: str = tabulate.tabulate(rows, headers=headers, tablefmt=STYLES[style], colalign=align, disable_numparse=True)
+    with narrow_headings():
+        text: str = tabulate.tabulate(
+            rows, headers=headers, tablefmt=STYLES[style], colalign=align, disable_numparse=True
+        )
     return text
+
+
+@contextmanager
+def narrow_headings() -> Iterator[None]:
+    """Without tabulate's two columns beside each heading, for which a terminal of 80 has no room; put back after."""
+    usual = tabulate.MIN_PADDING
+    tabulate.MIN_PADDING = 0
+    try:
+        yield
+    finally:
+        tabulate.MIN_PADDING = usual
 
 
 def summary(e: Estimate, style: str) -> str:

@@ -99,8 +99,9 @@ class Parallelism(BaseModel):
         """Raises Unsupported for passes with fewer tokens of a prompt than there are GPUs to share them."""
         least = min(workload.new_prompt_tokens, workload.prefill_chunk_size or workload.new_prompt_tokens)
         if self.cp_size > least:
+            tokens = f"{least} tokens" if least > 1 else "one token"
             raise Unsupported(
-                f"cp_size {self.cp_size} is more than the {least} tokens of a prompt that a pass has to share; "
+                f"cp_size {self.cp_size} is more than the {tokens} of a prompt that a pass has to share; "
                 f"try cp_size {least}"
             )
 

@@ -1,5 +1,6 @@
 """Context parallelism: what ranks compute, hold and send, by hand, by laws, and against a publication."""
 
+from itertools import product
 from math import inf, isclose
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_analysis import GPU, LLMAnalysis, ModelConfig, Op, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import Unsupported
-from llm_analysis.estimate import Estimate
+from llm_analysis.estimate import Estimate, pass_seconds
 from llm_analysis.explain import explanation
 from llm_analysis.model import forward
 from llm_analysis.operators import all_gather, all_to_all
@@ -126,6 +127,28 @@ def test_a_window_is_all_that_travels() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("model", "tokens", "held", "read"),
+    [
+        ("gemma-3-4b", 800, 200, 200),  # all 800 are in the window of 1,024: a quarter on each of 4 ranks
+        ("gemma-3-4b", 2400, 600, 600),  # two pieces of 300 are a rank's: it has no more
+        ("gemma-3-4b", 32768, 1024, 1024),  # the last piece of 4,096 has the whole window
+        ("llama-4-scout", 8192, 2048, 2048),  # the first chunk, full
+        ("llama-4-scout", 66536, 8192, 1000),  # 1,000 tokens of the ninth chunk, in the last piece; 8,192 kept
+    ],
+)
+def test_the_end_of_a_window_lies_on_one_rank(model: str, tokens: int, held: int, read: int) -> None:
+    """Decode of 8 sequences on 4 ranks, rows of 4 KV heads of 256 or 8 of 128; full attention has a quarter of all."""
+    step, row = Step(8.0, 1.0, tokens - 1.0, "decode"), 2048 * 2
+    (near, full) = (op for op in ops_of(model, step, cp_size=4) if op.name == "attention")
+    assert near.count > full.count
+    assert near.cached_bytes == 8 * held * row
+    assert near.kv_bytes == pytest.approx(8 * read * row, rel=0.006)  # the new token is written too
+    assert full.cached_bytes == 8 * tokens / 4 * row
+    after = [op for op in ops_of(model, Step(8.0, float(tokens)), cp_size=4) if op.name == "attention"]
+    assert [op.cached_bytes for op in after] == [near.cached_bytes, full.cached_bytes]
+
+
 def test_latent_rows_travel_and_every_rank_expands_them() -> None:
     """deepseek-v2-lite: 512 + 64 numbers a token, on 27 layers; keys and values of all 4,096 tokens on each GPU."""
     step = Step(1.0, 4096.0)
@@ -166,28 +189,60 @@ def test_ranks_lie_inside_a_stage(sizes: dict[str, int], spans: dict[int, int]) 
 
 @given(model=models, n=ranks, b=batches, s=prompts, context=st.integers(0, 50_000))
 def test_ranks_share_the_work(model: str, n: int, b: int, s: int, context: int) -> None:
-    """Matrices and attention together do what one did; latent attention expands all its rows on every rank."""
+    """Matrices and prefill's attention together do what one did; latent attention expands all its rows on each."""
     prefill, decode = Step(float(b), float(s), float(context)), Step(float(b * n), 1.0, float(s), "decode")
     for step in (prefill, decode):
         alone, ops = (
             [op for op in found if op.name != "kv_up"]
             for found in (ops_of(model, step), ops_of(model, step, cp_size=n))
         )
-        for kinds in (("gemm",), ("grouped_gemm",), tuple({op.kind for op in alone if op.kind.endswith("attention")})):
+        attends = tuple({op.kind for op in alone if op.kind.startswith("prefill_")})
+        for kinds in (("gemm",), ("grouped_gemm",), attends):
             assert isclose(n * total(ops, "flops", *kinds), total(alone, "flops", *kinds), rel_tol=ROUNDING)
         kinds = tuple({op.kind for op in alone})
-        assert isclose(n * total(ops, "cached_bytes", *kinds), total(alone, "cached_bytes", *kinds), rel_tol=ROUNDING)
         assert total(ops, "stored_bytes", *kinds) == total(alone, "stored_bytes", *kinds)
+
+
+@given(model=models, n=ranks, b=batches, s=prompts, data=st.data())
+def test_the_busiest_rank_holds_and_reads_its_share_of_the_tokens_or_the_whole_window(
+    model: str, n: int, b: int, s: int, data: st.DataObject
+) -> None:
+    """Never less than an even share of what one GPU does, nor more than all of it; a window is even where it is all."""
+    step = data.draw(st.sampled_from([Step(float(b), float(s)), Step(float(b), 1.0, float(s), "decode")]))
+    alone, ops = (
+        [op for op in found if op.name == "attention"]
+        for found in (ops_of(model, step), ops_of(model, step, cp_size=n))
+    )
+    m = get_model(model)
+    window = float(m.sliding_window or m.attention_chunk_size or inf)
+    fields = ("cached_bytes", "kv_bytes", "flops") if step.phase == "decode" else ("cached_bytes",)
+    for (one, part), field in product(zip(alone, ops, strict=True), fields):
+        whole, share = getattr(one, field), getattr(part, field)
+        assert whole / n * (1 - ROUNDING) <= share <= whole * (1 + ROUNDING)
+        if step.total <= window:
+            assert isclose(share, whole / n, rel_tol=ROUNDING)
+    even = {one.count for one, part in zip(alone, ops, strict=True) if isclose(part.cached_bytes * n, one.cached_bytes)}
+    full = {count for (kind, _), count in m.kinds_between(0, m.num_hidden_layers).items() if not windowed(kind)}
+    assert even >= full
+
+
+def windowed(kind: str) -> bool:
+    return "sliding" in kind or kind == "chunked_attention"
 
 
 @given(model=models, n=ranks, more=st.sampled_from([2, 4]), b=batches, s=prompts)
 def test_more_ranks_are_never_slower_where_sending_is_free(model: str, n: int, more: int, b: int, s: int) -> None:
-    """And never faster than their share of one rank's time; a merge of the parts is what decode pays."""
-    step, free = Step(float(b), float(max(s, n * more))), free_network()
-    one, few, many = (float(laid_out(model, free, cp_size=k).seconds(step)) for k in (1, n, n * more))
-    assert many <= few * (1 + ROUNDING)
-    assert few <= one * (1 + ROUNDING)
-    assert many * n * more >= one * (1 - ROUNDING)
+    """And never faster than their share of one rank's time; decode pays for the merge of the parts besides."""
+    prefill, decode = Step(float(b), float(max(s, n * more))), Step(float(b), 1.0, float(s), "decode")
+    for step in (prefill, decode):
+        one, few, many = (laid_out(model, free_network(), cp_size=k).shortest(step) for k in (1, n, n * more))
+        assert pass_seconds(many) >= pass_seconds(one) / (n * more) * (1 - ROUNDING)
+        merges = [
+            pass_seconds([entry for entry in timed if entry[1].name == "attention_merge"]) for timed in (few, many)
+        ]
+        assert all(bool(merge) == (step.phase == "decode") for merge in merges)
+        assert pass_seconds(many) - merges[1] <= (pass_seconds(few) - merges[0]) * (1 + ROUNDING)
+        assert pass_seconds(few) - merges[0] <= pass_seconds(one) * (1 + ROUNDING)
 
 
 AXES = st.lists(st.floats(1.0, 1e5), min_size=1, max_size=6)
@@ -239,7 +294,8 @@ def answered(model: str = "llama-3.1-8b", gpu: str = "h200-sxm-141gb", **questio
 def test_ranks_share_the_cache_and_the_activations_and_not_the_weights(model: str, n: int) -> None:
     question: dict[str, Any] = {"batch_size_per_gpu": 4, "seq_len": 30000}
     one, many = answered(model, **question), answered(model, cp_size=n, **question)
-    assert many.kv_cache_memory_per_gpu * n == one.kv_cache_memory_per_gpu
+    windows = 29 * 4 * 1024 * 4 * 2 * 256 * 2 if model == "gemma-3-4b" else 0  # one rank has each to its end
+    assert (many.kv_cache_memory_per_gpu - windows) * n == one.kv_cache_memory_per_gpu - windows
     assert many.weight_memory_per_gpu == one.weight_memory_per_gpu
     assert many.activation_memory_per_gpu < one.activation_memory_per_gpu
     assert many.max_batch_size_per_gpu > 1.5 * one.max_batch_size_per_gpu
@@ -262,6 +318,16 @@ def test_more_context_fits() -> None:
     wide = answered("llama-3.1-70b", tp_size=16, prefill_chunk_size=4096, **question)
     long = answered("llama-3.1-70b", tp_size=8, cp_size=2, prefill_chunk_size=4096, **question)
     assert long.max_context_len > 1.5 * wide.max_context_len
+
+
+def test_the_longest_context_counts_the_windows_of_one_rank() -> None:
+    """gemma-3-27b, 16 KV heads x 2 x 128: 52 of 62 layers keep 1,024 tokens on one rank of two, 10 share all."""
+    question: dict[str, Any] = {"batch_size_per_gpu": 16, "seq_len": 100, "prefill_chunk_size": 4096}
+    answer, row = answered("gemma-3-27b", cp_size=2, **question), 16 * 16 * 2 * 128 * 2
+    longest = answer.max_context_len
+    held = answer.weight_memory_per_gpu + (52 * 1024 + 10 * longest / 2) * row
+    assert 10_000 < longest < 131_072
+    assert held < answer.memory_per_gpu < held + 52 * 1024 * row / 2
 
 
 def test_a_rank_sends_its_own_part_of_the_cache_to_the_decode() -> None:
@@ -327,6 +393,7 @@ def test_layers_that_cannot_be_shared_by_tokens_are_refused(kind: str, why: str)
     ("sizes", "question", "complaint"),
     [
         ({"cp_size": 16}, {"seq_len": 8}, "cp_size 16 is more than the 8 tokens of a prompt .*try cp_size 8"),
+        ({"cp_size": 2}, {"seq_len": 1}, "more than the one token of a prompt .*try cp_size 1"),
         ({"cp_size": 8}, {"cached_prefix_len": 508}, "more than the 4 tokens"),
         ({"cp_size": 8}, {"prefill_chunk_size": 4}, "more than the 4 tokens"),
         ({"cp_size": 3, "ep_size": 2}, {}, "over the 3 GPUs of tp_size 1 times cp_size 3 times dp_size 1; try 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from math import isclose
 
 import pytest
@@ -157,6 +158,31 @@ def test_twice_the_gpus_is_the_wider_layout() -> None:
     wide = asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=4, sp_size=4)).inference(**Workload().model_dump())
     saved = e.estimate.total_latency - wide.total_latency
     assert isclose(saving(e, "tp_size_x2").total_seconds, saved, rel_tol=1e-9)
+
+
+def test_twice_the_ranks_is_the_longer_layout_where_most_time_is_prefill() -> None:
+    gpu, long, short = get_gpu("h100-sxm-80gb"), Workload(seq_len=30_000), Workload(seq_len=100)
+    e = explanation(asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=2)), long)
+    wide = asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=2, cp_size=2)).inference(**long.model_dump())
+    saved = e.estimate.total_latency - wide.total_latency
+    assert isclose(saving(e, "cp_size_x2").total_seconds, saved, rel_tol=1e-9)
+    for method, workload in (("calibrated", short), ("published", long)):
+        other = explanation(asked("llama-3.1-8b", gpu, method), workload)
+        assert not [text for text in (*other.notes, *(line.name for line in other.savings)) if "cp_size" in text]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "label"),
+    [("h100-sxm-80gb", "fp8_kv_cache", "fp8 KV cache"), ("a100-sxm-80gb", "8_bit_kv_cache", "8-bit KV cache")],
+)
+def test_a_narrower_cache_is_named_as_the_gpu_has_it(gpu: str, name: str, label: str) -> None:
+    e = explanation(asked("llama-3.1-8b", get_gpu(gpu)), Workload(batch_size_per_gpu=64))
+    assert [line.name for line in e.savings if line.name.endswith("kv_cache")] == [name]
+    assert re.findall("(?:fp8|8-bit) KV cache(?=  )", rendered(e, "table")) == [label]
+    notes = [note for note in e.notes if "int8" in note]
+    assert [note.startswith("8-bit KV cache: int8; fp8 would be") for note in notes] == [True] * (
+        label != "fp8 KV cache"
+    )
 
 
 @pytest.mark.parametrize(

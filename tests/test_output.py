@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tabulate
 from conftest import Ask
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from llm_analysis import catalog
 from llm_analysis.dtypes import EVERYDAY
 from llm_analysis.errors import BadValue
 from llm_analysis.output import write_together
-from llm_analysis.report import scaled, seconds
+from llm_analysis.report import scaled, seconds, table
 
 REQUIRED = [
     *("prefill_latency", "decode_latency", "total_decode_latency", "total_latency", "total_per_token_latency"),
@@ -139,6 +140,15 @@ def test_cost_per_million_tokens(ask: Ask) -> None:
 
 
 SENTENCES = ("note:", "no difference:")
+
+
+def test_a_users_own_tables_stay_as_they_are() -> None:
+    """The program's are narrower than tabulate's usual ones."""
+    rows, headings = [["a", "1"]], ["a name", "a number"]
+    usual = tabulate.tabulate(rows, headings)
+    narrow = table(rows, headings, "table")
+    assert tabulate.tabulate(rows, headings) == usual
+    assert len(narrow.splitlines()[0]) < len(usual.splitlines()[0])
 
 
 @pytest.mark.parametrize("method", ["ideal", "calibrated"])
