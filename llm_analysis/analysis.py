@@ -272,14 +272,14 @@ def beyond_positions(model: ModelConfig, tokens: int) -> tuple[str, ...]:
 
 def bands(runtime: Runtime, gpu: GPU, prefill: float, decode: float, total: float) -> dict[str, Any]:
     """What 80 % of published figures of the runtime would be, for each latency."""
-    measured = True
+    where = ""
     if runtime.bands:
-        from llm_analysis.profile import same_chip
+        from llm_analysis.profile import place
 
-        measured = same_chip(gpu)
+        where = place(gpu)
     found: dict[str, Any] = {}
     for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
-        band = runtime.band(name, measured)
+        band = runtime.band(name, where)
         found[f"{name}_latency_low"] = seconds * band.low if band else None
         found[f"{name}_latency_high"] = seconds * band.high if band else None
     return found

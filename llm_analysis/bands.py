@@ -4,8 +4,8 @@
 
 A band is taken from the rows as `validate` scores them: each estimated with its runtime as fitted without the rows of
 the same source and GPU; pipelines and steady states, to which nothing was fitted, as they are. GPUs whose chip's
-kernels were measured have bands apart from the others. Rows weigh as in the fit, those of a long table less. Rows that
-are set apart, and this project's first benchmark, are in none.
+kernels were measured have bands apart from the others, and each vendor its own. Rows weigh as in the fit, those of a
+long table less. Rows that are set apart, and this project's first benchmark, are in none.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from llm_analysis.fit_runtime import table_weights
 from llm_analysis.measurements import Measurement, gpu_named
-from llm_analysis.profile import same_chip
-from llm_analysis.runtime import ELSEWHERE, FOLDER, Band, build_for
+from llm_analysis.profile import place
+from llm_analysis.runtime import FOLDER, Band, build_for
 from llm_analysis.runtimes import LEAST_ROWS, LIKE, OWN_BENCHMARK, band
 from llm_analysis.validate import phase_of, runtime_named, score
 
@@ -28,7 +28,7 @@ def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
     for m, scored in score(path).rows:
         if m.source != OWN_BENCHMARK:
             of_build = ratios.setdefault(build_of(m), {})
-            phase = phase_of(m) + ("" if same_chip(gpu_named(m.gpu_name)) else ELSEWHERE)
+            phase = phase_of(m) + place(gpu_named(m.gpu_name))
             of_build.setdefault(phase, []).append((m, m.seconds / scored.estimated_seconds))
     found = {name: bands_of(by_phase) for name, by_phase in ratios.items()}
     found |= {twin: found[like] for twin, like in LIKE.items() if like in found}

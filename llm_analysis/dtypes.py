@@ -133,6 +133,7 @@ EVERYDAY = {
     "fp16": ("fp16", 16, "fp16", "fp16", 16, 16),
     "bf16": ("bf16", 16, "bf16", "bf16", 16, 16),
     "fp8": ("fp8", 8, "fp8", "half", 8, 16),
+    "fp8_block": ("fp8_block", 8, "fp8", "half", 8, 16),  # a scale for each block of 128 x 128 weights
     "int8": ("int8", 8, "int8", "half", 8, 16),
     "fp6": ("fp6", 6, "half", "half", 16, 16),
     "int4": ("int4", 4, "half", "half", 16, 16),

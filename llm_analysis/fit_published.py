@@ -24,7 +24,7 @@ from llm_analysis.operators import matmul
 from llm_analysis.profile import Profile
 
 HEADS = re.compile(r"heads (\d+), kv heads (\d+), head_dim (\d+)")
-SOURCE = "published kernel timings: microbench.csv, {}"
+SOURCE = "published kernel timings, {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def published_profile(p: Published, base: Profile, table: Table, date: str) -> P
     (gemm,) = (entry for (kind, _), entry in fits.items() if kind == "gemm")
     flops = gemm.numbers.flops / relative.flops
     where_from = Scaled(p.name, p.base, p.measured_on, p.table_name, p.gpu_name)
-    profile = scaled(where_from, base, flops, 1.0, gemm.evidence.rows, "GEMM in microbench.csv", date)
+    profile = scaled(where_from, base, flops, 1.0, gemm.evidence.rows, "published GEMM timings", date)
     for kind in ("gemm", "grouped_gemm"):
         memory = min(gemm.numbers.memory / relative.memory, 1.0)
         rest = {f: times(e, 1.0, memory, e.evidence.rows, e.evidence.source) for f, e in profile.kernels[kind].items()}

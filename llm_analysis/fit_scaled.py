@@ -30,8 +30,8 @@ from llm_analysis.scenario import Parallelism
 LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
 MEMORY_BOUND, COMPUTE_BOUND = (16, 32), 1000  # rows of a layer's matrices up to, and from, which it is surely so
 
-MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM; microbench.csv"
-BLOGS = "mamf-finder (ml-engineering) and BabelStream figures; microbench.csv"
+MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM"
+BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ METHODS = {
 # NVIDIA ModelOpt's names of algorithms.
 ALGORITHMS = {
     "FP8": "fp8",
-    "FP8_PB_WO": "fp8",
+    "FP8_PB_WO": "fp8_block",
     "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
     "NVFP4": "nvfp4",
     "NVFP4_AWQ": "nvfp4",
@@ -77,7 +77,8 @@ def format_of(config: Mapping[str, Any]) -> str:
     if method == "quark":
         kind = str(nested(config, "global_quant_config", "weight", "dtype"))
         return {"fp8_e4m3": "fp8", "fp4": "mxfp4", "int8": "int8", "int4": "int4"}.get(kind, "")
-    return METHODS.get(method.replace("-", "_"), "")
+    name = METHODS.get(method.replace("-", "_"), "")
+    return "fp8_block" if name == "fp8" and config.get("weight_block_size") else name
 
 
 def group_format(group: Any) -> str:

@@ -14,10 +14,11 @@ from llm_analysis.scenario import Parallelism
 from llm_analysis.units import GB
 
 MOST_GPUS = 64  # that share a layer or the tokens
+CHUNK = 8192  # tokens of a prefill pass, as engines cut it
 
 
 def remedies(short: Memory, question: Question) -> tuple[str, ...]:
-    """What is missing, and what would make it fit: a smaller batch, more GPUs, narrower weights, or the last two.
+    """What is missing, and what would make it fit: chunks, a smaller batch, more GPUs, narrower weights, or these two.
 
     GPUs that share the tokens are named where no number of those that share the layers would do. The same
     question with the flags that are named makes sense.
@@ -25,7 +26,8 @@ def remedies(short: Memory, question: Question) -> tuple[str, ...]:
     dtypes, layout, gpu = question.dtypes, question.layout, question.gpu
     wider, longer = accepted(question, wider_layouts(layout)), accepted(question, longer_layouts(layout))
     narrower = [f for f in narrower_formats(dtypes, gpu) if accepts(question._replace(dtypes=f))]
-    found = [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []
+    found = [f"prefill_chunk_size {CHUNK}"] if fits_in_chunks(question) else []
+    found += [f"batch_size_per_gpu {short.max_batch}"] if short.max_batch else []
     wide = [named(p) for _, p in first(question, [dtypes], wider)]
     found += wide or [f"cp_size {p.cp_size}" for _, p in first(question, [dtypes], longer)]
     found += [f"dtype_name {f.name}" for f, _ in first(question, narrower, [layout])]
@@ -43,6 +45,13 @@ def first(
     """The first of the formats with the first of the layouts that fit; none where none do."""
     pairs = product(formats, layouts)
     return islice(((d, p) for d, p in pairs if footprint(question._replace(dtypes=d, layout=p)).fits), 1)
+
+
+def fits_in_chunks(question: Question) -> bool:
+    """Whether a prefill in passes of CHUNK tokens would be enough, where it is in one."""
+    whole = question.workload.prefill_chunk_size is None and question.method != "published"
+    chunked = question._replace(workload=question.workload.model_copy(update={"prefill_chunk_size": CHUNK}))
+    return whole and accepts(chunked) and footprint(chunked).fits
 
 
 def in_vain(longer: list[Parallelism], narrower: list[Dtypes]) -> str:

@@ -30,14 +30,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
-from llm_analysis.hardware import GPU, Efficiency
+from llm_analysis.hardware import ELSEWHERE, GPU, Efficiency
 from llm_analysis.operators import Op, Step
 
 COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"}
 MATMULS = {"gemm", "grouped_gemm"}
 FOLDER = Path(__file__).parent / "profiles" / "runtimes"
 DEFAULT_RUNTIME = "vllm-v1"
-ELSEWHERE = " elsewhere"  # of a band: on GPUs whose kernels were not measured
 # Engines of which some versions are runtimes of their own here: those, and the version that each starts with.
 VERSIONS = {
     "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-v1")),
@@ -105,14 +104,15 @@ class Runtime(BaseModel):
         """This runtime as a server with continuous batching: its host at work while the GPU is."""
         return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
 
-    def band(self, phase: str, same_chip: bool = True) -> Band | None:
-        """The band of `prefill`, `total` or `serving`, on a GPU whose chip's kernels were measured, or elsewhere.
+    def band(self, phase: str, place: str = "") -> Band | None:
+        """The band of `prefill`, `total` or `serving` at a place (see `profile.place`).
 
-        None where no published rows tell one.
+        Where it has none, that of all phases there; among GPUs of NVIDIA that of the other place. None where no
+        published rows tell one.
         """
-        here, elsewhere = (phase, "total"), (phase + ELSEWHERE, "total" + ELSEWHERE)
-        wanted = (*here, *elsewhere) if same_chip else (*elsewhere, *here)
-        return next((self.bands[name] for name in wanted if name in self.bands), None)
+        places = [place, *({"": [ELSEWHERE], ELSEWHERE: [""]}.get(place, []))]
+        names = [part + where for where in places for part in (phase, "total")]
+        return next((self.bands[name] for name in names if name in self.bands), None)
 
     def host_ops(self, step: Step, num_layers: int) -> list[Op]:
         """The runtime's own part of a pass, as operators of kind `host_...`: all launch, no FLOP, no bytes."""

@@ -27,6 +27,7 @@ OF_RUNTIMES = (
     "band should hold 80 % of such rows;"
 )
 MOST_REASONS = 8
+SLIP = 100.0  # times that an estimate is off: no engine is, a unit may be
 WORST = 5
 ALL = 20  # so few rows are shown one by one
 FEW = 5  # groups of fewer rows share a line
@@ -50,14 +51,14 @@ def legend(s: Statistics) -> str:
     """What the columns mean, and how wide the bands are."""
     if s.coverage is None or s.narrow is None:
         return wrapped(LEGEND)
-    return wrapped(f"{LEGEND} {OF_RUNTIMES} {s.narrow:.0%} of the bands are narrower than +-20 %.")
+    return wrapped(f"{LEGEND} {OF_RUNTIMES} {s.narrow:.0%} of the bands are no wider than 40 % of the estimate.")
 
 
 def section(score: Score, title: str, key: Key, style: str) -> str:
     """One way to group the rows; groups of fewer than `FEW` rows together in the last line."""
     sizes = {name: found.n for name, found in score.by(key).items()}
     small = [name for name, n in sizes.items() if n < FEW]
-    last = f"{len(small)} with fewer than {FEW} rows"
+    last = f"{len(small)} groups of fewer than {FEW} rows"
     fold = small if len(small) > 1 else []
     groups = score.by(lambda m: last if key(m) in fold else key(m))
     rows = [cells(name, found) for name, found in groups.items() if name != last]
@@ -101,6 +102,8 @@ def remarks(score: Score) -> list[str]:
         found.append(f"skipped: {counted(len(names))}, {first}: {reason}")
     if len(reasons) > MOST_REASONS:
         found.append(f"skipped for {len(reasons) - MOST_REASONS} more reasons; --format json lists each row")
+    if score.rows and not -1 + 1 / SLIP < score.overall.bias < SLIP - 1:
+        found.append(f"estimates are {score.overall.bias + 1:.3g} times what was measured: is measured_s in seconds?")
     return [wrapped(remark) for remark in found]
 
 

@@ -18,7 +18,7 @@ from llm_analysis.estimate import pass_seconds
 from llm_analysis.measurements import Measurement, apart, gpu_named, model_named, read_measurements
 from llm_analysis.memory import weights_fit
 from llm_analysis.operators import Step
-from llm_analysis.profile import same_chip
+from llm_analysis.profile import place
 from llm_analysis.runtime import Runtime, build_for, get_runtime
 from llm_analysis.serving import carried
 from llm_analysis.units import Quantity
@@ -54,7 +54,7 @@ class Statistics:
     p90_abs_error: float
     bias: float
     coverage: float | None  # rows within their band, of those that have one
-    narrow: float | None  # bands that lie within 20 % of the estimate, of those there are
+    narrow: float | None  # bands no wider than 40 % of the estimate, of those there are
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def scored_row(m: Measurement, runtime: str, method: str) -> Scored:
     """One row's estimate. Raises LLMAnalysisError where there is none."""
     analysis = analysis_of(m, runtime, method)
     seconds = estimated(m, analysis)
-    band = analysis.runtime.band(phase_of(m), same_chip(analysis.gpu))
+    band = analysis.runtime.band(phase_of(m), place(analysis.gpu))
     low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
     return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high)
 

@@ -417,7 +417,7 @@ def test_a_link_that_is_not_on_record_is_missed() -> None:
 def test_prefill_of_a_million_tokens_on_128_gpus(tokens: float, measured: float) -> None:
     """Its GPUs had a lower power limit, and so a lower peak: the estimate is below, by a tenth where compute binds."""
     layout = Parallelism(tp_size=8, cp_size=16)
-    model, gpu, formats = get_model("llama-3.1-405b"), get_gpu("h100-sxm-80gb"), get_dtypes("w8a8e16kv16")
+    model, gpu, formats = get_model("llama-3.1-405b"), get_gpu("h100-sxm-80gb"), get_dtypes("fp8")._replace(kv_bits=16)
     found = float(LLMAnalysis(model, gpu, formats, layout).seconds(Step(1.0, tokens)))
     assert 0.6 < found / measured < 1.0
     light = float(LLMAnalysis(model, gpu, formats, layout, method="ideal").seconds(Step(1.0, tokens)))

@@ -164,7 +164,8 @@ def test_each_layer_may_have_sizes_of_its_own() -> None:
 
 
 QUANTIZED: list[tuple[dict[str, Any], str, str]] = [
-    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8", "all"),
+    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block", "all"),
+    ({"quant_method": "fp8"}, "fp8", "all"),
     ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4", "all"),
     ({"quant_method": "gptq", "bits": 8}, "w8a16", "all"),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4", "all"),

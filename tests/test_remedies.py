@@ -10,6 +10,8 @@ from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_mode
 Question = dict[str, Any]
 SIZES = ("tp_size", "cp_size", "sp_size", "ep_size", "pp_size")
 LONG: Question = {"batch_size_per_gpu": 60, "seq_len": 100_000}
+# Its activations, of all prompts in one pass, are what does not fit.
+WIDE = ("llama-3.1-8b", "h100-sxm-80gb", {"batch_size_per_gpu": 32, "seq_len": 14_000, "tp_size": 1})
 SHORT = [
     ("llama-3.1-8b", "h100-sxm-80gb", LONG),
     ("llama-3.1-8b", "h100-sxm-80gb", LONG | {"tp_size": 8}),
@@ -17,6 +19,7 @@ SHORT = [
     ("llama-2-70b", "a100-sxm-40gb", {}),
     ("llama-3.1-405b", "h100-sxm-80gb", {"tp_size": 8}),
     ("llama-3.1-405b", "a100-sxm-40gb", {"tp_size": 2}),
+    WIDE,
 ]
 
 
@@ -45,6 +48,12 @@ def test_each_remedy_is_taken_and_fits(method: str, model: str, gpu: str, questi
 @pytest.mark.parametrize("method", ["calibrated", "ideal"])
 def test_norms_stay_split_over_the_gpus_of_a_remedy(method: str) -> None:
     check_remedies("mixtral-8x7b", "a100-sxm-40gb", method, {"tp_size": 2, "sp_size": 2})
+
+
+def test_chunks_are_named_first_where_they_are_enough() -> None:
+    model, gpu, question = WIDE
+    assert advice(model, gpu, "calibrated", **question).startswith("would fit: prefill_chunk_size 8192, or ")
+    assert "prefill_chunk_size" not in advice(model, gpu, "published", **question)
 
 
 def check_remedies(model: str, gpu: str, method: str, question: Question) -> None:

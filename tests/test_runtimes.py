@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.fit_runtime import CUDA_CORES, SECONDS, TERMS
-from llm_analysis.profile import same_chip
+from llm_analysis.profile import place, same_chip
 from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, of_version, runtime_names
 
 WANTED = {
@@ -76,8 +76,9 @@ def test_a_band_is_that_of_the_phase_and_of_gpus_like_it() -> None:
     bands = {name: Band(low=0.9, high=1.1 + i, rows=10) for i, name in enumerate(("total", "total elsewhere"))}
     runtime = Runtime(name="mine", bands=bands)
     assert runtime.band("prefill") == runtime.band("total") == bands["total"]
-    assert runtime.band("prefill", same_chip=False) == bands["total elsewhere"]
-    assert Runtime(name="mine", bands={"total": bands["total"]}).band("total", same_chip=False) == bands["total"]
+    assert runtime.band("prefill", " elsewhere") == bands["total elsewhere"]
+    assert Runtime(name="mine", bands={"total": bands["total"]}).band("total", " elsewhere") == bands["total"]
+    assert runtime.band("total", " on AMD") is None
     assert NONE.band("total") is None
 
 
@@ -87,6 +88,12 @@ def test_a_band_is_that_of_the_phase_and_of_gpus_like_it() -> None:
 )
 def test_a_chip_is_known_by_its_units(gpu: str, measured: bool) -> None:
     assert same_chip(get_gpu(gpu)) == measured
+    assert place(get_gpu(gpu)) == ("" if measured else " elsewhere")
+
+
+def test_each_vendor_has_bands_of_its_own() -> None:
+    assert place(get_gpu("mi300x-192gb")) == " on AMD"
+    assert place(get_gpu("tpu-v5p")) == " on Google"
 
 
 @pytest.mark.parametrize("name", sorted(runtime_names()))

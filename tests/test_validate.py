@@ -135,6 +135,11 @@ def test_each_format_answers(ask: Ask, write: Write, style: str) -> None:
         assert len(list(csv.DictReader(found.out.splitlines()))) == 2
 
 
+def test_a_slip_of_the_unit_is_asked_about(ask: Ask, write: Write) -> None:
+    assert "is measured_s in seconds?" in ask("validate", "--measurements", write({"measured_s": "50"})).out
+    assert "is measured_s in seconds?" not in ask("validate", "--measurements", write({})).out
+
+
 def test_the_table_fits_80_columns(ask: Ask) -> None:
     lines = ask("validate").out.splitlines()
     assert [line for line in lines if len(line) > 80] == []
