@@ -243,7 +243,7 @@ def answer(analysis: LLMAnalysis, workload: Workload, cost_per_gpu_hour: float |
         notes=(
             *a.notes,
             *getattr(a.efficiency, "notes", ()),
-            *methods.runtime_notes(a.runtime),
+            *methods.runtime_notes(a.runtime, model),
             *beyond_positions(model, s + n),
             *(() if memory.fits else what_would_fit(memory, a.memory_question(w))),
         ),

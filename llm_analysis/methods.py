@@ -126,10 +126,24 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     return (asked or own).on(gpu.peak_flops, gpu.name), told
 
 
-def runtime_notes(runtime: Runtime) -> tuple[str, ...]:
-    """What to know of the evidence of a runtime's numbers."""
+# Kinds of layers that no published latency is of, and what they are called.
+UNPUBLISHED = {
+    "latent": "latent attention",
+    "mamba": "state-space layers",
+    "gated_delta": "gated delta-nets",
+    "lightning": "lightning attention",
+}
+
+
+def runtime_notes(runtime: Runtime, model: ModelConfig) -> tuple[str, ...]:
+    """What to know of the evidence of a runtime's numbers, and of its bands for a model unlike all that were scored."""
     note = runtime.evidence.note or lent(runtime)
-    return (f"runtime {runtime.name}: {note}",) if note else ()
+    kinds = {mixer for mixer, _ in model.layer_kinds}
+    unlike = [called for part, called in UNPUBLISHED.items() if any(part in kind for kind in kinds)]
+    notes: tuple[str, ...] = (f"runtime {runtime.name}: {note}",) if note else ()
+    if unlike and runtime.bands:
+        notes += (f"the bands rest on other models: no published latency here is of one with {' and '.join(unlike)}",)
+    return notes
 
 
 def lent(runtime: Runtime) -> str:

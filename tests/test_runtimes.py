@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.fit_runtime import CUDA_CORES, SECONDS, TERMS
+from llm_analysis.methods import runtime_notes
 from llm_analysis.profile import place, same_chip
 from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, of_version, runtime_names
 
@@ -174,6 +175,20 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
     assert analysis("llama-2-7b", "a100-sxm-80gb", 1, "vllm").runtime == get_runtime("vllm")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm-v1").runtime == get_runtime("vllm-v1")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
+
+
+@pytest.mark.parametrize(
+    ("model", "runtime", "told"),
+    [
+        ("deepseek-v3", "vllm-v1", "latent attention"),
+        ("llama-3.1-8b", "vllm-v1", ""),
+        ("deepseek-v3", "none", ""),
+    ],
+)
+def test_an_answer_tells_of_a_model_unlike_all_that_were_scored(model: str, runtime: str, told: str) -> None:
+    notes = [note for note in runtime_notes(get_runtime(runtime), get_model(model)) if note.startswith("the bands")]
+    assert len(notes) == bool(told)
+    assert all(note.endswith(f"is of one with {told}") for note in notes)
 
 
 @pytest.mark.parametrize(
