@@ -166,6 +166,7 @@ def write(runtime: Runtime, folder: Path) -> Path:
     path = folder / f"{runtime.name}.json"
     plain = runtime.model_dump(exclude_defaults=True)
     plain = {key: rounded(value) if isinstance(value, float) else value for key, value in plain.items()}
+    plain = {key: value for key, value in plain.items() if value != 0.0}
     path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     return path
 
