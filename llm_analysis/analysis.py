@@ -25,7 +25,7 @@ from llm_analysis.memory import Memory, Question, footprint
 from llm_analysis.model import kv_bytes_per_token, num_params
 from llm_analysis.model_config import ModelConfig
 from llm_analysis.operators import Op, Step
-from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime
+from llm_analysis.runtime import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime, place
 from llm_analysis.scenario import Parallelism, Workload
 from llm_analysis.units import Quantity
 
@@ -274,9 +274,9 @@ def bands(runtime: Runtime, gpu: GPU, prefill: float, decode: float, total: floa
     """What 80 % of published figures of the runtime would be, for each latency."""
     where = ""
     if runtime.bands:
-        from llm_analysis.profile import place
+        from llm_analysis.profile import same_chip
 
-        where = place(gpu)
+        where = place(gpu, same_chip(gpu))
     found: dict[str, Any] = {}
     for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
         band = runtime.band(name, where)

@@ -13,13 +13,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_analysis.fit_runtime import table_weights
 from llm_analysis.measurements import Measurement, gpu_named
-from llm_analysis.profile import place
-from llm_analysis.runtime import FOLDER, Band, build_for
-from llm_analysis.runtimes import LEAST_ROWS, LIKE, OWN_BENCHMARK, band
+from llm_analysis.profile import same_chip
+from llm_analysis.runtime import FOLDER, Band, build_for, place
+from llm_analysis.runtimes import LIKE, OWN_BENCHMARK, rounded
 from llm_analysis.validate import phase_of, runtime_named, score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+LEAST_ROWS = 10  # that a band rests on
 
 
 def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
@@ -28,7 +37,8 @@ def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
     for m, scored in score(path).rows:
         if m.source != OWN_BENCHMARK:
             of_build = ratios.setdefault(build_of(m), {})
-            phase = phase_of(m) + place(gpu_named(m.gpu_name))
+            gpu = gpu_named(m.gpu_name)
+            phase = phase_of(m) + place(gpu, same_chip(gpu))
             of_build.setdefault(phase, []).append((m, m.seconds / scored.estimated_seconds))
     found = {name: bands_of(by_phase) for name, by_phase in ratios.items()}
     found |= {twin: found[like] for twin, like in LIKE.items() if like in found}
@@ -51,6 +61,16 @@ def bands_of(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, 
         phase: band(np.array([ratio for _, ratio in rows]), table_weights([m for m, _ in rows]))
         for phase, rows in enough.items()
     }
+
+
+def band(ratios: Array, weights: Array | None = None) -> Band:
+    """The 10th and the 90th percentile of measured / estimated, each row with its weight."""
+    import numpy as np
+
+    order = np.argsort(ratios)
+    shares = (np.ones(len(ratios)) if weights is None else weights)[order]
+    low, high = np.interp([0.1, 0.9], (np.cumsum(shares) - shares / 2) / shares.sum(), ratios[order])
+    return Band(low=rounded(min(float(low), 1.0)), high=rounded(max(float(high), 1.0)), rows=len(ratios))
 
 
 def write_bands(path: Path, bands: dict[str, Band]) -> None:

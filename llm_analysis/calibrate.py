@@ -20,7 +20,7 @@ from llm_analysis.measurements import Measurement, gpu_named, read_measurements
 from llm_analysis.report import csv_of, table
 from llm_analysis.rows import Rows
 from llm_analysis.runtime import NONE, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
-from llm_analysis.validate import quantile
+from llm_analysis.validate import phase_of, quantile, spread
 
 ROWS_PER_TERM = 4  # rows for each term after the first
 LEAST_SECONDS = 1e-9  # of a term; less is none
@@ -48,10 +48,10 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
         raise BadConfig("calibrate needs scipy: pip install 'llm-analysis[calibrate]'") from None
     import numpy as np
 
-    from llm_analysis.runtimes import bands
+    from llm_analysis.bands import bands_of
 
     measurements, unread = read_measurements(path)
-    chosen = runtime or next((m.engine for m in measurements), "none")
+    chosen = next((m.engine for m in measurements), "none") if runtime is None else runtime
     others = [m for m in measurements if runtime is None and m.engine != chosen]
     rows = Rows([m for m in measurements if m not in others])
     skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.engine}") for m in others)]
@@ -63,8 +63,10 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     fitted = fit(rows, start, terms, prior=start)
     changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
     changed |= {"held_out": {}, "evidence": evidence(path, after, len(rows.measurements))}
-    own = bands(rows, rows.measured * (1 + np.array(after))) if after else {}
-    if own:
+    residuals: dict[str, list[tuple[Measurement, float]]] = {}
+    for m, error in zip(rows.measurements, after, strict=False):  # none were left out where they are too few
+        residuals.setdefault(phase_of(m), []).append((m, 1 / (1 + error)))
+    if own := bands_of(residuals):
         changed["bands"] = own
     values = {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
     changed |= {term: value if value > LEAST_SECONDS else 0.0 for term, value in values.items()}
@@ -188,13 +190,8 @@ def as_row(found: Calibration) -> dict[str, object]:
 
 
 def statistics(errors: Sequence[float]) -> dict[str, float]:
-    """Median and 90th percentile of |error|, and bias."""
-    sizes = sorted(map(abs, errors))
-    return {
-        "median_error": quantile(sizes, 0.5),
-        "p90_error": quantile(sizes, 0.9),
-        "bias": quantile(sorted(errors), 0.5),
-    }
+    """Median and 90th percentile of |error|, and bias, by name."""
+    return dict(zip(("median_error", "p90_error", "bias"), spread(errors), strict=True))
 
 
 def error_cells(errors: Sequence[float]) -> tuple[str, ...]:

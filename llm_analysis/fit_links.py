@@ -75,7 +75,7 @@ def by_octave(size: Array) -> Array:
 
 
 def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
-    """Collectives over the network between servers: the launch as measured, each further server as over NVLink."""
+    """Collectives over the network between servers: the launch as measured, the rest as over NVLink."""
     known = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()}
     if vidur.is_dir():
         gpu, fixed = get_gpu("a100-sxm-80gb"), {"link": INTER_NODE_FRACTION}
@@ -109,10 +109,7 @@ def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str
 def unmeasured_links(links: LinkKernels) -> LinkKernels:
     """NVLink2 and AMD's mesh, from the nearest measured link."""
     nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
-    mesh = {f"all_reduce/{n}": stand_in(nccl["all_reduce"], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
-    for kind in ("all_gather", "reduce_scatter", "all_to_all"):
-        mesh |= {f"{kind}/{n}": stand_in(nccl[kind], link, XGMI) for n, link in XGMI_FRACTIONS.items()}
-    mesh["send"] = stand_in(nccl["send"], XGMI_FRACTIONS[2], XGMI) if "send" in nccl else mesh["all_gather/2"]
+    mesh = {f"{kind}/{n}": stand_in(nccl[kind], link, XGMI) for kind in nccl for n, link in XGMI_FRACTIONS.items()}
     second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
     return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
 

@@ -52,7 +52,9 @@ def fit(
     if not len(index) or not terms:
         return runtime
     weights = row_weights(rows, index)
-    known = runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
+    known = (
+        runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
+    )  # a fact of few
     start = np.array([encoded(term, getattr(known, term)) for term in terms])
     low, high = zip(*(bounds(term) for term in terms), strict=True)
     start = np.clip(start, np.array(low) + 1e-3, np.array(high) - 1e-3)

@@ -34,7 +34,6 @@ RANGES = {
     "boost_clock_hz": (1e8, 1e11, "Hz (1 GHz is 1e9)"),
     **dict.fromkeys(("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth"), LINK_RANGE),
 }
-ELSEWHERE = " elsewhere"  # of what is said of GPUs of NVIDIA whose chip's kernels were not measured
 # GPUs in one server where the datasheet's link does not reach further: the usual eight.
 GPUS_PER_SERVER = 8
 

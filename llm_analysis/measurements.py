@@ -91,7 +91,7 @@ class Measurement:
         return Parallelism(tp_size=shared, pp_size=self.pp_size, ep_size=self.ep_size)
 
     def passes(self, model: ModelConfig) -> Iterator[tuple[float, Step]]:
-        """(how often, pass) of everything that the figure covers."""
+        """(how often, pass) of everything that the figure covers; prompts that a step carries along are `joining`."""
         b, s, steps = self.batch_size, self.seq_len, self.decode_steps
         if self.metric != "tpot":
             yield 1.0, Step(b, s)
@@ -103,7 +103,7 @@ class Measurement:
     @property
     def joining(self) -> float:
         """Prompts that join a decode step on the average."""
-        return self.batch_size / max(self.num_tokens, 1.0) if self.kind == "serving" and self.metric == "tpot" else 0.0
+        return self.batch_size / max(self.num_tokens, 1.0) if self.kind == "serving" else 0.0
 
 
 def apart(m: Measurement) -> str:
@@ -154,6 +154,8 @@ def read_row(row: Mapping[str, str | None]) -> Measurement:
     kind = text(row, "kind") or KINDS[0]
     if kind not in KINDS:
         raise BadValue(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
+    if kind == "serving" and metric != "tpot":
+        raise BadValue(f"a steady state (kind serving) has a tpot, and no {metric} that is estimated here")
     tokens = figure(row, "num_tokens_to_generate", 1.0)
     usual = max(tokens - 1.0, 1.0 if metric == "tpot" else 0.0)
     seconds = figure(row, "measured_s")

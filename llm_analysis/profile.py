@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadConfig, Unsupported
-from llm_analysis.hardware import ELSEWHERE, GPU, Efficiency
+from llm_analysis.hardware import GPU, Efficiency
 
 FOLDER = Path(__file__).parent / "profiles"
 LINKS_FILE = "links.json"
@@ -176,13 +176,6 @@ def same_chip(gpu: GPU) -> bool:
     return any((profile.architecture, profile.num_sms) == (gpu.architecture, gpu.num_sms) for profile in measured)
 
 
-def place(gpu: GPU) -> str:
-    """Where a GPU stands for a runtime's bands: "" its chip was measured, " elsewhere" another of NVIDIA, " on ..."."""
-    if same_chip(gpu):
-        return ""
-    return ELSEWHERE if gpu.vendor == "NVIDIA" else f" on {gpu.vendor}"
-
-
 def profile_for(gpu: GPU) -> Profile:
     """The profile that speaks for a GPU; `note` tells where it is not its own.
 
@@ -245,11 +238,8 @@ def kernel(profile: Profile, kind: str, format: str) -> Found:
         if name in by_format:
             entry, asked = by_format[name], format or "bf16"
             notes = [] if known == kind else [f"{kind}: numbers of {known} stand in"]
-            notes += (
-                []
-                if name == asked or asked.replace("fp16", "bf16") == name
-                else [f"{kind} {asked}: numbers of {name} stand in"]
-            )
+            if name != asked.replace("fp16", "bf16"):  # at the same rate, by the same kernels: not worth a note
+                notes.append(f"{kind} {asked}: numbers of {name} stand in")
             notes += [f"{kind} {name}: {entry.evidence.note}"] if entry.evidence.note.startswith("borrowed") else []
             return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
     raise Unsupported(f"profile {profile.name} has no kernel of kind {kind}; it has {', '.join(profile.kernels)}")

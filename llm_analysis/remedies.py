@@ -14,7 +14,7 @@ from llm_analysis.scenario import Parallelism
 from llm_analysis.units import GB
 
 MOST_GPUS = 64  # that share a layer or the tokens
-CHUNK = 8192  # tokens of a prefill pass, as engines cut it
+CHUNK = 8192  # tokens of a prefill pass: the default of TensorRT-LLM and of a vLLM server
 
 
 def remedies(short: Memory, question: Question) -> tuple[str, ...]:

@@ -30,12 +30,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
-from llm_analysis.hardware import ELSEWHERE, GPU, Efficiency
+from llm_analysis.hardware import GPU, Efficiency
 from llm_analysis.operators import Op, Step
 
 COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"}
 MATMULS = {"gemm", "grouped_gemm"}
 FOLDER = Path(__file__).parent / "profiles" / "runtimes"
+ELSEWHERE = " elsewhere"  # of a band: on GPUs of NVIDIA whose chip's kernels were not measured
 DEFAULT_RUNTIME = "vllm-v1"
 # Engines of which some versions are runtimes of their own here: those, and the version that each starts with.
 VERSIONS = {
@@ -104,14 +105,14 @@ class Runtime(BaseModel):
         """This runtime as a server with continuous batching: its host at work while the GPU is."""
         return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
 
-    def band(self, phase: str, place: str = "") -> Band | None:
-        """The band of `prefill`, `total` or `serving` at a place (see `profile.place`).
+    def band(self, phase: str, where: str = "") -> Band | None:
+        """The band of `prefill`, `total` or `serving` at a place (see `place`).
 
         Where it has none, that of all phases there; among GPUs of NVIDIA that of the other place. None where no
         published rows tell one.
         """
-        places = [place, *({"": [ELSEWHERE], ELSEWHERE: [""]}.get(place, []))]
-        names = [part + where for where in places for part in (phase, "total")]
+        places = [where, *({"": [ELSEWHERE], ELSEWHERE: [""]}.get(where, []))]
+        names = [part + each for each in places for part in (phase, "total")]
         return next((self.bands[name] for name in names if name in self.bands), None)
 
     def host_ops(self, step: Step, num_layers: int) -> list[Op]:
@@ -158,6 +159,13 @@ def scaled(numbers: Efficiency, flops: float, memory: float, launch: float | Non
         return numbers
     changed = {"flops": min(numbers.flops * flops, 1.0), "memory": numbers.memory * memory}
     return numbers.model_copy(update=changed | ({} if launch is None else {"launch": launch}))
+
+
+def place(gpu: GPU, measured: bool) -> str:
+    """Whose bands a GPU has: those of GPUs whose chip's kernels were measured, of NVIDIA's others, or of its vendor."""
+    if measured:
+        return ""
+    return ELSEWHERE if gpu.vendor == "NVIDIA" else f" on {gpu.vendor}"
 
 
 def of_version(name: str, version: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llm_analysis.fit_runtime import CUDA_CORES, TERMS, chosen_terms, fit, fold_key, folds, loss, out_of_sample
 from llm_analysis.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.rows import Rows
-from llm_analysis.runtime import FOLDER, Band, Runtime, RuntimeEvidence, get_runtime
+from llm_analysis.runtime import FOLDER, Runtime, RuntimeEvidence, get_runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 OWN_BENCHMARK = "kipply-blog"
 
-# Whose all-reduce an engine runs, how it launches narrow kernels: from their source and release notes.
+# Whose all-reduce an engine runs, how it launches narrow kernels: from their source and release notes. The FLOP per
+# clock of an attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True},
     "tensorrt-llm": {"collective": "engine"},
@@ -52,15 +53,14 @@ ADDED = (*SHARED, "narrow_memory")
 ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("vllm", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "fastertransformer", "gpt-fast"), ADDED
 )
-# An engine in C++ without published rows here, and the one that lends it bands. All that is known of it is that bare
-# kernels met it within 6 to 8 % elsewhere, so it adds nothing to them.
+# An engine in C++ without published rows here, and the one that lends it bands. It adds nothing to the kernels: a probe
+# of bare kernels, not published, met it within 6 to 8 %, and nothing else is known of it.
 LIKE = {"lmdeploy": "tensorrt-llm"}
 # TensorRT-LLM's attention of that time: one block of CUDA cores for each query head; from 0.7 on also one on tensor
 # cores (XQA), for groups of 8.
 OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 ALLOWED |= dict.fromkeys(OLD_ATTENTION, (*ADDED, CUDA_CORES))
 BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
-LEAST_ROWS = 10  # that a band rests on
 POOL = ("vllm", "tensorrt-llm")  # the engines whose common terms others start from
 # Versions and ports of one engine: the one that they may start from, fitted first.
 RELATIVES = {"vllm-v1": "vllm", "vllm-rocm": "vllm"} | dict.fromkeys(OLD_ATTENTION, "tensorrt-llm")
@@ -94,8 +94,8 @@ def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
         for fold in folds(rows)
     }
     estimates = out_of_sample(rows, start, terms, prior)
-    found = whole.model_copy(update={"date": date.today().isoformat(), "held_out": held_out if terms else {}})
-    return found.model_copy(update={"evidence": evidence(rows, estimates), "bands": bands(rows, estimates)})
+    known = {"date": date.today().isoformat(), "evidence": evidence(rows, estimates)}
+    return whole.model_copy(update=known | {"held_out": held_out if terms else {}})
 
 
 def starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
@@ -141,26 +141,6 @@ def evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
     )
 
 
-def bands(rows: Rows, estimates: Array) -> dict[str, Band]:
-    """Factors that hold 80 % of the rows, of the prefill and of the whole."""
-    import numpy as np
-
-    ratios = rows.measured / estimates
-    prefill = np.array([m.metric == "ttft" for m in rows.measurements])
-    parts = {"prefill": prefill, "total": ~prefill}
-    return {name: band(ratios[part]) for name, part in parts.items() if part.sum() >= LEAST_ROWS}
-
-
-def band(ratios: Array, weights: Array | None = None) -> Band:
-    """The 10th and the 90th percentile of measured / estimated, each row with its weight."""
-    import numpy as np
-
-    order = np.argsort(ratios)
-    shares = (np.ones(len(ratios)) if weights is None else weights)[order]
-    low, high = np.interp([0.1, 0.9], (np.cumsum(shares) - shares / 2) / shares.sum(), ratios[order])
-    return Band(low=rounded(min(float(low), 1.0)), high=rounded(max(float(high), 1.0)), rows=len(ratios))
-
-
 def write(runtime: Runtime, folder: Path) -> Path:
     """The runtime as a JSON file, terms that it does without left out."""
     path = folder / f"{runtime.name}.json"
@@ -184,9 +164,7 @@ def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACT
         e = runtime.evidence
         for twin in (twin for twin, like in LIKE.items() if like == name):
             note = f"no published rows: the kernels alone, within the bands of {name}"
-            write(
-                Runtime(name=twin, date=runtime.date, evidence=RuntimeEvidence(note=note), bands=runtime.bands), folder
-            )
+            write(Runtime(name=twin, date=runtime.date, evidence=RuntimeEvidence(note=note)), folder)
         print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {terms}", flush=True)
 
 

@@ -18,8 +18,8 @@ from llm_analysis.estimate import pass_seconds
 from llm_analysis.measurements import Measurement, apart, gpu_named, model_named, read_measurements
 from llm_analysis.memory import weights_fit
 from llm_analysis.operators import Step
-from llm_analysis.profile import place
-from llm_analysis.runtime import Runtime, build_for, get_runtime
+from llm_analysis.profile import same_chip
+from llm_analysis.runtime import Runtime, build_for, get_runtime, place
 from llm_analysis.serving import carried
 from llm_analysis.units import Quantity
 
@@ -91,7 +91,7 @@ def score(path: Path, runtime: str | None = None, method: str = "calibrated") ->
     separate: list[tuple[Measurement, Scored]] = []
     for measurement in measurements:
         try:
-            scored = scored_row(measurement, runtime or measurement.engine, method)
+            scored = scored_row(measurement, measurement.engine if runtime is None else runtime, method)
         except LLMAnalysisError as error:
             skipped.append((measurement.id, str(error)))
             continue
@@ -103,7 +103,7 @@ def scored_row(m: Measurement, runtime: str, method: str) -> Scored:
     """One row's estimate. Raises LLMAnalysisError where there is none."""
     analysis = analysis_of(m, runtime, method)
     seconds = estimated(m, analysis)
-    band = analysis.runtime.band(phase_of(m), place(analysis.gpu))
+    band = analysis.runtime.band(phase_of(m), place(analysis.gpu, same_chip(analysis.gpu)))
     low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
     return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high)
 
@@ -152,14 +152,18 @@ def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None
 def statistics(rows: Iterable[Scored]) -> Statistics:
     """Statistics of scored rows; of no rows, zeros."""
     scored = list(rows)
-    errors = sorted(row.error for row in scored)
-    sizes = sorted(abs(error) for error in errors)
     if not scored:
         return Statistics(0, 0.0, 0.0, 0.0, None, None)
     held = [row.held for row in scored if row.held is not None]
     coverage, narrow = (sum(held) / len(held), sum(map(is_narrow, scored)) / len(held)) if held else (None, None)
-    spread = quantile(sizes, 0.5), quantile(sizes, 0.9), quantile(errors, 0.5)
-    return Statistics(len(scored), *spread, coverage, narrow)
+    return Statistics(len(scored), *spread(row.error for row in scored), coverage, narrow)
+
+
+def spread(errors: Iterable[float]) -> tuple[float, float, float]:
+    """Median and 90th percentile of |error|, and bias."""
+    signed = sorted(errors)
+    sizes = sorted(map(abs, signed))
+    return quantile(sizes, 0.5), quantile(sizes, 0.9), quantile(signed, 0.5)
 
 
 def is_narrow(row: Scored) -> bool:

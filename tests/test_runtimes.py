@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.fit_runtime import CUDA_CORES, SECONDS, TERMS
-from llm_analysis.methods import runtime_notes
-from llm_analysis.profile import place, same_chip
-from llm_analysis.runtime import DEFAULT_RUNTIME, FOLDER, NONE, Band, Runtime, get_runtime, of_version, runtime_names
+from llm_analysis.measurements import EVIDENCE, read_measurements
+from llm_analysis.methods import UNPUBLISHED, runtime_notes
+from llm_analysis.profile import same_chip
+from llm_analysis.runtime import (
+    DEFAULT_RUNTIME,
+    FOLDER,
+    NONE,
+    Band,
+    Runtime,
+    get_runtime,
+    of_version,
+    place,
+    runtime_names,
+)
 
 WANTED = {
     "fastertransformer",
@@ -89,12 +100,12 @@ def test_a_band_is_that_of_the_phase_and_of_gpus_like_it() -> None:
 )
 def test_a_chip_is_known_by_its_units(gpu: str, measured: bool) -> None:
     assert same_chip(get_gpu(gpu)) == measured
-    assert place(get_gpu(gpu)) == ("" if measured else " elsewhere")
+    assert place(get_gpu(gpu), measured) == ("" if measured else " elsewhere")
 
 
 def test_each_vendor_has_bands_of_its_own() -> None:
-    assert place(get_gpu("mi300x-192gb")) == " on AMD"
-    assert place(get_gpu("tpu-v5p")) == " on Google"
+    assert place(get_gpu("mi300x-192gb"), measured=False) == " on AMD"
+    assert place(get_gpu("tpu-v5p"), measured=False) == " on Google"
 
 
 @pytest.mark.parametrize("name", sorted(runtime_names()))
@@ -191,43 +202,39 @@ def test_an_answer_tells_of_a_model_unlike_all_that_were_scored(model: str, runt
     assert all(note.endswith(f"is of one with {told}") for note in notes)
 
 
-@pytest.mark.parametrize(
-    ("version", "engine"),
-    [
-        ("0.7.3", "vllm"),
-        ("0.8", "vllm-v1"),
-        ("v0.8.5", "vllm-v1"),
-        ("0.10 (2025-08)", "vllm-v1"),
-        ("1.0.0", "vllm-v1"),
-        ("0.2.6+PR (custom all-reduce)", "vllm"),
-        ("2023-10", "vllm"),
-        ("2024.05", "vllm"),
-        ("V0.9.1", "vllm-v1"),
-        ("vLLM 0.9.1", "vllm-v1"),
-        ("", "vllm"),
-    ],
-)
-def test_a_version_tells_which_engine_it_was(version: str, engine: str) -> None:
-    assert of_version("vllm", version) == engine
-    assert of_version("sglang", version) == "sglang"
-    assert engine in runtime_names()
+def test_no_published_figure_is_of_the_layers_that_an_answer_calls_unpublished() -> None:
+    published = {m.model_name for m in read_measurements(EVIDENCE)[0]}
+    kinds = {mixer for name in published for mixer, _ in get_model(name).layer_kinds}
+    assert not [kind for kind in kinds for part in UNPUBLISHED if part in kind]
 
 
 @pytest.mark.parametrize(
-    ("version", "engine"),
+    ("engine", "version", "runtime"),
     [
-        ("0.5.0", "tensorrt-llm-0.6"),
-        ("0.6/0.7 (2023-12)", "tensorrt-llm-0.6"),
-        ("0.7a", "tensorrt-llm-0.9"),
-        ("0.9.0", "tensorrt-llm-0.9"),
-        ("0.10.0", "tensorrt-llm"),
-        ("1.2.0rc2", "tensorrt-llm"),
-        ("", "tensorrt-llm"),
+        ("vllm", "0.7.3", "vllm"),
+        ("vllm", "0.8", "vllm-v1"),
+        ("vllm", "v0.8.5", "vllm-v1"),
+        ("vllm", "0.10 (2025-08)", "vllm-v1"),
+        ("vllm", "1.0.0", "vllm-v1"),
+        ("vllm", "0.2.6+PR (custom all-reduce)", "vllm"),
+        ("vllm", "2023-10", "vllm"),
+        ("vllm", "2024.05", "vllm"),
+        ("vllm", "V0.9.1", "vllm-v1"),
+        ("vllm", "vLLM 0.9.1", "vllm-v1"),
+        ("vllm", "", "vllm"),
+        ("tensorrt-llm", "0.5.0", "tensorrt-llm-0.6"),
+        ("tensorrt-llm", "0.6/0.7 (2023-12)", "tensorrt-llm-0.6"),
+        ("tensorrt-llm", "0.7a", "tensorrt-llm-0.9"),
+        ("tensorrt-llm", "0.9.0", "tensorrt-llm-0.9"),
+        ("tensorrt-llm", "0.10.0", "tensorrt-llm"),
+        ("tensorrt-llm", "1.2.0rc2", "tensorrt-llm"),
+        ("tensorrt-llm", "", "tensorrt-llm"),
+        ("sglang", "0.4.6.post1", "sglang"),
     ],
 )
-def test_so_does_one_of_tensorrt_llm(version: str, engine: str) -> None:
-    assert of_version("tensorrt-llm", version) == engine
-    assert engine in runtime_names()
+def test_a_version_tells_which_engine_it_was(engine: str, version: str, runtime: str) -> None:
+    assert of_version(engine, version) == runtime
+    assert runtime in runtime_names()
 
 
 def test_an_attention_on_cuda_cores_costs_grouped_queries_most_and_groups_with_a_kernel_nothing() -> None:

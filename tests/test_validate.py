@@ -172,6 +172,7 @@ SKIPPED = [
     ({"runtime": "vlm"}, "vllm"),
     ({"dtype_name": "w5a16"}, "w5a16"),
     ({"metric": "latency"}, "ttft, tpot, total_latency"),
+    ({"kind": "serving", "metric": "ttft"}, "has a tpot, and no ttft"),
     ({"kind": "odd"}, "static, serving"),
     ({"measured_s": "fast"}, "measured_s must be a number"),
     ({"measured_s": "nan"}, "measured_s"),
@@ -323,8 +324,6 @@ def test_the_first_benchmark_is_met_as_far_as_it_is(published: Score) -> None:
 
 
 def test_the_bands_hold_most_rows(published: Score) -> None:
-    found = published.by(lambda m: m.runtime)
-    assert all(s.coverage is None or 0 <= s.coverage <= 1 for s in found.values())
     assert published.overall.coverage is not None
     assert 0.75 <= published.overall.coverage <= 0.85
     assert published.overall.narrow is not None
