@@ -74,10 +74,11 @@ def band(ratios: Array, weights: Array | None = None) -> Band:
 
 
 def write_bands(path: Path, bands: dict[str, Band]) -> None:
-    """The same runtime file with other bands."""
+    """The same runtime file with other bands, which come last."""
     if not path.is_file():
         return
     plain = json.loads(path.read_text(encoding="utf-8"))
+    plain.pop("bands", None)
     plain["bands"] = {phase: found.model_dump() for phase, found in bands.items()}
     path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
