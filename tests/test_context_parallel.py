@@ -410,7 +410,7 @@ def test_a_link_that_is_not_on_record_is_missed() -> None:
         laid_out("llama-3.1-8b", "l4-24gb", tp_size=8, cp_size=2)
 
 
-# A publication: Llama 3 405B on 16 nodes of 8 H100s (arXiv:2411.01783, abstract; recalled), 8-bit weights of the feed-forward
+# A publication: Llama 3 405B on 16 nodes of 8 H100s (arXiv:2411.01783, recalled), 8-bit weights of the feed-forward
 
 
 @pytest.mark.parametrize(("tokens", "measured"), [(128 * 1024.0, 3.8), (1e6, 77.0)])
