@@ -10,7 +10,7 @@ import timeit
 import numpy as np
 
 from llm_analysis import LLMAnalysis, get_dtypes, get_gpu, get_model
-from llm_analysis.operators import Step
+from llm_analysis.physics.operators import Step
 
 POINTS = 100_000
 COMPARED = 500  # points that are also computed alone

@@ -11,32 +11,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm_analysis.analysis import LLMAnalysis
     from llm_analysis.catalog import get_gpu, get_model
-    from llm_analysis.dtypes import Dtypes, get_dtypes
     from llm_analysis.errors import LLMAnalysisError
-    from llm_analysis.estimate import Estimate
-    from llm_analysis.hardware import GPU
-    from llm_analysis.model_config import ModelConfig
-    from llm_analysis.operators import Op, Step
-    from llm_analysis.runtime import Runtime, get_runtime
-    from llm_analysis.scenario import Parallelism
+    from llm_analysis.hardware.gpu import GPU
+    from llm_analysis.inference.analysis import LLMAnalysis
+    from llm_analysis.inference.estimate import Estimate
+    from llm_analysis.inference.runtimes import Runtime, get_runtime
+    from llm_analysis.models.config import ModelConfig
+    from llm_analysis.physics.dtypes import Dtypes, get_dtypes
+    from llm_analysis.physics.operators import Op, Step
+    from llm_analysis.physics.parallelism import Parallelism
 
 HOME = {
-    "LLMAnalysis": "analysis",
+    "LLMAnalysis": "inference.analysis",
     "get_gpu": "catalog",
     "get_model": "catalog",
-    "Dtypes": "dtypes",
-    "get_dtypes": "dtypes",
+    "Dtypes": "physics.dtypes",
+    "get_dtypes": "physics.dtypes",
     "LLMAnalysisError": "errors",
-    "Estimate": "estimate",
-    "GPU": "hardware",
-    "ModelConfig": "model_config",
-    "Op": "operators",
-    "Step": "operators",
-    "Runtime": "runtime",
-    "get_runtime": "runtime",
-    "Parallelism": "scenario",
+    "Estimate": "inference.estimate",
+    "GPU": "hardware.gpu",
+    "ModelConfig": "models.config",
+    "Op": "physics.operators",
+    "Step": "physics.operators",
+    "Runtime": "inference.runtimes",
+    "get_runtime": "inference.runtimes",
+    "Parallelism": "physics.parallelism",
 }
 
 __all__ = [
@@ -61,3 +61,8 @@ def __getattr__(name: str) -> object:
     if name not in HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"llm_analysis.{HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

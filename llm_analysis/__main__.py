@@ -16,7 +16,7 @@ def main() -> None:
     atexit.register(gc.freeze)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        from llm_analysis.cli import main as answer
+        from llm_analysis.cli.main import main as answer
 
         answer()
     except KeyboardInterrupt:  # also during the imports and while the answer is printed

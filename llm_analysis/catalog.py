@@ -2,13 +2,17 @@
 
 Folders, in order: `$LLM_ANALYSIS_CONFIG_PATH` (with `model_configs/` and `gpu_configs/` in it), then the package's own,
 which lie inside the package when installed from a wheel and beside it in a checkout.
+
+`org/name` of the Hugging Face hub: its config.json in the local cache, or fetched where the user allows it.
+
+The cache is `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`; a repository's files lie in it under
+`models--org--name/snapshots/<revision>/`. Only the one JSON file is read; no code of a repository is ever run.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +20,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from llm_analysis.errors import BadConfig, BadValue, UnknownName, one_line, shown, unknown
-from llm_analysis.families import read_model
-from llm_analysis.hardware import GPU
-from llm_analysis.model_config import ModelConfig
+from llm_analysis.files import read_json
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.reading.reader import read_model
 
 PACKAGE = Path(__file__).parent
 FOLDERS = ("model_configs", "gpu_configs")
 USER_FOLDER = "LLM_ANALYSIS_CONFIG_PATH"
-KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 
 
 def folders(kind: str) -> list[Path]:
@@ -43,24 +47,6 @@ def folders(kind: str) -> list[Path]:
 def names(kind: str) -> list[str]:
     """All names known of a kind, sorted."""
     return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.json")})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises BadConfig where there is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as error:
-        raise BadConfig(f"{path}: {error.strerror or 'cannot be read'}") from None
-    except UnicodeDecodeError:
-        raise BadConfig(f"{path}: not JSON: not even text") from None
-    except (ValueError, RecursionError) as error:
-        problem = str(error).splitlines()[0] if text.strip() else "the file is empty"
-        raise BadConfig(f"{path}: not JSON: {problem}") from None
-    if not isinstance(raw, dict):
-        raise BadConfig(f"{path}: holds {KINDS.get(type(raw), 'a value')}, not an object of named values")
-    logging.getLogger(__name__).info("read %s", path)
-    return raw
 
 
 def find(kind: str, what: str, name: object) -> Path:
@@ -120,11 +106,10 @@ def get_model(name: object, allow_download: bool = False) -> ModelConfig:
 
 def repository(name: str, allow_download: bool) -> Path | None:
     """The file that stands for `org/name`; None for any other name or a folder. Raises UnknownName or BadConfig."""
-    from llm_analysis import hub
 
-    if not hub.is_repository(name) or Path(name).exists():
+    if not is_repository(name) or Path(name).exists():
         return None
-    path = hub.cached_config(name) or with_hf_id(name) or (hub.fetched_config(name) if allow_download else None)
+    path = cached_config(name) or with_hf_id(name) or (fetched_config(name) if allow_download else None)
     if path is None:
         where = "nor is it in the local Hugging Face cache; --allow_download fetches its config.json"
         raise unknown("model", name, names("model_configs"), where)
@@ -142,3 +127,40 @@ def get_gpu(name: object) -> GPU:
     """The GPU of that name, or in that file."""
     gpu: GPU = load(find("gpu_configs", "gpu", name), GPU.model_validate, GPU.model_fields)
     return gpu
+
+
+REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository's, `org/name`."""
+    return re.fullmatch(REPOSITORY, name) is not None and ".." not in name and not name.endswith(".json")
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept on this machine."""
+    own, home = os.environ.get("HF_HUB_CACHE"), os.environ.get("HF_HOME")
+    return Path(own or Path(home or "~/.cache/huggingface") / "hub").expanduser()
+
+
+def cached_config(repository: str) -> Path | None:
+    """The config.json of a repository in the local cache: of the main branch, else of the newest revision there."""
+    folder = cache_folder() / f"models--{repository.replace('/', '--')}"
+    main = folder / "refs" / "main"
+    revisions = [folder / "snapshots" / main.read_text().strip()] if main.is_file() else []
+    there = [path / "config.json" for path in revisions] or list(folder.glob("snapshots/*/config.json"))
+    found = [path for path in there if path.is_file()] or list(folder.glob("snapshots/*/config.json"))
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def fetched_config(repository: str) -> Path:
+    """The same from the network, by the optional huggingface_hub. Raises BadConfig where it cannot be had."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise BadConfig('allow_download needs huggingface_hub: pip install "llm-analysis[hub]"') from None
+    try:
+        return Path(hf_hub_download(repository, "config.json"))
+    except Exception as error:
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadConfig(f"{shown(repository)}: config.json cannot be fetched: {problem}") from None

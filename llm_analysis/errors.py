@@ -11,6 +11,7 @@ UsageError                  exit 2: a flag that does not exist
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -103,3 +104,23 @@ def one_line(error: ValidationError, known: Iterable[str] = (), where: str = "")
         return f"{prefix}{first['msg'].removeprefix('Value error, ')}"
     what = PLAIN_WORDS.get(first["type"]) or first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     return f"{prefix}{field} must be {what}, not {shown(first['input'])}"
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a finite float. Raises BadValue for anything else, True and False included."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadValue(f"{name} must be a number, not {shown(value)}")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = inf
+    if not isfinite(found):
+        raise BadValue(f"{name} must be a finite number, not {found:g}")
+    return found
+
+
+def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
+    """`value` if it is among `allowed`. Raises BadValue otherwise."""
+    if number(name, value) not in allowed:
+        raise BadValue(f"{name} must be one of {', '.join(f'{a:g}' for a in allowed)}, not {shown(value)}")
+    return number(name, value)

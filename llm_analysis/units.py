@@ -7,16 +7,18 @@ imported only when an array arrives, so that a single estimate starts fast.
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Quantity: TypeAlias = "float | NDArray[np.float64]"
+    Array: TypeAlias = NDArray[np.float64]
+    Quantity: TypeAlias = float | Array
 else:
+    Array: TypeAlias = Any
     Quantity: TypeAlias = Any
+
 
 GB = 1e9
 NUMBER = (int, float)
@@ -47,18 +49,3 @@ def floor(a: Quantity) -> Quantity:
     import numpy as np
 
     return np.floor(a)
-
-
-def combine(a: Quantity, b: Quantity, sharpness: float) -> Quantity:
-    """(a^p + b^p)^(1/p) of two times in seconds: p = 1 adds them, p = inf takes the larger.
-
-    The larger is factored out, so that times of a nanosecond neither underflow nor lose digits.
-    """
-    if sharpness == inf:
-        return maximum(a, b)
-    large, small = maximum(a, b), minimum(a, b)
-    ratio = small / (large + TINY)
-    return large * (1 + ratio**sharpness) ** (1 / sharpness)
-
-
-TINY = 1e-300

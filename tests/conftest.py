@@ -3,12 +3,16 @@
 import contextlib
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from llm_analysis.cli import main
+from llm_analysis.cli.main import main
+
+ROOT = Path(__file__).parents[1]  # of the checkout
+SHARED = ROOT.parent / "shared"  # measurements and facts; tests that need it are skipped where it is missing
 
 # Timings on a shared machine say nothing about the code, so no example has a deadline.
 settings.register_profile("fast", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])

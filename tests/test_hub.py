@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import Ask
 
-from llm_analysis import catalog, hub
+from llm_analysis import catalog
 from llm_analysis.errors import BadConfig, UnknownName
-from llm_analysis.model import num_params
+from llm_analysis.models.forward import num_params
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -109,7 +109,7 @@ def test_a_failed_download_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["a/b/c", "../up", "a/..", "a/b.json", "/a/b", "~/b", "a/", "a b/c"])
 def test_what_is_no_repository(name: str) -> None:
-    assert not hub.is_repository(name)
+    assert not catalog.is_repository(name)
 
 
 # Listings

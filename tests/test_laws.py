@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import GPU, LLMAnalysis, Op, Parallelism, Step, get_dtypes, get_gpu, get_model
-from llm_analysis.estimate import Estimate, pass_seconds
-from llm_analysis.hardware import IDEAL, Efficiency, cost, light_seconds
-from llm_analysis.model import forward, num_params, stage_ops
-from llm_analysis.operators import visible_pairs
-from llm_analysis.quadrature import nodes
-from llm_analysis.scenario import Workload
+from llm_analysis.hardware.roofline import IDEAL, Efficiency, cost, light_seconds, pass_seconds
+from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.workload import Workload, nodes
+from llm_analysis.models.forward import forward, num_params, stage_ops
+from llm_analysis.physics.operators import visible_pairs
 
 # Multi-head and grouped-query; learned positions; windows on all layers and on some; experts; latent attention.
 DENSE = ("llama-2-7b", "llama-3.1-70b", "opt-13b", "qwen2.5-7b", "test-13b")

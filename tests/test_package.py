@@ -4,10 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from llm_analysis.runtime import DEFAULT_RUNTIME, runtime_names
+from conftest import ROOT
+
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, runtime_names
 
 READ = """
 import json, sys
@@ -18,10 +19,10 @@ print(json.dumps({{"files": [f for f in read if not f.endswith((".py", ".pyc"))]
 """
 INFER = """
 import contextlib, io
-from llm_analysis import cli
+from llm_analysis.cli.main import main
 sys.argv = ["llm-analysis", "infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb", "--format", "json"]
 with contextlib.redirect_stdout(io.StringIO()) as answer, contextlib.suppress(SystemExit):
-    cli.main()
+    main()
 assert json.loads(answer.getvalue())["prefill_latency"] > 0
 """
 
@@ -53,13 +54,13 @@ def test_a_single_answer_imports_no_numpy_and_reads_one_model_and_one_gpu() -> N
 
 def test_the_changelog_names_the_runtimes() -> None:
     """All but those that stand in by themselves where the GPU is another maker's."""
-    told = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    told = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     (entry,) = (part for part in re.split(r"\n- |\n\n", told) if "`--runtime` vllm" in part)
     names = set(re.findall(r"[a-z][a-z0-9.-]*[a-z0-9]", entry))
     assert {name for name in runtime_names() if not name.endswith("-rocm")} <= names
 
 
 def test_the_help_names_the_default_runtime() -> None:
-    from llm_analysis.cli import run
+    from llm_analysis.cli.main import run
 
     assert f"{DEFAULT_RUNTIME} (default)" in " ".join(run(["infer", "--help"]).text.split())

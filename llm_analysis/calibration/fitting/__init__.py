@@ -1,0 +1,9 @@
+"""Build the files of llm_analysis/data from measurements.
+
+measured_kernels   read tables of measured kernels
+kernel_fit         fit one kind of kernel
+scaled_profiles    profiles of GPUs with few or no measured kernels
+build_profiles     write data/kernels and data/links.json
+runtime_fit        fit the terms of one runtime
+build_runtimes     write data/runtimes and their error bands
+"""

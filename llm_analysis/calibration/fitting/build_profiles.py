@@ -1,0 +1,253 @@
+"""Build the kernel profiles from tables of measured kernels.
+
+    python -m llm_analysis.calibration.fitting.build_profiles OPS_FOLDER
+
+rewrites `data/kernels` and `data/links.json`. Needs scipy.
+
+Collectives and sends over each link: fitted to measured ones, and stood in for where nobody here measured any.
+
+Measured inside a server: NCCL and an engine's own all-reduce (aiconfigurator), sends (vidur). Between servers: the
+small all-reduces and the sends of two DGX servers (vidur); the bandwidth is what DeepEP reaches over InfiniBand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_analysis.calibration.fitting import measured_kernels
+from llm_analysis.calibration.fitting.kernel_fit import (
+    CHUNKED,
+    COMPUTE,
+    FIXED,
+    LEAST_COMPUTE,
+    MOVE,
+    NETWORK,
+    kernels_of,
+)
+from llm_analysis.calibration.fitting.measured_kernels import SYSTEMS, Samples, read_table, where
+from llm_analysis.calibration.fitting.scaled_profiles import published_profiles, scaled_profiles
+from llm_analysis.catalog import get_gpu
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.profiles import FOLDER, LINKS_FILE, Evidence, Kernel, Links, Profile
+from llm_analysis.hardware.roofline import Efficiency
+from llm_analysis.physics.collectives import all_reduce, collective
+from llm_analysis.units import Array
+
+Kernels = dict[str, dict[str, Kernel]]
+
+
+def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
+    """All kernels measured on one GPU, by kind and format."""
+    folder = ops_folder / system
+    kernels: Kernels = {}
+    for samples in measured_kernels.gemms(folder, gpu):
+        add_gemm(kernels, samples, gpu)
+    found = [*measured_kernels.grouped_gemms(folder, gpu)]
+    for phase in ("prefill", "decode"):
+        found += [
+            *measured_kernels.attentions(folder, gpu, phase),
+            *measured_kernels.latent_attentions(folder, gpu, phase),
+        ]
+    for samples in found:
+        fixed, lowest = FIXED.get((gpu.name, samples.op.kind), {}), LEAST_COMPUTE.get((gpu.name, samples.op.kind), {})
+        names = tuple(name for name in COMPUTE if name not in fixed)
+        entry, _ = kernels_of([samples], gpu, names, fixed, lowest)
+        kernels.setdefault(samples.op.kind, {})[samples.op.format] = entry
+    for samples in measured_kernels.elementwises(ops_folder.parent / "vidur" / "profiling" / "compute", gpu):
+        kernels.setdefault(samples.op.kind, {})["bf16"] = kernels_of([samples], gpu, MOVE)[0]
+    return kernels
+
+
+def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
+    """A format of GEMM; where quantising was measured along, the GEMM itself is launched as the 16-bit one is."""
+    gemm = kernels.setdefault("gemm", {})
+    fixed = {"launch": gemm["bf16"].numbers.launch} if samples.before is not None else {}
+    entry, along = kernels_of([samples], gpu, COMPUTE, fixed)
+    if along is not None:
+        note = "fitted together with the kernel that quantises the inputs (kind quantize): errors are of both"
+        told = "; ".join(t for t in (entry.evidence.note, note) if t)
+        entry = entry._replace(evidence=entry.evidence._replace(note=told))
+        before = Kernel(numbers=along, evidence=entry.evidence)
+        kernels.setdefault("quantize", {})[samples.op.format] = before
+    gemm[samples.op.format] = entry
+
+
+def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
+    """Fits every GPU system and link in a folder of measured kernels; writes one profile each. Returns their paths.
+
+    `ops_folder`/../microbench.csv and ../vidur, where they are, give elementwise kernels and the scaled profiles.
+    """
+    root, today = Path(ops_folder), datetime.now(timezone.utc).date().isoformat()
+    made = {name: fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
+    fitted_profiles = [*made.values()]
+    if (root.parent / "microbench.csv").is_file():
+        fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, today)
+        fitted_profiles += published_profiles(root.parent / "microbench.csv", made, today)
+    content = Links(name="links", date=today, links=fit_links(root))
+    return [
+        *(write(into / f"{p.name}.json", p) for p in fitted_profiles),
+        write(into.parent / LINKS_FILE.name, content),
+    ]
+
+
+def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
+    """The profile of a GPU whose kernels were measured."""
+    return Profile(
+        name=gpu.name,
+        architecture=gpu.architecture,
+        gpu_name=gpu.name,
+        num_sms=gpu.num_sms or 1,
+        date=date,
+        note="",
+        kernels=fit_gpu(ops_folder, system, gpu),
+    )
+
+
+def write(path: Path, content: Profile | Links) -> Path:
+    """Writes a profile, one kernel a line."""
+    path.write_text(laid_out(plain(content)) + "\n", encoding="utf-8")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """A record, and those in it, as what a JSON file holds: without what is not known."""
+    if isinstance(value, Efficiency):
+        return value.model_dump(exclude_defaults=True)
+    if isinstance(value, (Profile, Links, Kernel, Evidence)):
+        unknown = {"gpu_name": None, "note": ""} | value._field_defaults
+        return {key: plain(v) for key, v in value._asdict().items() if key not in unknown or v != unknown[key]}
+    return {key: plain(v) for key, v in value.items()} if isinstance(value, dict) else value
+
+
+def laid_out(value: Any, depth: int = 0) -> str:
+    """JSON of nested objects, where an object with `numbers` in it stays on one line."""
+    if not isinstance(value, dict) or "numbers" in value:
+        return json.dumps(value)
+    pad = "  " * (depth + 1)
+    lines = [f"{pad}{json.dumps(key)}: {laid_out(inner, depth + 1)}" for key, inner in value.items()]
+    return "{\n" + ",\n".join(lines) + "\n" + "  " * depth + "}"
+
+
+LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
+
+LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
+
+# The measured L40S reach each other through the host: 4 share a quarter, 8 a twelfth of what a pair has. Published
+# prefill of L40S servers (TensorRT-LLM 0.9, 4 GPUs) shows the pair's bandwidth, so PCIe is fitted to pairs, with the
+# latency of the small messages of all; what the shared way gives is kept apart, by number of GPUs.
+PAIRED, SHARED = "PCIe", "PCIe through the host"
+SMALL_MESSAGE, SMALL_BETWEEN = 13, 15  # log2 of bytes, inside a server and between two
+
+
+def fit_links(ops_folder: Path) -> LinkKernels:
+    """Collectives by link, algorithm and kind; `ops_folder`/../vidur holds the sends."""
+    links: LinkKernels = {}
+    for system, link in LINKS.items():
+        gpu = get_gpu(SYSTEMS[system])
+        for algorithm in ("nccl", "engine"):
+            for name, key, samples in keyed_collectives(ops_folder / system, link, algorithm):
+                entry = kernels_of(samples, gpu, NETWORK, lowest=CHUNKED)[0]
+                links.setdefault(name, {}).setdefault(algorithm, {})[key] = entry
+    vidur = ops_folder.parent / "vidur" / "profiling" / "network"
+    for system, name in SERVERS.items() if vidur.is_dir() else ():
+        entry = kernels_of([sends(vidur / system, 2)], get_gpu(SERVER_GPUS[system]), ("launch", "link"))[0]
+        links[name]["nccl"]["send"] = entry
+    return links | unmeasured_links(links) | between_servers(links, vidur)
+
+
+# Two GPUs of one DGX, and of two (microsoft/vidur, MIT), launched by the host.
+SERVERS = {"a100_dgx": "NVLink3", "h100_dgx": "NVLink4"}
+SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
+BEYOND = 9  # consecutive GPUs that reach over to another server
+
+
+def sends(folder: Path, in_server: int) -> Samples:
+    """Sends between two GPUs, of which `in_server` are in one server."""
+    table = read_table(folder / "send_recv.csv")
+    rows = where(table, table["devices_per_node"] == in_server)
+    (op,) = collective("send", "send", rows["size"], 2, span=2 if in_server == 2 else BEYOND)
+    return Samples(op, rows["time_stats.send_recv.median"] * 1e-3, by_octave(rows["size"]), "vidur, network")
+
+
+def small_all_reduces(folder: Path) -> Samples:
+    """All-reduces of two GPUs in a server each, of messages too small for bandwidth to count."""
+    table = read_table(folder / "all_reduce.csv")
+    keep = (table["num_workers"] == 2) & (table["devices_per_node"] == 1) & (table["size"] <= 2**SMALL_BETWEEN)
+    rows = where(table, keep)
+    (op,) = all_reduce("all_reduce", rows["size"], 2, node=2)
+    seconds = rows["time_stats.all_reduce.median"] * 1e-3
+    return Samples(op._replace(span=BEYOND), seconds, by_octave(rows["size"]), "vidur, network")
+
+
+def by_octave(size: Array) -> Array:
+    """The octave that a message is of: those of one go to the same fold."""
+    return np.asarray(np.floor(np.log2(size)))
+
+
+def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
+    """Collectives over the network between servers: the launch as measured, the rest as over NVLink."""
+    known = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()}
+    if vidur.is_dir():
+        gpu, fixed = get_gpu("a100-sxm-80gb"), {"link": INTER_NODE_FRACTION}
+        reduced = kernels_of([small_all_reduces(vidur / "a100_dgx")], gpu, ("launch",), fixed)[0]
+        sent = kernels_of([sends(vidur / "h100_dgx", 1)], get_gpu("h100-sxm-80gb"), ("launch", "link"))[0]
+        known = {
+            kind: measured_launch(entry, reduced if kind == "all_reduce" else sent) for kind, entry in known.items()
+        }
+        known["send"] = sent
+    return {"inter-node": {"nccl": known}}
+
+
+def measured_launch(entry: Kernel, measured: Kernel) -> Kernel:
+    """A collective that stands in, with the launch of one that was measured."""
+    return entry._replace(numbers=entry.numbers.model_copy(update={"launch": measured.numbers.launch}))
+
+
+def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
+    """Link, kind and samples of each fit over a link."""
+    by_key: dict[tuple[str, str], list[Samples]] = {}
+    for group, samples in measured_kernels.collectives(folder, algorithm):
+        kind = samples.op.kind
+        if link == PAIRED:
+            by_key.setdefault((SHARED, f"{kind}/{group}"), []).append(samples)
+            samples = samples if group == 2 else samples.part(samples.shape <= SMALL_MESSAGE)
+        by_key.setdefault((link, kind), []).append(samples)
+    return [(*key, samples) for key, samples in by_key.items()]
+
+
+# Links that only a few figures are known of: whose numbers stand in, and what is known.
+def unmeasured_links(links: LinkKernels) -> LinkKernels:
+    """NVLink2 and AMD's mesh, from the nearest measured link."""
+    nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
+    mesh = {f"{kind}/{n}": stand_in(nccl[kind], link, XGMI) for kind in nccl for n, link in XGMI_FRACTIONS.items()}
+    second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
+    return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
+
+
+# RCCL on MI300X: 47.7 GB/s between 2 GPUs (one link of 64 of the mesh), 313 of 448 GB/s among 8 (ml-engineering).
+XGMI_FRACTIONS = {2: 47.7 / 448, 4: 3 * 47.7 / 448, 8: 312.9 / 448}
+XGMI = (
+    "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
+)
+INTER_NODE_FRACTION = 43 / 50
+INTER_NODE = (
+    "launch of small messages between two DGX servers (vidur), latency of NVLink4 for each server; bandwidth "
+    "fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
+)
+
+
+def stand_in(entry: Kernel, link: float, note: str) -> Kernel:
+    """A collective's numbers over another link."""
+    evidence = Evidence(source=entry.evidence.source, note=note)
+    return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
+
+
+if __name__ == "__main__":
+    for line in fit_kernels(sys.argv[1]):
+        print(line)

@@ -1,0 +1,272 @@
+"""Profiles where no kernels were measured, but whole layers or peaks were: another profile's, scaled to meet those.
+
+Two factors, one on `flops` and one on `memory`, of every kernel. They come from published figures (`microbench.csv`):
+times of one Llama-2-70B layer at many batch sizes for A100-40GB, V100, T4 and L4; the best matrix multiplication and
+the five bandwidths of BabelStream of an MI300X beside the same tools' figures for the GPU that lends its numbers.
+
+A layer's decode steps read a KV cache of a length that the table does not tell, so its weights alone are what is left
+on a straight line through the small batches at no sequences: through those up to 16 or to 32, whichever tells it better
+(at 17 a T4 and an L4 change kernels). The same table's LLaMA-30B, which nothing is fitted to, gives about as much: 1.04
+for 1.06 on the A100-40GB, 1.06 for 1.06 on the L4, 0.93 for 0.96 on the T4 (V100: 0.91 for 1.06).
+
+Profiles of GPUs of which others have published some kernels: those fitted, the rest scaled from a relative's.
+
+The rows are in `microbench.csv`: DeepGEMM, FlashInfer and FlashAttention-3 on an H20, matrix multiplications of PyTorch
+on an MI210. The ratio of the fitted GEMM's fraction of peak to the relative's scales every kernel that is not there:
+an H20 is a Hopper chip sold with a sixth of its arithmetic, so that it gets closer to what is left of the peak.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_analysis.calibration.fitting.kernel_fit import COMPUTE, kernels_of
+from llm_analysis.calibration.fitting.measured_kernels import (
+    LEAST_WIDTH,
+    Samples,
+    Table,
+    attention_op,
+    hashed,
+    matmul_format,
+    read_table,
+    where,
+)
+from llm_analysis.catalog import get_gpu, get_model
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.profiles import Kernel, Profile, kernel
+from llm_analysis.hardware.roofline import cost
+from llm_analysis.models.forward import layer
+from llm_analysis.models.layers.base import Pass
+from llm_analysis.physics.dtypes import get_dtypes
+from llm_analysis.physics.operators import Step, matmul
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Array
+
+LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
+MEMORY_BOUND, COMPUTE_BOUND = (16, 32), 1000  # rows of a layer's matrices up to, and from, which it is surely so
+
+MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM"
+BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A profile to be scaled from that of `base`; `gpu_name` None: for all of the architecture."""
+
+    name: str
+    base: str
+    measured_on: str  # name of the GPU in gpu_configs
+    table_name: str  # and in the table
+    gpu_name: str | None = None
+
+
+FROM_LAYERS = (
+    Scaled("a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-40gb", "a100-sxm-40gb", gpu_name="a100-sxm-40gb"),
+    Scaled("volta", "a100-sxm-80gb", "v100-sxm2-16gb", "v100-sxm-16gb"),
+    Scaled("turing", "a100-sxm-80gb", "t4", "t4-16gb"),
+    Scaled("l4-24gb", "l40s-48gb", "l4-24gb", "l4-24gb", gpu_name="l4-24gb"),
+)
+FROM_PEAKS = (Scaled("cdna", "h100-sxm-80gb", "mi300x-192gb", "mi300x-192gb"),)
+PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_": "a100-sxm-80gb"}
+
+
+def scaled_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
+    """All profiles of this kind."""
+    table = read_table(microbench)
+    made = [scaled(s, bases[s.base], *layer_factors(s, bases[s.base], table), MODELS, date) for s in FROM_LAYERS]
+    return made + [scaled(s, bases[s.base], *peak_factors(s, bases[s.base], table), BLOGS, date) for s in FROM_PEAKS]
+
+
+def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
+    """Factors on `flops` and `memory`, and the rows that gave them: predicted over measured time of a whole layer."""
+    mine = (table["gpu"] == s.table_name) & (np.char.find(table["source_ref"], LAYER_SOURCE) >= 0)
+    rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
+    gpu, wide = get_gpu(s.measured_on), rows >= COMPUTE_BOUND
+    decode = table["kind"][mine] == "layer_decode"
+    lines = [at_no_sequences(rows[few], seconds[few]) for few in (decode & (rows <= most) for most in MEMORY_BOUND)]
+    _, weights_alone, used = min(lines)
+    flops = float(np.median(layer_seconds(gpu, base, rows[wide]) / seconds[wide]))
+    memory = float(layer_seconds(gpu, base, np.ones(1))[0] / weights_alone)
+    return flops, memory, used + int(wide.sum())
+
+
+def at_no_sequences(rows: Array, seconds: Array) -> tuple[float, float, int]:
+    """Where a straight line through points begins: its standard error, the seconds there, and the points."""
+    line, spread = np.polyfit(rows, seconds, 1, cov=True)
+    return float(np.sqrt(spread[1, 1])), float(line[1]), len(rows)
+
+
+def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
+    """One layer of LAYER_MODEL over `rows` tokens of as many sequences, with the fractions of `base`."""
+    dtypes = get_dtypes("fp16").on(gpu.peak_flops, gpu.name)
+    ops = layer(
+        Pass(get_model(LAYER_MODEL), Step(rows, 1.0, 0.0, "decode"), dtypes, Parallelism()), "full_attention", "dense"
+    )
+    seconds = [cost(op, gpu, kernel(base, op.kind, op.format).numbers).seconds for op in ops if op.kind in base.kernels]
+    return np.asarray(sum(seconds), dtype=np.float64)
+
+
+def peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
+    """Factors from the fractions of peak that the same tools reached on this GPU and on the reference."""
+    found, rows = [], 0
+    for kind, reference in PEAK_REFERENCES.items():
+        fractions = []
+        for table_name, gpu_name in ((s.table_name, s.measured_on), (reference, reference)):
+            known = np.char.startswith(table["kind"], kind) & (table["gpu"] == table_name) & (table["dtype"] != "fp8")
+            gpu, reached = get_gpu(gpu_name), numbers(table["value"][known])
+            peak = gpu.peak_flops["bf16"] / 1e12 if kind == "gemm_max_tflops" else gpu.memory_bandwidth / 1e9
+            fractions.append(float(reached.mean()) / peak)
+            rows += len(reached)
+        found.append(fractions[0] / fractions[1])
+    return found[0], found[1], rows
+
+
+def numbers(cells: Any) -> Array:
+    """Cells as floats, empty ones as nan."""
+    return np.array([float(c or "nan") for c in cells]) if cells.dtype.kind == "U" else np.asarray(cells, dtype=float)
+
+
+def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, source: str, date: str) -> Profile:
+    """`base` with every kernel's fractions multiplied."""
+    gpu = get_gpu(s.measured_on)
+    note = f"{base.name}'s numbers with flops x {flops:.2f} and memory x {memory:.2f}, to meet {rows} rows of {source}"
+    made = {k: {f: times(e, flops, memory, rows, source) for f, e in v.items()} for k, v in base.kernels.items()}
+    return Profile(
+        name=s.name,
+        architecture=gpu.architecture,
+        gpu_name=s.gpu_name,
+        num_sms=base.num_sms,
+        date=date,
+        note=note,
+        kernels=made,
+    )
+
+
+def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) -> Kernel:
+    """A kernel with its fractions multiplied; the evidence is what gave the factors."""
+    n = entry.numbers
+    update = {"flops": at_most(n.flops * flops, n.flops), "memory": at_most(n.memory * memory, n.memory)}
+    unknown = dict.fromkeys(UNKNOWN)
+    evidence = entry.evidence._replace(rows=rows, source=source, note="scaled, not measured", **unknown)
+    return Kernel(numbers=n.model_copy(update=update), evidence=evidence)
+
+
+def at_most(fraction: float, unscaled: float) -> float:
+    """A scaled fraction, not above what the best measured kernels reach unless it was so before."""
+    return round(min(fraction, max(BEST, unscaled)), 4)
+
+
+BEST = 0.95
+UNKNOWN = ("median_error", "p90_error", "bias")
+
+
+HEADS = re.compile(r"heads (\d+), kv heads (\d+), head_dim (\d+)")
+SOURCE = "published kernel timings, {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A GPU of the table, the relative that lends the rest, and the format of the table's GEMM, its name and ours.
+
+    `relative` is the relative's GEMM to compare with, and the format that the measured one stands for besides its own.
+    Where kernels were `host_timed`, the launch is the relative's.
+    """
+
+    name: str
+    measured_on: str
+    table_name: str
+    base: str
+    gemm_dtype: str
+    gemm_format: str
+    relative: str
+    gpu_name: str | None = None
+    host_timed: bool = False
+
+
+SETS = (
+    Published("h20-96gb", "h20-96gb", "h20-96gb", "h100-sxm-80gb", "fp8", "fp8_block", "fp8", gpu_name="h20-96gb"),
+    Published("cdna2", "mi210-64gb", "mi210-64gb", "h100-sxm-80gb", "bf16/fp16", "bfloat16", "bf16", host_timed=True),
+)
+
+
+def published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
+    """What the table holds of a GPU's kernels."""
+    mine = where(table, table["gpu"] == p.table_name)
+    found = [gemm_samples(p, gpu, mine)]
+    for kind, phase in (("attention_prefill", "prefill"), ("attention_decode", "decode")):
+        for cache in ("bf16", "fp8"):
+            dtype = np.char.endswith(mine["dtype"].astype(str), cache if phase == "decode" else "bf16")
+            rows = where(mine, (mine["kind"] == kind) & dtype)
+            if len(rows["kind"]) and (cache == "bf16" or phase == "decode"):
+                found.append(attention_samples(rows, gpu, phase, cache))
+    return found
+
+
+def gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
+    """Matrix multiplications of usual width."""
+    rows = where(mine, (mine["kind"] == "gemm") & (mine["dtype"] == p.gemm_dtype))
+    m, n, k = (numbers(rows[c]) for c in ("m", "n", "k"))
+    inputs: Any = k
+    outputs: Any = n
+    op = matmul("gemm", m, inputs, outputs, matmul_format(p.gemm_format, gpu))
+    samples = Samples(op, seconds_of(rows), np.arange(len(m), dtype=float), "gemm")
+    return samples.part((n >= LEAST_WIDTH) & (k >= LEAST_WIDTH))
+
+
+def seconds_of(rows: Table) -> Array:
+    """Measured seconds: the table's are ms or us."""
+    return np.asarray(numbers(rows["value"]) * np.where(rows["unit"] == "ms", 1e-3, 1e-6))
+
+
+def attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
+    """Attention with heads as the notes say, query groups up to 16; single sequences of decode are noisy, they say."""
+    heads, kv_heads, head_dim = (numbers(np.array(c)) for c in zip(*map(heads_of, rows["notes"]), strict=True))
+    seen = numbers(rows["n"])
+    shapes: dict[str, Any] = {"num_heads": heads, "num_key_value_heads": kv_heads, "latency": seconds_of(rows)}
+    batch = np.ones(len(seen)) if phase == "prefill" else numbers(rows["m"])
+    shapes |= {"batch_size": batch, "isl": seen, "step": 0.0 * seen}
+    keep = (heads / kv_heads <= 16) & (head_dim == 128) & ((batch > 1) | (phase == "prefill"))
+    shapes = where(shapes, keep)
+    name = "bf16_kv8" if cache == "fp8" else "bf16"
+    op = attention_op(shapes, phase, name, gpu, 128.0, "fp8" if cache == "fp8" else "bfloat16")
+    return Samples(op, shapes["latency"], hashed(shapes["isl"], shapes["batch_size"], shapes["num_heads"]), phase)
+
+
+def heads_of(note: str) -> tuple[str, ...]:
+    """Heads, KV heads and head size in a note; none, as empty text."""
+    match = HEADS.search(note)
+    return match.groups() if match else ("", "", "")
+
+
+def published_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
+    """All profiles of this kind."""
+    table = read_table(microbench)
+    return [published_profile(p, bases[p.base], table, date) for p in SETS]
+
+
+def published_profile(p: Published, base: Profile, table: Table, date: str) -> Profile:
+    """The relative's profile, scaled, with the fitted kernels put in its place."""
+    gpu, relative = get_gpu(p.measured_on), base.kernels["gemm"][p.relative].numbers
+    fixed, names = ({"launch": relative.launch}, COMPUTE[1:]) if p.host_timed else ({}, COMPUTE)
+    fits = {}
+    for samples in published_samples(p, gpu, table):
+        entry, _ = kernels_of([samples], gpu, names, fixed)
+        evidence = entry.evidence._replace(source=SOURCE.format(samples.source))
+        fits[samples.op.kind, samples.op.format] = entry._replace(evidence=evidence)
+    (gemm,) = (entry for (kind, _), entry in fits.items() if kind == "gemm")
+    flops = gemm.numbers.flops / relative.flops
+    where_from = Scaled(p.name, p.base, p.measured_on, p.table_name, p.gpu_name)
+    profile = scaled(where_from, base, flops, 1.0, gemm.evidence.rows, "published GEMM timings", date)
+    for kind in ("gemm", "grouped_gemm"):
+        memory = min(gemm.numbers.memory / relative.memory, 1.0)
+        rest = {f: times(e, 1.0, memory, e.evidence.rows, e.evidence.source) for f, e in profile.kernels[kind].items()}
+        profile.kernels[kind] |= rest
+    for (kind, format), entry in fits.items():
+        profile.kernels[kind][format] = entry
+    profile.kernels["gemm"][p.relative] = gemm
+    return profile._replace(note=f"{len(fits)} kernels fitted; the rest {profile.note}")

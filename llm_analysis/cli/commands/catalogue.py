@@ -1,0 +1,122 @@
+"""What is known: the catalogue as tables, or one entry of it whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from llm_analysis import catalog
+from llm_analysis.cli.output import Output
+from llm_analysis.errors import BadValue, choice, number, unknown
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.physics.dtypes import BITS, EVERYDAY, get_dtypes
+from llm_analysis.report.catalogue import (
+    DTYPE_COLUMNS,
+    DTYPE_LEGEND,
+    GPU_COLUMNS,
+    GPU_LEGEND,
+    MODEL_COLUMNS,
+    MODEL_LEGEND,
+    Row,
+    counts,
+    gpu_row,
+    model_row,
+)
+from llm_analysis.report.tables import FORMATS, csv_of, table
+from llm_analysis.units import GB
+
+Entry = TypeVar("Entry", ModelConfig, GPU)
+
+
+def models(*, name: str | None = None, family: str | None = None, format: str = "table") -> Output:
+    """The models that are known.
+
+    Args:
+        name: show this one whole, as JSON
+        family: show those of a family, such as Qwen3
+        format: table, json, csv or markdown
+    """
+    check_format(format, name)
+    if name is not None:
+        model = catalog.get_model(name)
+        return whole(model.model_dump(exclude_defaults=True) | counts(model))
+    known = [catalog.get_model(each) for each in catalog.names("model_configs")]
+    rows = [model_row(model) for model in of_family(family, known, lambda m: (m.family, m.model_type))]
+    return listed(rows, MODEL_COLUMNS, MODEL_LEGEND, format)
+
+
+def of_family(family: str | None, known: list[Entry], families: Callable[[Entry], Sequence[str]]) -> list[Entry]:
+    """The entries of a family, whatever its case. Raises UnknownName where there are none."""
+    if family is None:
+        return known
+    chosen = [entry for entry in known if family.lower() in (one.lower() for one in families(entry))]
+    if not chosen:
+        raise unknown("family", family, sorted({one for entry in known for one in families(entry) if one}))
+    return chosen
+
+
+def gpus(
+    *, name: str | None = None, family: str | None = None, min_memory_GB: float = 0.0, format: str = "table"
+) -> Output:
+    """The GPUs that are known.
+
+    Args:
+        name: show this one whole, as JSON
+        family: show those of a vendor or an architecture, such as AMD or Hopper
+        min_memory_GB: show those with at least so much memory, in units of 1e9 bytes
+        format: table, json, csv or markdown
+    """
+    check_format(format, name)
+    if name is not None:
+        return whole(catalog.get_gpu(name).model_dump(exclude_defaults=True))
+    least = number("min_memory_GB", min_memory_GB) * GB
+    known = [catalog.get_gpu(each) for each in catalog.names("gpu_configs")]
+    chosen = of_family(family, known, lambda g: (g.vendor, g.architecture))
+    rows = [gpu_row(gpu) for gpu in chosen if gpu.memory_bytes >= least]
+    if not rows:
+        raise BadValue(f"no GPU that is known has {least / GB:,.0f} GB of memory")
+    return listed(rows, GPU_COLUMNS, GPU_LEGEND, format)
+
+
+def dtypes(*, name: str | None = None, format: str = "table") -> Output:
+    """The number formats that are known; others in bits, as w4a16e16kv8.
+
+    Args:
+        name: show this one whole, as JSON
+        format: table, json, csv or markdown
+    """
+    check_format(format, name)
+    if name is not None:
+        one = get_dtypes(name)
+        return whole(one._asdict() | {"experts": one.experts._asdict() if one.experts else None})
+    keys = ("weight_bits", "scale_bits", "activation_bits", "embedding_bits", "kv_bits", "math")
+    found = {known: get_dtypes(known) for known in EVERYDAY}
+    rows = [
+        {"name": known, **{key: getattr(d, key) for key in keys}, "math_bits": BITS[d.math]}
+        for known, d in found.items()
+    ]
+    return listed(rows, DTYPE_COLUMNS, DTYPE_LEGEND, format)
+
+
+def check_format(format: str, name: str | None) -> None:
+    """Raises UnknownName for no format, BadValue for one in which no entry can be shown whole."""
+    choice("format", format, FORMATS)
+    if name is not None and format not in ("table", "json"):
+        raise BadValue(f"--name shows one entry whole, as JSON: leave out --format {format}")
+
+
+def whole(entry: Row) -> Output:
+    """One entry, as JSON."""
+    return Output(json.dumps(entry, indent=2))
+
+
+def listed(rows: list[Row], columns: Mapping[str, Callable[[Row], str]], legend: str, style: str) -> Output:
+    """A list in one of the formats of a report: all of each row for scripts, the columns that fit for people."""
+    if style == "json":
+        return Output(json.dumps(rows, indent=2))
+    if style == "csv":
+        return Output(csv_of(rows))
+    cells = [[text(row) for text in columns.values()] for row in rows]
+    return Output(f"{table(cells, list(columns), style)}\n\n{legend}")

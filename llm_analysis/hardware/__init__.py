@@ -1,0 +1,6 @@
+"""GPUs, how long a kernel takes on one, and fitted kernel profiles.
+
+gpu        datasheet facts of a GPU, and its links
+roofline   the cost line: seconds of one operator
+profiles   fitted efficiencies by GPU, kind of kernel and format, with fallbacks and evidence
+"""

@@ -1,0 +1,103 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.physics.operators import Op
+from llm_analysis.units import Quantity, maximum, minimum
+
+
+def combine(a: Quantity, b: Quantity, sharpness: float) -> Quantity:
+    """(a^p + b^p)^(1/p) of two times in seconds: p = 1 adds them, p = inf takes the larger.
+
+    The larger is factored out, so that times of a nanosecond neither underflow nor lose digits.
+    """
+    if sharpness == inf:
+        return maximum(a, b)
+    large, small = maximum(a, b), minimum(a, b)
+    ratio = small / (large + TINY)
+    return large * (1 + ratio**sharpness) ** (1 / sharpness)
+
+
+TINY = 1e-300
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Efficiency(BaseModel):
+    """How a kind of kernel uses a GPU: the numbers of the line above.
+
+    `memory` may be above 1 where a cache serves some of the bytes; it is infinite for a kernel that is part of another.
+    `fill` is the number of independent pieces of work that keep half of the compute units busy (0: any number fills
+    the chip). A sharpness below 1 makes two terms cost more than their sum: a collective cut into chunks pays latency
+    for each of them.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    launch: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    flops: Fraction = 1.0
+    memory: Annotated[float, Field(gt=0)] = 1.0
+    sharpness: Annotated[float, Field(ge=0.2)] = inf
+    fill: Annotated[float, Field(ge=0)] = 0.0
+    latency: Annotated[float, Field(ge=0)] = 0.0
+    link: Fraction = 1.0
+
+
+class Cost(NamedTuple):
+    """Seconds of one run of an operator: its terms alone, and together."""
+
+    launch: Quantity
+    compute: Quantity
+    memory: Quantity
+    network: Quantity
+    seconds: Quantity
+
+    @property
+    def bound(self) -> str:
+        """The term that weighs most."""
+        terms = {"compute": self.compute, "memory": self.memory, "network": self.network, "launch": self.launch}
+        return max(terms, key=lambda name: float(terms[name]))
+
+
+IDEAL = Efficiency()
+
+
+def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
+    """Seconds of one run of `op`. Raises KeyError for a rate the GPU does not have (see `Dtypes.on`)."""
+    e = efficiency
+    filled = 1.0 + e.fill / op.parallelism
+    compute = op.flops * filled / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
+    memory = op.bytes / (gpu.memory_bandwidth * e.memory)
+    network: Quantity = 0.0
+    if op.span > 1:
+        bandwidth = gpu.link_over(op.span)[1]
+        wire = op.wire_bytes / (bandwidth * e.link) if bandwidth else op.wire_bytes * inf
+        network = combine(op.messages * e.latency, wire, e.sharpness)
+    seconds = e.launch + combine(compute, memory, e.sharpness) + network
+    return Cost(e.launch, compute, memory, network, seconds)
+
+
+def light_seconds(op: Op, gpu: GPU) -> Quantity:
+    """Seconds of one run at the datasheet's speed: those of `cost` under `IDEAL`, without its terms."""
+    compute = op.flops / gpu.peak_flops[op.rate] if op.rate else 0.0
+    seconds = maximum(compute, op.bytes / gpu.memory_bandwidth)
+    if op.span > 1:
+        bandwidth = gpu.link_over(op.span)[1]
+        seconds += op.wire_bytes / bandwidth if bandwidth else op.wire_bytes * inf
+    return seconds
+
+
+Timed = Sequence[tuple[float, Op, Cost]]  # weight of the pass in a sum over passes, an operator of it, its cost
+
+
+def pass_seconds(timed: Timed) -> Quantity:
+    """Seconds of all operators, each as often as it runs."""
+    return sum((weight * op.count * c.seconds for weight, op, c in timed), 0.0)

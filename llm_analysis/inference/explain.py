@@ -1,0 +1,250 @@
+"""Why an estimate is what it is: each of its seconds beside the speed of light, and what more of each resource buys.
+
+An operator's speed of light is what the datasheet's peaks allow, all that `ideal` charges for it:
+
+    light = max(flops / peak, bytes / bandwidth) + wire_bytes / link_bandwidth
+
+in terms by which it is bound: light_compute, light_memory, light_network. Of the rest, with compute and memory the two
+times that the method gives the operator (see `hardware`), roof the larger of them, and seconds all of it together:
+
+    lost_compute   roof - max(flops / peak, bytes / bandwidth), where compute is the roof
+    lost_memory    the same where memory is; and all of it where it is below 0, a gain: data found in a cache, or work
+                   that another kernel does on the way
+    lost_overlap   what compute and memory take together beyond the roof: near the knee neither hides the other whole
+    lost_launch    the launch of a kernel
+    lost_network   a collective beyond its bytes at the link's full bandwidth: its launch, its messages' latency
+    lost_host      operators of kind `host_...`: all that a runtime's host does
+
+The nine add up to the estimate. A what-if asks the same analysis again with one input changed, by no other formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llm_analysis.errors import LLMAnalysisError, Unsupported
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.roofline import IDEAL, Cost, Timed, cost
+from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.methods import Choice
+from llm_analysis.inference.workload import Workload
+from llm_analysis.physics.dtypes import get_dtypes
+from llm_analysis.physics.operators import Op
+
+TERMS = {
+    "light_compute": "light: compute",
+    "light_memory": "light: memory",
+    "light_network": "light: network",
+    "lost_compute": "lost to compute",
+    "lost_memory": "lost to memory",
+    "lost_overlap": "lost to overlap",
+    "lost_launch": "lost to launch",
+    "lost_network": "lost to network",
+    "lost_host": "lost to host",
+}
+LINKS = ("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth")
+Change = Callable[[LLMAnalysis], LLMAnalysis]  # the same analysis with one input changed; raises LLMAnalysisError
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds of the prefill, the mean decode step and the total, and their shares of the estimate's."""
+
+    name: str
+    prefill_seconds: float
+    decode_seconds: float
+    total_seconds: float
+    prefill_share: float
+    decode_share: float
+    total_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An estimate, its terms (they add up to it), and what each what-if saves (below 0: what it costs), most first."""
+
+    estimate: Estimate
+    terms: tuple[Line, ...]
+    savings: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate's plain values, with the explanation in place of its operators."""
+        plain = {key: value for key, value in self.estimate.as_dict().items() if key != "operators"}
+        lines = {"terms": [asdict(line) for line in self.terms], "savings": [asdict(line) for line in self.savings]}
+        return plain | lines | {"notes": list(self.notes)}
+
+
+def explanation(analysis: LLMAnalysis, workload: Workload) -> Explanation:
+    """Where the time of a static batch goes, and what would shorten it. Raises LLMAnalysisError as `inference` does."""
+    estimate = analysis.inference(**workload.model_dump())
+    prefill, decode = (
+        terms_of(analysis.prefill(workload), analysis.gpu),
+        terms_of(analysis.decode(workload), analysis.gpu),
+    )
+    terms = tuple(line(name, prefill[name], decode[name], estimate) for name in TERMS)
+    savings, notes = [], list(estimate.notes)
+    if any(min(term.prefill_seconds, term.decode_seconds) < 0 for term in terms):
+        notes.append("a loss below 0 is a gain: data found in a cache, or work that another kernel does on the way")
+    for name, (label, change) in WHAT_IFS.items():
+        if name in ONLY and not ONLY[name](analysis, estimate):
+            continue
+        try:
+            changed = change(analysis)
+            other = changed.inference(**workload.model_dump())
+        except LLMAnalysisError as error:
+            notes.append(f"{label}: {error}")
+            continue
+        saved = [before - after for before, after in zip(latencies(estimate), latencies(other), strict=True)]
+        savings.append(line(name, saved[0], saved[1], estimate))
+        new = [note.removeprefix(f"{label}: ") for note in told(changed) if note not in told(analysis)]
+        notes += [f"{label}: {note}" for note in new]
+    savings.sort(key=lambda saved: -saved.total_seconds)
+    return Explanation(estimate, terms, tuple(savings), tuple(notes))
+
+
+def latencies(estimate: Estimate) -> tuple[float, float]:
+    """Seconds of the prefill and of the mean decode step."""
+    return estimate.prefill_latency, estimate.decode_latency
+
+
+def told(analysis: LLMAnalysis) -> tuple[str, ...]:
+    """What an analysis notes on its inputs, fall-backs included, once it has answered."""
+    return (*analysis.notes, *getattr(analysis.efficiency, "notes", ()))
+
+
+def line(name: str, prefill: float, decode: float, e: Estimate) -> Line:
+    """A line of the explanation of `e`: the total counts the decode steps that the estimate's total counts."""
+    total = prefill + e.total_decode_latency / e.decode_latency * decode
+    shares = prefill / e.prefill_latency, decode / e.decode_latency, total / e.total_latency
+    return Line(name, prefill, decode, total, *shares)
+
+
+def terms_of(timed: Timed, gpu: GPU) -> dict[str, float]:
+    """Seconds of each term in a pass, all operators together."""
+    sums = dict.fromkeys(TERMS, 0.0)
+    for weight, op, c in timed:
+        for term, value in operator_terms(op, c, cost(op, gpu, IDEAL)):
+            sums[term] += float(weight * op.count * value)
+    return sums
+
+
+def operator_terms(op: Op, c: Cost, light: Cost) -> Iterable[tuple[str, Any]]:
+    """(term, seconds) of one run of an operator with cost `c`; `light` is its cost at the speed of light."""
+    bound, least = "compute" if light.compute > light.memory else "memory", max(light.compute, light.memory)
+    yield f"light_{bound}", least
+    yield "light_network", light.network
+    roof = max(c.compute, c.memory)
+    by_compute = c.compute > c.memory and roof >= least
+    yield "lost_compute" if by_compute else "lost_memory", roof - least
+    yield "lost_overlap", max(c.seconds - c.launch - c.network - roof, 0.0)
+    yield "lost_network", c.network - light.network
+    yield f"lost_{waits_for(op)}", c.launch
+
+
+def waits_for(op: Op) -> str:
+    """Whose time an operator's launch is: the host's, the network's, or the kernel's own."""
+    if op.kind.startswith("host_"):
+        return "host"
+    return "network" if op.span > 1 else "launch"
+
+
+def anew(a: LLMAnalysis, **changed: Any) -> LLMAnalysis:
+    """The same analysis with some of its inputs changed. Raises LLMAnalysisError where they make no sense together."""
+    runtime = a.runtime if a.method == "calibrated" else None
+    inputs: dict[str, Any] = {
+        "gpu_config": a.gpu,
+        "dtype_config": a.dtypes,
+        "parallelism_config": a.layout,
+        "runtime": runtime,
+    }
+    return LLMAnalysis(
+        a.model,
+        **(inputs | changed),
+        method=a.method,
+        draft_config=a.draft,
+        flops_efficiency=a.efficiencies.flops,
+        hbm_memory_efficiency=a.efficiencies.memory,
+        intra_node_memory_efficiency=a.efficiencies.intra_node,
+        inter_node_memory_efficiency=a.efficiencies.inter_node,
+    )
+
+
+def on_better(a: LLMAnalysis, factor: float, *names: str) -> LLMAnalysis:
+    """The same on a GPU with some of its datasheet's figures multiplied."""
+    figures = {name: value for name in names if (value := getattr(a.gpu, name)) is not None}
+    better = {name: value * factor for name, value in figures.items()}
+    return anew(a, gpu_config=a.gpu.model_copy(update=better))
+
+
+def faster_compute(a: LLMAnalysis) -> LLMAnalysis:
+    """The same on a GPU with 10 % more FLOP/s, at every rate."""
+    rates = {rate: 1.1 * peak for rate, peak in a.gpu.peak_flops.items()}
+    return anew(a, gpu_config=a.gpu.model_copy(update={"peak_flops": rates}))
+
+
+def half_the_wait(a: LLMAnalysis, who: str) -> LLMAnalysis:
+    """The same with half the launch, and half the latency of each message, of all operators that wait for `who`."""
+    usual: Choice = a.efficiency
+
+    def numbers(op: Op) -> Any:
+        e = usual(op)
+        return e.model_copy(update={"launch": e.launch / 2, "latency": e.latency / 2}) if waits_for(op) == who else e
+
+    other = copy(a)
+    other.efficiency = numbers
+    return other
+
+
+def narrower_weights(a: LLMAnalysis, name: str) -> LLMAnalysis:
+    """The same with weights, and their multiplication, as in an everyday format; the KV cache stays as it is."""
+    new, old = get_dtypes(name), a.dtypes
+    if new.weight_bits >= old.weight_bits:
+        raise Unsupported(f"the weights take {old.weight_bits:g} bits already")
+    formats = {field: getattr(new, field) for field in ("name", "weights", "weight_bits", "scale_bits", "math")}
+    return anew(a, dtype_config=old._replace(**formats, activation_bits=new.activation_bits))
+
+
+def narrower_cache(a: LLMAnalysis) -> LLMAnalysis:
+    """The same with a KV cache of 8 bits."""
+    if a.dtypes.kv_bits <= 8:
+        raise Unsupported(f"the KV cache takes {a.dtypes.kv_bits} bits already")
+    return anew(a, dtype_config=a.dtypes._replace(kv_bits=8))
+
+
+def twice_the_gpus(a: LLMAnalysis) -> LLMAnalysis:
+    """The same on twice the tensor-parallel GPUs."""
+    sizes = {"tp_size": 2 * a.layout.tp_size}
+    if a.layout.sp_size > 1:
+        sizes["sp_size"] = 2 * a.layout.sp_size
+    return anew(a, parallelism_config=a.layout.model_copy(update=sizes))
+
+
+def twice_the_ranks(a: LLMAnalysis) -> LLMAnalysis:
+    """The same on twice the GPUs that share the tokens."""
+    return anew(a, parallelism_config=a.layout.model_copy(update={"cp_size": 2 * a.layout.cp_size}))
+
+
+WHAT_IFS: dict[str, tuple[str, Change]] = {
+    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: on_better(a, 1.1, "memory_bandwidth")),
+    "peak_flops_x1.1": ("FLOP/s + 10 %", faster_compute),
+    "launch_x0.5": ("launch / 2", lambda a: half_the_wait(a, "launch")),
+    "host_x0.5": ("host time / 2", lambda a: half_the_wait(a, "host")),
+    "link_bandwidth_x2": ("link bandwidth x 2", lambda a: on_better(a, 2.0, *LINKS)),
+    "link_latency_x0.5": ("link latency / 2", lambda a: half_the_wait(a, "network")),
+    "fp8_weights": ("fp8 weights", lambda a: narrower_weights(a, "fp8")),
+    "int4_weights": ("int4 weights", lambda a: narrower_weights(a, "int4")),
+    "fp8_kv_cache": ("fp8 KV cache", narrower_cache),
+    "8_bit_kv_cache": ("8-bit KV cache", narrower_cache),
+    "tp_size_x2": ("tp_size x 2", twice_the_gpus),
+    "cp_size_x2": ("cp_size x 2", twice_the_ranks),
+}
+ONLY: dict[str, Callable[[LLMAnalysis, Estimate], bool]] = {  # when to ask those that not every answer is asked
+    "fp8_kv_cache": lambda a, e: "fp8" in a.gpu.peak_flops,
+    "8_bit_kv_cache": lambda a, e: "fp8" not in a.gpu.peak_flops,  # int8 there
+    "cp_size_x2": lambda a, e: a.method != "published" and e.prefill_latency > e.total_decode_latency,
+}

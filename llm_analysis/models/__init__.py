@@ -1,0 +1,8 @@
+"""Models: configuration, the operators of a forward pass, and how a layout shards them.
+
+config     the fields of a model, named as Hugging Face names them
+forward    a pass as a list of operators; parameter counts and KV bytes from the same list
+sharding   checks of a layout against a model
+layers     the operators of each kind of layer
+reading    config.json files of Hugging Face, by family
+"""

@@ -1,0 +1,53 @@
+"""All that the operators of a layer depend on, and the few of them that every kind of layer has."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.physics.collectives import all_reduce
+from llm_analysis.physics.dtypes import Dtypes
+from llm_analysis.physics.operators import Op, Step, elementwise
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity
+
+
+class Pass(NamedTuple):
+    """All that a layer's operators depend on. `count` is how many layers of the kind the pass runs through."""
+
+    model: ModelConfig
+    whole: Step  # of all GPUs that share the tokens
+    dtypes: Dtypes
+    layout: Parallelism
+    count: int = 1  # type: ignore[assignment]  # the tuple's method of that name gives way
+
+    @property
+    def step(self) -> Step:
+        """What of the pass this GPU computes (see `context_parallel`): its matrices see no other rows."""
+        return self.layout.share(self.whole)
+
+    @property
+    def stream_rows(self) -> Quantity:
+        """Rows of the residual stream that this GPU normalises and adds."""
+        return self.step.rows / self.layout.sp_size
+
+    def reduced(self, name: str) -> list[Op]:
+        """The all-reduce that sums a row-sharded product over the tensor-parallel group."""
+        message = self.step.rows * self.model.hidden_size * self.dtypes.stream_bytes
+        t, node = self.layout.tp_size, self.layout.gpus_per_node
+        return all_reduce(name, message, t, node=node, count=self.count)
+
+    def norm(self, name: str) -> Op:
+        """One norm over the hidden size: the stream in, the normalised stream out."""
+        h, width = self.model.hidden_size, self.dtypes.norm_bytes or self.dtypes.stream_bytes
+        return elementwise(name, self.stream_rows, h, h, width, count=self.count, params=self.model.norm_params)
+
+    def small_norm(self, name: str, size: float, params: float | None = None) -> Op:
+        """A norm over `size` elements of each token inside a layer, on every GPU."""
+        width, weights = self.dtypes.stream_bytes, size if params is None else params
+        return elementwise(name, self.step.rows, size, size, width, count=self.count, params=weights)
+
+    def residual(self, name: str) -> Op:
+        """The stream plus a block's output."""
+        h, width = self.model.hidden_size, self.dtypes.stream_bytes
+        return elementwise(name, self.stream_rows, 2 * h, h, width, count=self.count, kind="residual")

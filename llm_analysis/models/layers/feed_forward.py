@@ -1,0 +1,102 @@
+"""The feeding half of a layer: two or three matrices, or a router and experts.
+
+Sharded over t tensor-parallel GPUs (Megatron-LM): up and gate by columns, down by rows. Experts are spread over
+`ep_size` GPUs; where that is fewer than t, each expert's matrices are sharded over the t / ep GPUs that hold it, and
+where it is more, ep / t replicas of the attention, or ranks that share its tokens, bring theirs to the same experts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from llm_analysis.models.layers.base import Pass
+from llm_analysis.physics.collectives import all_to_all
+from llm_analysis.physics.operators import Op, elementwise, grouped_matmul, matmul
+from llm_analysis.units import Quantity, maximum, minimum
+
+
+def dense_block(p: Pass, kind: str) -> list[Op]:
+    """Feed-forward of two matrices, or of three with a gate; `dense:7168` is 7168 wide."""
+    return feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
+
+
+def feed_forward(p: Pass, width: int, name: str) -> list[Op]:
+    """Up (and gate), activation, down: `width` columns in all, sharded."""
+    m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
+    h, f, columns, bias = m.hidden_size, width, 2 if m.gated_mlp else 1, m.mlp_bias
+    up = f"{name}_up_gate" if m.gated_mlp else f"{name}_up"
+    up_params, down_params = (h + bias) * columns * f, (f + bias) * h
+    return [
+        matmul(up, rows, h, columns * f / t, linear, count=p.count, params=up_params, bias=bias),
+        elementwise(f"{name}_activation", rows, columns * f / t, f / t, p.dtypes.stream_bytes, count=p.count),
+        matmul(f"{name}_down", rows, f / t, h, linear, count=p.count, params=down_params, bias=bias),
+    ]
+
+
+def distinct_experts(tokens: Quantity, experts: float, chosen: float) -> Quantity:
+    """How many of `experts` at least one of `tokens` tokens is expected to go to, each choosing `chosen` of them.
+
+    With even routing a token passes an expert by with probability 1 - k/E, and all r tokens do with (1 - k/E)^r,
+    independently of each other; the expected number of the others is E (1 - (1 - k/E)^r), by linearity of expectation
+    (the coupon collector who draws k different coupons at a time). One token touches k, many touch all.
+    """
+    return experts * (1.0 - (1.0 - chosen / experts) ** tokens)
+
+
+def sparse_block(p: Pass, kind: str) -> list[Op]:
+    """Mixture of experts: router, the chosen experts of each token, and the experts that all tokens share."""
+    m, rows, width = p.model, p.step.rows, p.dtypes.stream_bytes
+    h, E, k = m.hidden_size, m.num_experts, m.num_experts_per_tok
+    ops = [
+        matmul(
+            "router", rows, h, E, p.dtypes.router, count=p.count, params=(h + m.router_bias) * E, bias=m.router_bias
+        ),
+        elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
+        *exchange(p, "dispatch", p.dtypes.routed.input_bytes),
+        *experts(p),
+        *exchange(p, "combine", width),
+        elementwise("expert_sum", rows, k * h, h, width, count=p.count),
+    ]
+    if m.shared_expert_intermediate_size:
+        ops += feed_forward(p, m.shared_expert_intermediate_size, "shared_expert")
+    if m.shared_expert_gate:
+        ops.append(matmul("shared_expert_gate", rows, h, 1, p.dtypes.router, count=p.count))
+    return ops
+
+
+def experts(p: Pass) -> list[Op]:
+    """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products.
+
+    The others wait for the busiest GPU, which has a row, and an expert to read, even where the mean is below one.
+    """
+    m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.routed
+    h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
+    columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
+    shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
+    # Of all ranks and replicas that these experts serve; some ranks have none where the sequences are fewer.
+    tokens = minimum(p.step.rows * max(ep / t, 1.0), p.whole.rows * max(ep / (t * p.layout.cp_size), 1.0))
+    routed = maximum(tokens * k / ep, 1.0) * p.layout.expert_imbalance
+    touched = maximum(distinct_experts(tokens, E, k) / ep, 1.0)
+    up = "experts_up_gate" if m.gated_mlp else "experts_up"
+    grouped = partial(
+        grouped_matmul, rows=routed, numbers=numbers, touched=touched, held=held, count=p.count, bias=bias
+    )
+    return [
+        elementwise("experts_permute", routed, h / k, h, numbers.input_bytes, count=p.count),
+        grouped(up, inputs=h, outputs=columns * f / shards, params=E * (h + bias) * columns * f),
+        elementwise(
+            "experts_activation", routed, columns * f / shards, f / shards, p.dtypes.stream_bytes, count=p.count
+        ),
+        grouped("experts_down", inputs=f / shards, outputs=h, params=E * (f + bias) * h),
+    ]
+
+
+def exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
+    """Each GPU's share of its replica's tokens to the GPUs of their experts, or back.
+
+    Nothing where the experts are spread inside the tensor-parallel group: all of its GPUs have all of its tokens, and
+    the all-reduce that ends the layer adds up what they made of them.
+    """
+    m, t, node = p.model, p.layout.tp_size, p.layout.gpus_per_node
+    sent, copies = p.step.rows / t * m.hidden_size * element_bytes, m.num_experts_per_tok
+    return all_to_all(f"experts_{name}", sent, copies, p.layout.expert_span, node=node, count=p.count)

@@ -1,0 +1,461 @@
+"""Reading a model: one row for each family's conventions, and what a file leaves unsaid filled in.
+
+`read_model` takes a Hugging Face `config.json` as it is, or one of our own files (a subset of one), under the newer
+field names or the older ones, and returns a `ModelConfig`.
+
+To add a family, add a row to FAMILIES: the family's defaults under the keys of its files (a file's own word goes before
+them), a function of `family_readers` for what is peculiar to it, and the sizes of its configuration class where
+published files leave them out. A type that behaves as another is named in SAME_AS.
+
+What is peculiar to the files of some families, each turned into fields of `ModelConfig` by a short function.
+
+A function takes the keys that only steer how the others are read, and offers values for those left out.
+The table that names these functions is `families.FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from llm_analysis.errors import BadConfig, shown
+from llm_analysis.models.reading.fields import Fields, by_letter, every, renamed
+
+
+def biases(value: bool) -> dict[str, bool]:
+    """A bias on every matrix of a layer, or on none."""
+    return {"qkv_bias": value, "attention_output_bias": value, "mlp_bias": value}
+
+
+def read_falcon(fields: Fields) -> None:
+    """Falcon: one KV head, or groups in the new decoder; two norms before its parallel halves."""
+    new, parallel = fields.take_flag("new_decoder_architecture"), fields.take_flag("parallel_attn", True)
+    alone = fields.take_flag("multi_query", True) and not new
+    if alone:
+        fields["num_key_value_heads"] = 1
+    norms = fields.take_whole("num_ln_in_parallel_attn", 2 if new else 1)
+    fields.offer(parallel_block=parallel or new, norms_per_layer=norms if parallel or new else 2)
+    fields.offer(**biases(fields.take_flag("bias")), rotary=not fields.take_flag("alibi"))
+
+
+def read_mpt(fields: Fields) -> None:
+    """MPT: ALiBi and no biases, unless it says otherwise."""
+    if fields.pop("attn_type", "") == "multiquery_attention":
+        fields["num_key_value_heads"] = 1
+    bias = not fields.take_flag("no_bias", True)
+    fields.offer(rotary=not fields.take_flag("alibi", True), norm_bias=bias, **biases(bias))
+
+
+def read_multi_query(fields: Fields) -> None:
+    """StarCoder: one KV head."""
+    if fields.take_flag("multi_query", True):
+        fields["num_key_value_heads"] = 1
+
+
+def read_biased(key: str, default: bool) -> Callable[[Fields], None]:
+    """A family whose `key` gives every matrix a bias."""
+
+    def read(fields: Fields) -> None:
+        fields.offer(**biases(fields.take_flag(key, default)))
+
+    return read
+
+
+def read_attention_biased(key: str, default: bool) -> Callable[[Fields], None]:
+    """A family whose `key` gives the matrices of attention a bias."""
+
+    def read(fields: Fields) -> None:
+        value = fields.take_flag(key, default)
+        fields.offer(qkv_bias=value, attention_output_bias=value)
+
+    return read
+
+
+def read_opt(fields: Fields) -> None:
+    """OPT: the 350M model normalises after its blocks, and has no final norm."""
+    before = fields.take_flag("do_layer_norm_before", True)
+    fields.offer(final_norm=before, **biases(fields.take_flag("enable_bias", True)))
+
+
+def read_gpt_neo(fields: Fields) -> None:
+    """GPT-Neo: full and windowed layers in turn; no bias on queries, keys and values."""
+    fields.pop("attention_types", None)
+    kinds = {"global": "full_attention", "local": "sliding_attention"}
+    listed = [kinds.get(str(kind), str(kind)) for kind in fields.take_items("attention_layers")]
+    turns = [*kinds.values()] * fields.whole("num_hidden_layers")
+    fields.offer(layer_types=listed or turns[: fields.whole("num_hidden_layers")])
+
+
+def read_gpt_neox(fields: Fields) -> None:
+    """GPT-NeoX: parallel halves with a norm each, unless it says otherwise."""
+    fields.offer(parallel_block=fields.take_flag("use_parallel_residual", True))
+
+
+def read_qwen(fields: Fields) -> None:
+    """The first Qwen: its feed-forward's size counts gate and up together."""
+    fields.pop("no_bias", None)
+    fields["intermediate_size"] = fields.whole("intermediate_size") // 2
+
+
+def read_chatglm(fields: Fields) -> None:
+    """ChatGLM 2 and 3, GLM-4-9B: grouped queries where they say so."""
+    if not fields.take_flag("multi_query_attention"):
+        fields.pop("num_key_value_heads", None)
+    linear = fields.take_flag("add_bias_linear")
+    fields.offer(qkv_bias=fields.take_flag("add_qkv_bias") or linear, attention_output_bias=linear, mlp_bias=linear)
+
+
+def read_cohere(fields: Fields) -> None:
+    """Command: the context is `model_max_length`, where `max_position_embeddings` is that of the first training."""
+    longest = fields.take_whole("model_max_length")
+    fields["max_position_embeddings"] = max(longest, fields.whole("max_position_embeddings", 8192))
+
+
+def read_llama4(fields: Fields) -> None:
+    """Llama 4: `intermediate_size` is the experts' and the shared one's; dense layers have `intermediate_size_mlp`."""
+    expert = fields.whole("intermediate_size")
+    fields.offer(moe_intermediate_size=expert, shared_expert_intermediate_size=expert)
+    fields["intermediate_size"] = fields.take_whole("intermediate_size_mlp", 2 * expert)
+    layers, interval = fields.whole("num_hidden_layers"), fields.take_whole("no_rope_layer_interval", 4)
+    rotary = fields.take_items("no_rope_layers") or [
+        int((i + 1) % interval > 0) for i in range(layers if interval else 0)
+    ]
+    if "attention_chunk_size" in fields:
+        fields.offer(layer_types=["chunked_attention" if turned else "full_attention" for turned in rotary])
+    fields.pop("use_qk_norm", None)  # it has no weights
+
+
+def read_gated_delta(fields: Fields) -> None:
+    """Qwen3-Next and Qwen3.5: every fourth layer attends, the others are gated delta-nets."""
+    interval = fields.take_whole("full_attention_interval", 4)
+    fields.offer(layer_types=every(fields, interval, "full_attention", "linear_attention"))
+    fields["layer_types"] = [
+        "gated_delta_net" if k == "linear_attention" else k for k in fields.items_of("layer_types")
+    ]
+    fields.offer(shared_expert_gate=fields.whole("shared_expert_intermediate_size") > 0)
+
+
+def read_minimax(fields: Fields) -> None:
+    """MiniMax-01 and M1: seven layers of lightning attention, then one of softmax attention."""
+    listed = ["full_attention" if kind == 1 else "linear_attention" for kind in fields.take_items("attn_type_list")]
+    fields.offer(layer_types=listed or every(fields, 8, "full_attention", "linear_attention"))
+    fields["layer_types"] = [
+        "lightning_attention" if k == "linear_attention" else k for k in fields.items_of("layer_types")
+    ]
+
+
+def read_mamba(fields: Fields) -> None:
+    """Mamba: no attention; each channel of the state space is a head of its own."""
+    layers, inner = fields.whole("num_hidden_layers"), fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    inner = fields.whole("intermediate_size", inner) or inner
+    rank = fields.pop("time_step_rank", "auto")
+    fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
+    fields.offer(mamba_num_heads=inner, mamba_head_dim=1, mamba_proj_bias=fields.take_flag("use_bias"))
+    fields.offer(layer_types=["mamba"] * layers, mlp_layer_types=["none"] * layers)
+    fields.update(intermediate_size=0, num_attention_heads=inner, num_key_value_heads=inner, head_dim=1)
+
+
+def read_mamba2(fields: Fields) -> None:
+    """Mamba-2: no attention; heads of channels share one state matrix each."""
+    layers = fields.whole("num_hidden_layers")
+    fields.pop("expand", None)
+    heads, width = fields.whole("num_attention_heads"), fields.whole("head_dim", 64)
+    fields.offer(mamba_num_heads=heads, mamba_head_dim=width, mamba_proj_bias=fields.take_flag("use_bias"))
+    fields.offer(layer_types=["mamba2"] * layers, mlp_layer_types=["none"] * layers)
+    fields.pop("time_step_rank", None)
+    fields.update(intermediate_size=0, num_key_value_heads=heads, head_dim=width)
+
+
+def read_jamba(fields: Fields) -> None:
+    """Jamba: attention in one layer of `attn_layer_period`, experts in one of `expert_layer_period`."""
+    inner = fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    rank = fields.pop("time_step_rank", "auto")
+    fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
+    fields.offer(mamba_num_heads=inner, mamba_head_dim=1)
+    period, offset = fields.take_whole("attn_layer_period", 8), fields.take_whole("attn_layer_offset", 4)
+    fields.offer(layer_types=every(fields, period, "full_attention", "mamba", offset))
+    period, offset = fields.take_whole("expert_layer_period", 2), fields.take_whole("expert_layer_offset", 1)
+    fields.offer(mlp_layer_types=every(fields, period, "sparse", "dense", offset))
+
+
+def read_nemotron_h(fields: Fields) -> None:
+    """Nemotron-H: each layer is a mixer or a feed-forward, by the letters of `hybrid_override_pattern`."""
+    fields.take_whole("expand")
+    fields.pop("use_bias", None)
+    pattern = str(fields.pop("hybrid_override_pattern", ""))
+    names = {"mamba": "M", "attention": "*", "moe": "E", "mlp": "-"}
+    pattern = pattern or "".join(names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type"))
+    halves = {"M": ("mamba2", "none"), "*": ("full_attention", "none"), "E": ("none", "sparse"), "-": ("none", "dense")}
+    layers = by_letter("hybrid_override_pattern", pattern, halves)
+    fields.offer(layer_types=[mixer for mixer, _ in layers], mlp_layer_types=[feed for _, feed in layers])
+
+
+def read_bamba(fields: Fields) -> None:
+    """Bamba: Mamba-2 layers, but for the listed ones."""
+    attending, layers = fields.take_items("attn_layer_indices"), fields.whole("num_hidden_layers")
+    fields.take_whole("expand")
+    fields.offer(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
+
+
+def read_granite_hybrid(fields: Fields) -> None:
+    """Granite 4: Mamba-2 layers but for the listed ones; without experts the shared one is the feed-forward."""
+    fields.take_whole("expand")
+    kinds = ["mamba2" if kind == "mamba" else kind for kind in fields.items_of("layer_types")]
+    fields["layer_types"] = kinds or ["full_attention"] * fields.whole("num_hidden_layers")
+    if not fields.whole("num_experts"):
+        fields["intermediate_size"] = fields.pop("shared_expert_intermediate_size", fields.whole("intermediate_size"))
+
+
+def read_gemma4(fields: Fields) -> None:
+    """Gemma 4: the last layers share KV caches; dense and expert halves side by side; an embedding for each layer."""
+    layers = fields.whole("num_hidden_layers")
+    shared = min(fields.take_whole("num_kv_shared_layers"), layers)
+    kinds = fields.items_of("layer_types") or every(fields, 6, "full_attention", "sliding_attention")
+    fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
+    wide, width = fields.take_flag("use_double_wide_mlp"), fields.whole("intermediate_size")
+    if wide and shared:
+        fields["mlp_layer_types"] = ["dense"] * (layers - shared) + [f"dense:{2 * width}"] * shared
+    if fields.take_flag("enable_moe_block"):
+        fields.offer(shared_expert_intermediate_size=width, norms_per_layer=7)
+    else:
+        for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
+            fields.pop(key, None)
+
+
+def read_nemotron_nas(fields: Fields) -> None:
+    """Llama-Nemotron: each layer has a size of its own, in `block_configs`."""
+    heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
+    layers = [nas_layer(block, heads, hidden) for block in fields.take_items("block_configs")]
+    groups, widths = [kv_heads for kv_heads, _ in layers], [width for _, width in layers]
+    fields["num_key_value_heads"] = max(groups, default=0) or heads
+    fields["intermediate_size"] = max(widths, default=0)
+    fields.offer(layer_types=[f"full_attention:{kv_heads}" if kv_heads else "none" for kv_heads in groups])
+    fields.offer(mlp_layer_types=[f"dense:{width}" if width else "none" for width in widths])
+
+
+def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
+    """KV heads and feed-forward width of one of `block_configs`; 0 for a half that the layer lacks."""
+    whole = block if isinstance(block, dict) else {}
+    attention, ffn = (renamed(part if isinstance(part := whole.get(k), dict) else {}) for k in ("attention", "ffn"))
+    if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
+        raise BadConfig("block_configs with replace_with_linear or sparsify are of a kind not covered")
+    ratio = ffn.get("ffn_mult", 0)
+    if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1000:
+        raise BadConfig(f"ffn_mult must be a number from 0, not {shown(ratio)}")
+    kv_heads = 0 if attention.flag("no_op") else heads // max(attention.whole("n_heads_in_group", 1), 1)
+    return kv_heads, 0 if ffn.flag("no_op") else -(-int(2 * ratio * hidden / 3) // 256) * 256
+
+
+def read_dbrx(fields: Fields) -> None:
+    """DBRX: every layer has experts, as wide as its feed-forward."""
+    fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
+
+
+def read_bert(fields: Fields) -> None:
+    """BERT: every token sees every other; a note says that it writes none."""
+    layers = fields.whole("num_hidden_layers")
+    rows = fields.take_whole("type_vocab_size", 2)
+    fields.pop("position_embedding_type", None)
+    fields.offer(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
+    fields["notes"] = (*fields.get("notes", ()), "an encoder: it reads all tokens in one pass and writes none")
+
+
+def read_stablelm(fields: Fields) -> None:
+    """StableLM: a bias on queries, keys and values, and parallel halves, where it says so."""
+    fields.offer(qkv_bias=fields.take_flag("use_qkv_bias"), attention_output_bias=False)
+    if fields.take_flag("use_parallel_residual"):
+        fields.offer(parallel_block=True, norms_per_layer=1)
+
+
+def nothing(fields: Fields) -> None:
+    """A family whose files say all."""
+
+
+class Family(NamedTuple):
+    """Defaults of a family, what is peculiar to its files, and the sizes that published files may leave out."""
+
+    defaults: Mapping[str, Any] = {}
+    read: Callable[[Fields], None] = nothing
+    sizes: Mapping[str, Any] = {}
+
+
+TIED = {"tie_word_embeddings": True}
+LAYERNORM = {"norm": "layernorm"}
+PLAIN = {"norm": "layernorm", "gated_mlp": False}  # the older decoders: LayerNorm, two matrices
+PARALLEL = {"parallel_block": True, "norms_per_layer": 1}
+NO_POSITIONS = {"rotary": False}
+GPT = PLAIN | TIED | NO_POSITIONS | biases(True)
+LEARNED = {"position_offset": 0}
+QKV_BIAS = {"qkv_bias": True, "attention_output_bias": False}
+SPARE_OUTPUT_BIAS = {"attention_output_bias": False}  # `attention_bias` is that of queries, keys and values alone
+SHARED_GATE = {"shared_expert_gate": True}
+GEMMA = {"tie_word_embeddings": True, "head_dim": 256}
+GEMMA2 = GEMMA | {"norms_per_layer": 4, "sliding_window": 4096, "sliding_window_pattern": 2}
+GEMMA3 = GEMMA | {"norms_per_layer": 4, "qk_norm": "head", "sliding_window": 4096, "sliding_window_pattern": 6}
+GEMMA3_SIZES = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+}
+GEMMA4 = GEMMA | {"norms_per_layer": 4, "qk_norm": "head", "sliding_window": 512, "global_head_dim": 512}
+DELTA = {"qk_norm": "head", "attention_output_gate": True, "state_element_bytes": 4, "chunk_size": 64}
+LLAMA_SIZES = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
+MISTRAL_SIZES = LLAMA_SIZES | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(sizes=LLAMA_SIZES),
+    "mistral": Family(sizes=MISTRAL_SIZES),
+    "mixtral": Family(),
+    "qwen": Family(QKV_BIAS, read_qwen),
+    "qwen2": Family(QKV_BIAS),
+    "qwen2_moe": Family(QKV_BIAS | SHARED_GATE),
+    "qwen3": Family({"qk_norm": "head"}),
+    "qwen3_moe": Family({"qk_norm": "head"}),
+    "qwen3_next": Family(DELTA, read_gated_delta),
+    "qwen3_5": Family(DELTA, read_gated_delta),
+    "qwen3_5_moe": Family(DELTA | {"intermediate_size": 0}, read_gated_delta),
+    "gemma": Family(GEMMA),
+    "gemma2": Family(GEMMA2),
+    "gemma3": Family(GEMMA3, sizes=GEMMA3_SIZES),
+    "gemma4": Family(GEMMA4, read_gemma4),
+    "phi": Family(PLAIN | PARALLEL | biases(True) | {"head_bias": True}),
+    "phi3": Family(),
+    "phimoe": Family(LAYERNORM),
+    "gpt2": Family(GPT | LEARNED),
+    "gptj": Family(PLAIN | PARALLEL | {"mlp_bias": True, "head_bias": True, "rotary": True}),
+    "gpt_neo": Family(GPT | LEARNED | {"qkv_bias": False, "sliding_window": 256}, read_gpt_neo),
+    "gpt_neox": Family(PLAIN | biases(True), read_gpt_neox),
+    "opt": Family(PLAIN | TIED | NO_POSITIONS | {"position_offset": 2}, read_opt),
+    "bloom": Family(GPT | {"embedding_norm": True, "max_position_embeddings": 2048}),
+    "falcon": Family(PLAIN | TIED | {"max_position_embeddings": 2048}, read_falcon),
+    "mpt": Family(PLAIN | TIED, read_mpt),
+    "starcoder2": Family(PLAIN | TIED, read_biased("use_bias", True)),
+    "gpt_bigcode": Family(GPT | LEARNED, read_multi_query),
+    "cohere": Family(LAYERNORM | TIED | PARALLEL | {"norm_bias": False, "qk_norm_kind": "full"}, read_cohere),
+    "cohere2": Family(
+        LAYERNORM | TIED | PARALLEL | {"norm_bias": False, "sliding_window": 4096, "sliding_window_pattern": 4}
+    ),
+    "dbrx": Family(LAYERNORM | {"norm_bias": False}, read_dbrx),
+    "llama4": Family({"attention_chunk_size": 8192}, read_llama4),
+    "gpt_oss": Family(
+        {"attention_bias": True, "attention_sinks": True, "router_bias": True, "expert_bias": True}
+        | {"sliding_window": 128, "sliding_window_pattern": 2}
+    ),
+    "glm": Family(QKV_BIAS),
+    "glm4": Family(QKV_BIAS | {"norms_per_layer": 4}),
+    "glm4_moe": Family(SPARE_OUTPUT_BIAS | {"router_bias": True}),
+    "chatglm": Family({}, read_chatglm),
+    "internlm": Family({}, read_attention_biased("bias", True)),
+    "internlm2": Family({}, read_attention_biased("bias", False)),
+    "deepseek_v2": Family(),
+    "deepseek_v3": Family({"router_bias": True}),
+    "deepseek_v32": Family({"router_bias": True}),
+    "minimax": Family({}, read_minimax),
+    "minimax_m2": Family({"qk_norm_kind": "full", "router_bias": True}),
+    "mimo": Family(SPARE_OUTPUT_BIAS | {"attention_bias": True}),
+    "jamba": Family({"rotary": False, "mamba_inner_layernorms": True}, read_jamba),
+    "mamba": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6} | TIED, read_mamba),
+    "mamba2": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6}, read_mamba2),
+    "bamba": Family({}, read_bamba),
+    "nemotron_h": Family(
+        {"norms_per_layer": 1, "gated_mlp": False, "rotary": False, "router_bias": True}, read_nemotron_h
+    ),
+    "nemotron-nas": Family({}, read_nemotron_nas),
+    "nemotron": Family(LAYERNORM | {"gated_mlp": False}),
+    "palm": Family(LAYERNORM | TIED | PARALLEL | {"norm_bias": False}),
+    "olmo": Family(LAYERNORM | {"norm_weight": False, "norm_bias": False}),
+    "olmo2": Family({"qk_norm": "full"}),
+    "olmo3": Family({"qk_norm": "full"}),
+    "olmoe": Family({"qk_norm": "full"}),
+    "stablelm": Family(LAYERNORM, read_stablelm),
+    "granite": Family(TIED),
+    "granitemoe": Family(TIED),
+    "granitemoehybrid": Family(TIED, read_granite_hybrid),
+    "exaone4": Family({"qk_norm": "head"}),
+    "ernie4_5": Family(TIED, read_biased("use_bias", False)),
+    "ernie4_5_moe": Family(TIED | {"router_bias": True}, read_biased("use_bias", False)),
+    "apertus": Family({"qk_norm": "head", "gated_mlp": False}),
+    "dots1": Family({"qk_norm": "head", "router_bias": True}),
+    "hunyuan_v1_dense": Family({"qk_norm": "head"}),
+    "seed_oss": Family(QKV_BIAS),
+    "bert": Family(
+        GPT | LEARNED | {"embedding_norm": True, "final_norm": False, "output_head": False, "pooler": True},
+        read_bert,
+    ),
+}
+
+# Types whose files and layers are those of another.
+SAME_AS = {
+    "yi": "llama",
+    "baichuan": "llama",
+    "smollm3": "llama",
+    "aquila": "llama",
+    "xverse": "llama",
+    "ministral": "mistral",
+    "ministral3": "mistral",
+    "mistral3": "mistral",
+    "devstral": "mistral",
+    "gpt": "gpt2",
+    "megatron": "gpt2",
+    "code_llama": "llama",
+    "roberta": "bert",
+    "xlm-roberta": "bert",
+    "qwen2_vl": "qwen2",
+    "qwen2_5_vl": "qwen2",
+    "qwen3_vl": "qwen3",
+    "qwen3_vl_moe": "qwen3_moe",
+    "phi4mm": "phi3",
+    "phi_moe": "phimoe",
+    "deepseek": "mixtral",
+    "kimi_k2": "deepseek_v3",
+    "kimi_k25": "deepseek_v3",
+    "glm_moe_dsa": "deepseek_v32",
+    "glm4_moe_lite": "deepseek_v3",
+    "glm4v": "glm4",
+    "glm4v_moe": "glm4_moe",
+    "minimax_text_01": "minimax",
+    "minimax_m1": "minimax",
+    "falcon_mamba": "mamba",
+    "codegen": "gptj",
+    "RefinedWeb": "falcon",
+    "RefinedWebModel": "falcon",
+}
+
+AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias but where the file says so)"
+# What a file of an unknown type must hold to be read as a Llama, and words of keys that say it is something else.
+LLAMA_NEEDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+FOREIGN = (
+    *("ssm", "mamba", "conv", "rwkv", "linear_", "block_config", "altup", "lru", "encoder", "decoder_layers", "laurel"),
+    *("recurrent", "retention", "hyena", "cross_attention", "is_encoder_decoder", "d_kv", "patch_size"),
+)
+
+
+def family_of(fields: Fields) -> tuple[Family, list[str]]:
+    """The row of the file's `model_type`; Llama's, and a note, for an unknown type that looks like one.
+
+    Raises BadConfig for an unknown type that does not.
+    """
+    given = str(fields.get("model_type", ""))
+    known = given.removesuffix("_text")
+    family = FAMILIES.get(SAME_AS.get(known, known))
+    if family is not None:
+        return family, []
+    if not given:
+        return FAMILIES["llama"], [f"no model_type: {AS_A_LLAMA}"]
+    missing = [key for key in LLAMA_NEEDS if key not in fields]
+    strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
+    if missing or strange:
+        why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
+        raise BadConfig(f"model_type {given!r} is not covered, and its file does not read as a Llama's: {why}")
+    return FAMILIES["llama"], [f"model_type {given!r} is not one we know: {AS_A_LLAMA}"]

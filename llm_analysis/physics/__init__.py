@@ -1,0 +1,7 @@
+"""What kernels, collectives and number formats do, as numbers. Nothing here reads a file or imports a GPU or a model.
+
+operators     one kernel as a record: FLOP, bytes, weights, cache
+collectives   all-reduce, all-gather, all-to-all, sends: bytes on the wire and messages
+dtypes        number formats: bits, rates, names such as w4a16 and fp8
+parallelism   the layout: tensor, context, pipeline, data, sequence and expert parallel sizes
+"""

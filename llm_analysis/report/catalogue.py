@@ -1,0 +1,73 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llm_analysis.hardware.gpu import GPU, RATES
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.forward import kv_bytes_per_token, num_active_params, num_params
+from llm_analysis.physics.dtypes import DEFAULT_DTYPE, get_dtypes
+from llm_analysis.units import GB
+
+Row = dict[str, Any]  # of a list: plain values in SI units, by their JSON keys
+
+MODEL_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "model": lambda row: row["name"],
+    "params": lambda row: f"{row['num_params_total'] / 1e9:,.2f} B",
+    "active": lambda row: f"{row['num_active_params_total'] / 1e9:,.2f} B" if row["num_experts"] else "",
+    "KV bytes": lambda row: f"{row['kv_cache_bytes_per_token']:,.0f}",
+    "layers": lambda row: str(row["num_hidden_layers"]),
+    "hidden": lambda row: str(row["hidden_size"]),
+    "positions": lambda row: str(row["max_position_embeddings"]),
+}
+MODEL_LEGEND = "active: parameters that a token goes through; KV bytes: of a token, in 16 bits"
+GPU_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "GPU": lambda row: row["name"],
+    "GB": lambda row: figure(row["memory_bytes"], GB),
+    "GB/s": lambda row: figure(row["memory_bandwidth"], GB),
+    "fp16": lambda row: figure(row["fp16_flops"] or row["bf16_flops"], 1e12),
+    "fp8": lambda row: figure(row["fp8_flops"], 1e12),
+    "int8": lambda row: figure(row["int8_flops"], 1e12),
+    "fp4": lambda row: figure(row["fp4_flops"], 1e12),
+    "link": lambda row: figure(row["link_bandwidth"], GB),
+    "domain": lambda row: str(row["link_domain_size"]),
+}
+GPU_LEGEND = "fp16 to fp4: dense TFLOP/s; link: GB/s one way; domain: GPUs that it joins"
+DTYPE_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "dtype": lambda row: row["name"],
+    "weights": lambda row: f"{row['weight_bits'] + row['scale_bits']:g}",
+    "activations": lambda row: f"{row['activation_bits']:g}",
+    "embedding": lambda row: f"{row['embedding_bits']:g}",
+    "KV cache": lambda row: f"{row['kv_bits']:g}",
+    "multiplied": lambda row: f"{row['math_bits']:g}",
+    "rate": lambda row: row["math"],
+}
+DTYPE_LEGEND = "bits of a number; rate: the peak of the GPU at which they are multiplied"
+
+
+def counts(m: ModelConfig) -> Row:
+    """The parameters of a model, and those that a token goes through."""
+    return {"num_params_total": num_params(m), "num_active_params_total": num_active_params(m)}
+
+
+def model_row(m: ModelConfig) -> Row:
+    """What a list says of a model; bytes that a token adds to a cache of 16 bits."""
+    kv_bytes = kv_bytes_per_token(m, get_dtypes(DEFAULT_DTYPE).on({"fp16": 1.0}, ""))
+    shape = ("num_hidden_layers", "hidden_size", "num_experts", "max_position_embeddings")
+    named = {key: getattr(m, key) for key in ("name", "family", "model_type")}
+    return {**named, **counts(m), "kv_cache_bytes_per_token": kv_bytes, **{key: getattr(m, key) for key in shape}}
+
+
+def gpu_row(g: GPU) -> Row:
+    """What a list says of a GPU: dense peaks, links one way."""
+    named = {key: getattr(g, key) for key in ("name", "vendor", "architecture", "memory_bytes", "memory_bandwidth")}
+    links = ("link", "link_bandwidth", "link_domain_size", "pcie_bandwidth", "inter_node_bandwidth")
+    rates = {f"{rate}_flops": g.peak_flops.get(rate) for rate in RATES}
+    return {**named, **rates, **{key: getattr(g, key) for key in links}}
+
+
+def figure(value: float | None, unit: float) -> str:
+    """A figure in that unit, without decimals; nothing where there is none."""
+    return f"{value / unit:,.0f}" if value else ""

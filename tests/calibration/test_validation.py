@@ -1,0 +1,344 @@
+"""The score in public: what `validate` prints is computed as it says, on rows no fit has seen; it may only fall."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Ask
+
+from llm_analysis import LLMAnalysis
+from llm_analysis.calibration.fitting.build_runtimes import OWN_BENCHMARK
+from llm_analysis.calibration.fitting.runtime_fit import Rows
+from llm_analysis.calibration.measurements import (
+    EVIDENCE,
+    REQUIRED,
+    Measurement,
+    gpu_named,
+    model_named,
+    read_measurements,
+)
+from llm_analysis.calibration.validation import Score, Scored, score, scored_row, statistics
+from llm_analysis.inference.runtimes import get_runtime, runtime_names
+
+STATIC_MEDIAN, OVERALL_P90 = 0.090, 0.327  # what is reached, rounded up to the next tenth of a percent: may only fall
+# This project's first benchmark: what is reached. The rows are in no fit; docs/accuracy.md tells why two GPUs are off.
+OWN_BOUNDS = {
+    "kipply-0001": 0.06,  # one GPU: prefill
+    "kipply-0002": 0.06,  # decode per token
+    "kipply-0003": 0.06,  # total
+    "kipply-0004": 0.10,  # two GPUs: prefill
+    "kipply-0005": 0.15,
+    "kipply-0006": 0.09,
+}
+ROW = {
+    "id": "one",
+    "source": "mine",
+    "runtime": "vllm",
+    "model_name": "llama-2-7b",
+    "gpu_name": "a100-sxm-80gb",
+    "dtype_name": "w16a16",
+    "batch_size": "1",
+    "seq_len": "512",
+    "num_tokens_to_generate": "10",
+    "metric": "ttft",
+    "measured_s": "0.05",
+}
+Write = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def published() -> Score:
+    """The score of the published figures."""
+    return score(EVIDENCE)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a table whose rows are `ROW` with changes; a change to None leaves the column out."""
+
+    def written(*changes: dict[str, Any]) -> str:
+        rows = [{k: v for k, v in {**ROW, **change}.items() if v is not None} for change in changes]
+        path = tmp_path / "mine.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return str(path)
+
+    return written
+
+
+def answer(ask: Ask, path: str, *flags: str) -> dict[str, Any]:
+    found = ask("validate", "--measurements", path, "--format", "json", *flags)
+    assert found.status == 0, found.err
+    plain: dict[str, Any] = json.loads(found.out)
+    return plain
+
+
+# The answer
+
+
+def test_the_keys_of_the_json(ask: Ask, write: Write) -> None:
+    found = answer(ask, write({}, {"id": "two", "metric": "latency"}))
+    numbers = {"n", "median_abs_error", "p90_abs_error", "bias"}
+    assert {"overall", "groups", "rows", "skipped"} <= set(found)
+    assert numbers <= set(found["overall"])
+    (group,), (row,), (skipped,) = found["groups"], found["rows"], found["skipped"]
+    assert {"source", "runtime", "gpu_name", "model_name", "metric"} | numbers <= set(group)
+    assert {"id", "measured_seconds", "estimated_seconds", "error", "low_seconds", "high_seconds"} == set(row)
+    assert set(skipped) == {"id", "reason"}
+    assert skipped["id"] == "two"
+    assert "latency" in skipped["reason"]
+
+
+def test_an_error_is_a_fraction_of_the_measurement(ask: Ask, write: Write) -> None:
+    (row,) = answer(ask, write({}))["rows"]
+    assert row["measured_seconds"] == 0.05
+    assert row["error"] == pytest.approx(row["estimated_seconds"] / 0.05 - 1, rel=1e-12)
+    assert row["low_seconds"] <= row["estimated_seconds"] <= row["high_seconds"]
+
+
+def made(error: float, low: float | None = 0.9, high: float | None = 1.1) -> Scored:
+    """A row that was measured at 1 s, with a band as given."""
+    return Scored("x", 1.0, 1.0 + error, error, low, high)
+
+
+def test_statistics_of_a_table_made_by_hand() -> None:
+    errors = [-0.5, -0.2, -0.1, 0.0, 0.1, 0.3]  # sizes in order: 0 .1 .1 .2 .3 .5
+    found = statistics([made(error) for error in errors])
+    assert found.n == 6
+    assert found.median_abs_error == pytest.approx(0.15)
+    assert found.p90_abs_error == pytest.approx(0.4)
+    assert found.bias == pytest.approx(-0.05)
+    assert found.coverage == 1.0
+
+
+def test_coverage_counts_the_rows_that_have_a_band() -> None:
+    rows = [made(0.0), made(0.0, 1.2, 1.4), made(0.0, 0.2, 3.0), made(0.0, None, None)]
+    found = statistics(rows)
+    assert found.coverage == pytest.approx(2 / 3)
+    assert found.narrow == pytest.approx(2 / 3)  # 0.9 to 1.1 and 1.2 to 1.4; not 0.2 to 3
+    assert statistics([made(0.0, None, None)]).coverage is None
+
+
+def test_a_median_is_that_of_numpy(published: Score) -> None:
+    errors = np.array([scored.error for _, scored in published.rows])
+    assert published.overall.median_abs_error == pytest.approx(np.median(abs(errors)), rel=1e-12)
+    assert published.overall.p90_abs_error == pytest.approx(np.quantile(abs(errors), 0.9), rel=1e-12)
+    assert published.overall.bias == pytest.approx(np.median(errors), rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "csv"])
+def test_each_format_answers(ask: Ask, write: Write, style: str) -> None:
+    found = ask("validate", "--measurements", write({}, {"id": "two"}), "--format", style)
+    assert (found.status, found.err) == (0, "")
+    assert "vllm" in found.out
+    if style == "csv":
+        assert len(list(csv.DictReader(found.out.splitlines()))) == 2
+
+
+def test_a_slip_of_the_unit_is_asked_about(ask: Ask, write: Write) -> None:
+    assert "is measured_s in seconds?" in ask("validate", "--measurements", write({"measured_s": "50"})).out
+    assert "is measured_s in seconds?" not in ask("validate", "--measurements", write({})).out
+
+
+def test_the_table_fits_80_columns(ask: Ask) -> None:
+    lines = ask("validate").out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert len(lines) < 140
+
+
+def test_ideal_can_be_scored_too(ask: Ask, write: Write) -> None:
+    path = write({})
+    (ideal,), (fitted,) = answer(ask, path, "--method", "ideal")["rows"], answer(ask, path)["rows"]
+    assert ideal["estimated_seconds"] < fitted["estimated_seconds"]
+    assert ideal["low_seconds"] is None
+
+
+# Tables of one's own
+
+
+def test_unknown_columns_are_ignored(ask: Ask, write: Write) -> None:
+    assert answer(ask, write({"weather": "rain", "notes": "a, b"}))["rows"] == answer(ask, write({}))["rows"]
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(ask: Ask, write: Write) -> None:
+    path = Path(write({}))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert answer(ask, str(path))["overall"]["n"] == 1
+
+
+SKIPPED = [
+    ({"model_name": "llama-2-7"}, "llama-2-7b"),
+    ({"gpu_name": "a100"}, "a100-sxm-80gb"),
+    ({"runtime": "vlm"}, "vllm"),
+    ({"dtype_name": "w5a16"}, "w5a16"),
+    ({"metric": "latency"}, "ttft, tpot, total_latency"),
+    ({"kind": "serving", "metric": "ttft"}, "has a tpot, and no ttft"),
+    ({"kind": "odd"}, "static, serving"),
+    ({"measured_s": "fast"}, "measured_s must be a number"),
+    ({"measured_s": "nan"}, "measured_s"),
+    ({"measured_s": "-1"}, "measured_s"),
+    ({"measured_s": "0"}, "measured_s"),
+    ({"batch_size": "0"}, "batch_size"),
+    ({"batch_size": ""}, "batch_size"),
+    ({"seq_len": "1e300"}, "seq_len"),
+    ({"num_tokens_to_generate": "inf"}, "num_tokens_to_generate"),
+    ({"tp_size": "0"}, "tp_size must be a whole number"),
+    ({"tp_size": "1.5"}, "tp_size must be a whole number"),
+    ({"tp_size": "3"}, "tp_size 3 does not divide"),
+    ({"model_name": "llama-2-70b"}, "does not fit"),
+    ({"model_name": "/nowhere.json"}, "nowhere.json"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), SKIPPED)
+def test_a_row_that_cannot_be_estimated_is_listed_with_its_reason(
+    ask: Ask, write: Write, change: dict[str, str], reason: str
+) -> None:
+    bare = dict.fromkeys(set(change) - set(ROW), "")
+    found = answer(ask, write(bare, change | {"id": "two"}))
+    assert [row["id"] for row in found["rows"]] == ["one"]
+    (skipped,) = found["skipped"]
+    assert skipped["id"] == "two"
+    assert reason in skipped["reason"]
+    question = ["validate", "--measurements", write(bare, change | {"id": "two"})]
+    assert "skipped: 1 row, two:" in ask(*question).out
+    as_csv = ask(*question, "--format", "csv")
+    assert (as_csv.out.count("\n"), as_csv.err.startswith("llm-analysis: note: skipped: 1 row, two:")) == (2, True)
+
+
+def refused(ask: Ask, *flags: str) -> str:
+    found = ask("validate", *flags)
+    assert (found.status, found.out) == (1, "")
+    assert found.err.count("\n") == 1
+    return found.err
+
+
+def test_a_table_that_is_none_is_refused_in_one_line(ask: Ask, write: Write, tmp_path: Path) -> None:
+    for name in REQUIRED:
+        assert f"no column '{name}'" in refused(ask, "--measurements", write({name: None}))
+    for content, said in ((b"", "no column"), (b"\xff\xfe\x00", "cannot be read"), (b'{"a": 1}', "no column")):
+        (tmp_path / "odd.csv").write_bytes(content)
+        assert said in refused(ask, "--measurements", str(tmp_path / "odd.csv"))
+    (tmp_path / "odd.csv").write_text(",".join(ROW) + "\n")
+    assert "no rows" in refused(ask, "--measurements", str(tmp_path / "odd.csv"))
+    assert "No such file" in refused(ask, "--measurements", str(tmp_path / "none.csv"))
+    assert "directory" in refused(ask, "--measurements", str(tmp_path))
+    assert "metric" in refused(ask, "--measurements", write({"metric": "latency"}))
+    said = refused(ask, "--measurements", write({"runtime": "my-engine"}))
+    assert "unknown runtime 'my-engine'" in said
+    assert "--runtime scores all rows as one" in said
+
+
+BAD_FLAGS = [
+    (["--max_median_error", "-0.1"], "max_median_error"),
+    (["--max_p90_error", "much"], "max_p90_error must be a number"),
+    (["--max_p90_error", "1e999"], "max_p90_error must be a finite number"),
+    (["--format", "yaml"], "unknown format"),
+    (["--method", "published"], "unknown method"),
+    (["--runtime", "vlm"], "did you mean vllm"),
+    (["--measurements", ""], "measurements must be the path"),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), BAD_FLAGS)
+def test_a_wrong_flag_is_refused_in_one_line(ask: Ask, flags: list[str], said: str) -> None:
+    assert said in refused(ask, *flags)
+
+
+@pytest.mark.parametrize("flag", ["max_median_error", "max_p90_error"])
+def test_a_bound_that_is_exceeded_fails_after_the_answer(ask: Ask, write: Write, flag: str) -> None:
+    path = write({})
+    error = answer(ask, path)["overall"]["median_abs_error"]
+    assert ask("validate", "--measurements", path, f"--{flag}", f"{error + 1e-6:.6f}").status == 0
+    found = ask("validate", "--measurements", path, f"--{flag}", f"{error - 1e-3:.6f}")
+    assert found.status == 1
+    assert "by runtime" in found.out
+    assert "is above" in found.err
+    assert found.err.count("\n") == 1
+
+
+# The published figures
+
+
+def test_every_published_row_is_read_and_has_its_source() -> None:
+    with EVIDENCE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measurements, unread = read_measurements(EVIDENCE)
+    assert unread == []
+    assert len(measurements) == len(rows) >= 300
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert [row["id"] for row in rows if not row["source_ref"].strip() or not row["source"].strip()] == []
+
+
+def test_no_published_row_is_dropped_silently(published: Score) -> None:
+    measurements, unread = read_measurements(EVIDENCE)
+    told = [m.id for m, _ in (*published.rows, *published.set_apart)] + [name for name, _ in published.skipped]
+    assert sorted(told) == sorted([m.id for m in measurements] + [name for name, _ in unread])
+    assert all(reason for _, reason in published.skipped)
+
+
+def test_the_first_benchmark_is_in_no_fit() -> None:
+    for name in runtime_names():
+        runtime = get_runtime(name)
+        assert OWN_BENCHMARK not in runtime.evidence.sources
+        assert [fold for fold in runtime.held_out if OWN_BENCHMARK in fold] == []
+
+
+def first(rows: list[Measurement], name: str) -> Measurement:
+    """A row of a runtime that was fitted anew without it."""
+    folds = get_runtime(name).held_out
+    return next(m for m in rows if m.runtime == name and f"{m.source} | {m.gpu_name}" in folds)
+
+
+@pytest.mark.parametrize("name", ["tensorrt-llm", "vllm", "llama.cpp"])
+def test_a_row_is_scored_by_a_fit_that_has_not_seen_it(name: str) -> None:
+    row = first(read_measurements(EVIDENCE)[0], name)
+    whole = scored_row(replace(row, source="somewhere else"), name, "calibrated")
+    assert scored_row(row, name, "calibrated").estimated_seconds != whole.estimated_seconds
+
+
+def test_the_rows_of_a_fit_are_timed_like_any_estimate(published: Score) -> None:
+    """Arrays over all rows and one row after another agree to rounding: both add the same terms."""
+    for name in ("none", *{m.runtime for m, _ in published.rows}):
+        runtime = get_runtime(name)
+        chosen = [m for m, _ in published.rows if name in ("none", m.runtime) and m.kind == "static" and m.pp_size == 1]
+        rows = Rows([m for m in chosen if gpu_named(m.gpu_name).vendor != "AMD"][:40])
+        single = []
+        for m in rows.measurements:
+            parts = model_named(m.model_name), gpu_named(m.gpu_name), m.dtypes(), m.layout()
+            analysis = LLMAnalysis(*parts, method="calibrated", runtime=runtime)
+            single.append(sum(weight * float(analysis.seconds(step)) for weight, step in m.passes(analysis.model)))
+        assert rows.seconds(runtime) == pytest.approx(np.array(single), rel=1e-9), name
+
+
+def test_the_errors_may_only_fall(published: Score) -> None:
+    static = statistics([scored for m, scored in published.rows if m.kind == "static"])
+    assert static.median_abs_error <= STATIC_MEDIAN
+    assert published.overall.p90_abs_error <= OVERALL_P90
+
+
+def test_the_first_benchmark_is_met_as_far_as_it_is(published: Score) -> None:
+    errors = {m.id: abs(scored.error) for m, scored in published.rows if m.source == OWN_BENCHMARK}
+    assert errors.keys() == OWN_BOUNDS.keys()
+    assert {name: error for name, error in errors.items() if error > OWN_BOUNDS[name]} == {}
+
+
+def test_the_bands_hold_most_rows(published: Score) -> None:
+    assert published.overall.coverage is not None
+    assert 0.75 <= published.overall.coverage <= 0.85
+    assert published.overall.narrow is not None
+    assert published.overall.narrow >= 0.5
+
+
+def test_the_kernels_alone_meet_an_engine_that_adds_nothing(published: Score) -> None:
+    """gpt-fast captures a whole step in one CUDA graph: on one GPU in 16 bits its kernels are all there is."""
+    rows = [m for m, _ in published.rows if (m.source, m.dtype_name, m.tp_size) == ("gpt-fast README", "w16a16", 1)]
+    assert rows
+    assert max(abs(scored_row(m, "none", "calibrated").error) for m in rows) < 0.03

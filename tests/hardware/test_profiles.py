@@ -1,0 +1,218 @@
+"""Kernel profiles: each has its evidence and keeps within its targets; look-ups tell what they fell back on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis.calibration.fitting.build_profiles import laid_out, plain
+from llm_analysis.calibration.fitting.measured_kernels import Samples
+from llm_analysis.catalog import get_gpu, names
+from llm_analysis.errors import Unsupported
+from llm_analysis.hardware.profiles import (
+    FOLDER,
+    LINKS_FILE,
+    Kernel,
+    collective,
+    kernel,
+    links,
+    profile_for,
+    profile_named,
+    profile_names,
+    profiles,
+)
+from llm_analysis.hardware.roofline import Efficiency, cost
+from llm_analysis.models.forward import forward
+from llm_analysis.physics.dtypes import get_dtypes
+from llm_analysis.physics.operators import MatmulFormat, Step, attention, matmul
+from llm_analysis.physics.parallelism import Parallelism
+
+OPS = SHARED / "measurements" / "ops"
+needs_measurements = pytest.mark.skipif(
+    not OPS.is_dir(), reason=f"measured kernels are not at {OPS}: fits are not repeated"
+)
+
+MEASURED = [p for p in profiles().values() if p.note == ""]
+BF16 = MatmulFormat("bf16", "bf16", 2.0, 2.0, 2.0)
+
+# Median |error| on held-out rows, as the evidence says it, per GPU and format: what the fits must keep to. int8 with
+# quantised activations, the experts of mixtures and 8-bit caches under heads of 192 fall short of what was aimed at
+# (7 %, 9 % and 15 %): their bounds are what was reached.
+TARGETS = {
+    "gemm": {"bf16": 0.07, "int8": 0.09, "": 0.09},
+    "quantize": {"": 0.09},
+    "prefill_attention": {"bf16_d256": 0.085, "": 0.08},
+    "prefill_mla_attention": {"": 0.08},
+    "decode_attention": {"bf16_kv8_d192": 0.17, "": 0.15},
+    "decode_mla_attention": {"": 0.15},
+    "grouped_gemm": {"bf16": 0.09, "nvfp4": 0.09, "": 0.15},
+    "elementwise": {"": 0.18},
+    "rotary": {"": 0.1},
+    "residual": {"": 0.12},
+    "embedding": {"": 0.12},
+}
+SHARED_BY_EIGHT = 0.22  # PCIe among eight GPUs, a machine of its own kind
+
+
+def entries() -> list[tuple[str, str, str, Kernel]]:
+    """Every fitted kernel: profile, kind, format, numbers."""
+    return [(p.name, k, f, e) for p in profiles().values() for k, v in p.kernels.items() for f, e in v.items()]
+
+
+def test_every_kernel_has_its_evidence() -> None:
+    assert {"a100-sxm-80gb", "h100-sxm-80gb", "b200-sxm", "l40s-48gb", "volta", "turing", "cdna"} <= set(profiles())
+    for name, kind, format, entry in entries():
+        assert entry.evidence.source, (name, kind, format)
+        assert entry.evidence.rows > 0, (name, kind, format)
+        assert entry.numbers.memory <= 1, (name, kind, format)
+        errors = (entry.evidence.median_error, entry.evidence.p90_error)
+        assert all(error is None or error >= 0 for error in errors), (name, kind, format)
+
+
+def test_a_profile_is_written_as_it_was_read() -> None:
+    for name in profile_names():
+        assert laid_out(plain(profile_named(name))) + "\n" == (FOLDER / f"{name}.json").read_text(), name
+    assert laid_out(plain(links())) + "\n" == LINKS_FILE.read_text()
+
+
+def test_fits_keep_within_their_targets() -> None:
+    for profile in MEASURED:
+        for kind, by_format in profile.kernels.items():
+            for format, entry in by_format.items():
+                target = TARGETS[kind].get(format, TARGETS[kind][""])
+                assert entry.evidence.median_error is not None
+                assert entry.evidence.median_error <= target, (profile.name, kind, format)
+
+
+def test_collectives_keep_within_their_targets() -> None:
+    for link in ("NVLink3", "NVLink4", "NVLink5", "PCIe", "PCIe through the host"):
+        for algorithm, by_kind in links().links[link].items():
+            for kind, entry in by_kind.items():
+                limit = SHARED_BY_EIGHT if kind.endswith("/8") else 0.15
+                assert entry.evidence.median_error is not None
+                assert entry.evidence.median_error <= limit, (link, algorithm, kind)
+
+
+@pytest.mark.parametrize("name", names("gpu_configs"))
+def test_every_gpu_finds_numbers_for_a_whole_pass(name: str) -> None:
+    from llm_analysis.catalog import get_model
+
+    gpu = get_gpu(name)
+    profile = profile_for(gpu)
+    dtypes = get_dtypes("w16a16").on(gpu.peak_flops, gpu.name)
+    for phase, new in (("prefill", 128.0), ("decode", 1.0)):
+        for op in forward(get_model("llama-2-7b"), Step(1.0, new, 128.0, phase), dtypes, Parallelism()):
+            assert kernel(profile, op.kind, op.format).numbers.launch < 1e-3
+    own = {p.gpu_name for p in profiles().values()}
+    assert gpu.name in own or f"no kernels of {name} were measured" in profile.note
+
+
+def test_a_gpu_of_a_measured_architecture_takes_its_fractions_and_says_so() -> None:
+    h100, h200 = profile_for(get_gpu("h100-sxm-80gb")), profile_for(get_gpu("h200-sxm-141gb"))
+    assert h100.note == ""
+    assert "h100-sxm-80gb" in h200.note
+    assert kernel(h200, "gemm", "bf16").numbers == kernel(h100, "gemm", "bf16").numbers
+
+
+def test_fill_grows_with_the_number_of_sms() -> None:
+    l40s, gpu = profile_for(get_gpu("l40s-48gb")), get_gpu("rtx-4090")
+    ratio = (gpu.num_sms or 0) / l40s.num_sms
+    fill = kernel(l40s, "prefill_attention", "bf16").numbers.fill
+    assert kernel(profile_for(gpu), "prefill_attention", "bf16").numbers.fill == pytest.approx(ratio * fill)
+
+
+def test_a_missing_format_is_told() -> None:
+    profile = profile_for(get_gpu("h100-sxm-80gb"))
+    assert kernel(profile, "gemm", "bf16").notes == ()
+    assert kernel(profile, "gemm", "fp16").notes == ()
+    assert "borrowed from a100-sxm-80gb" in kernel(profile, "gemm", "w4a16").notes[0]
+    assert "bf16_kv8" in kernel(profile, "decode_attention", "fp16_kv8_d96").notes[0]
+    with pytest.raises(Unsupported, match="no kernel of kind"):
+        kernel(profile._replace(kernels={}), "gemm", "bf16")
+
+
+def test_collectives_by_link() -> None:
+    engine = collective("NVLink4+NVSwitch", "all_reduce", 8, "engine")
+    nccl = collective("NVLink4+NVSwitch", "all_reduce", 8, "nccl")
+    assert engine.numbers.launch < nccl.numbers.launch
+    assert collective("NVLink4+NVSwitch", "all_gather", 8, "engine").numbers.launch > engine.numbers.launch
+    shared = [collective("PCIe through the host", "all_reduce", n).numbers.link for n in (2, 4, 8)]
+    assert shared == sorted(shared, reverse=True)
+    assert collective("inter-node", "all_reduce", 4).notes
+
+
+@given(
+    rows=st.floats(1, 1e5),
+    inputs=st.sampled_from([512.0, 4096.0, 28672.0]),
+    outputs=st.sampled_from([512.0, 4096.0, 28672.0]),
+    faster=st.floats(1, 4),
+)
+def test_more_bandwidth_or_flops_is_never_slower(rows: float, inputs: float, outputs: float, faster: float) -> None:
+    for profile in MEASURED:
+        gpu = get_gpu(profile.name)
+        op, numbers = matmul("", rows, inputs, outputs, BF16), kernel(profile, "gemm", "bf16").numbers
+        wider = gpu.model_copy(update={"memory_bandwidth": gpu.memory_bandwidth * faster})
+        peaks = {rate: peak * faster for rate, peak in gpu.peak_flops.items()}
+        usual = cost(op, gpu, numbers).seconds
+        assert cost(op, wider, numbers).seconds <= usual * (1 + 1e-12)
+        assert cost(op, gpu.model_copy(update={"peak_flops": peaks}), numbers).seconds <= usual * (1 + 1e-12)
+
+
+@given(rows=st.floats(1, 1e4), more=st.floats(1, 100))
+def test_more_work_is_never_faster(rows: float, more: float) -> None:
+    gpu = get_gpu("a100-sxm-80gb")
+    for phase in ("prefill", "decode"):
+        numbers = kernel(profile_for(gpu), f"{phase}_attention", "bf16").numbers
+        few, many = (
+            attention(
+                "",
+                Step(b, 1.0, 1e3, phase),
+                32,
+                8,
+                128,
+                128,
+                format="bf16",
+                rate="bf16",
+                element_bytes=2,
+                kv_element_bytes=2,
+            )
+            for b in (rows, rows * more)
+        )
+        assert cost(few, gpu, numbers).seconds <= cost(many, gpu, numbers).seconds * (1 + 1e-12)
+
+
+def test_a_fit_finds_the_numbers_that_made_its_rows() -> None:
+    pytest.importorskip("scipy")
+    from llm_analysis.calibration.fitting.kernel_fit import COMPUTE, kernels_of
+
+    gpu = get_gpu("h100-sxm-80gb")
+    m, n = (a.ravel() for a in np.meshgrid(2.0 ** np.arange(0, 14), 2.0 ** np.arange(9, 16)))
+    op, truth = matmul("", m, n, n, BF16), Efficiency(launch=3e-6, flops=0.75, memory=0.8, sharpness=2.5, fill=2e5)
+    samples = Samples(op, np.asarray(cost(op, gpu, truth).seconds), np.arange(len(m), dtype=float), "made up")
+    found, _ = kernels_of([samples], gpu, COMPUTE)
+    for name in COMPUTE:
+        assert getattr(found.numbers, name) == pytest.approx(getattr(truth, name), rel=0.01)
+    assert found.evidence.median_error == pytest.approx(0, abs=1e-3)
+
+
+@needs_measurements
+@pytest.mark.parametrize("system", ["a100_sxm", "h100_sxm", "b200_sxm", "l40s"])
+def test_stored_numbers_time_the_measured_kernels(system: str) -> None:
+    """A sample of the rows, timed with the numbers as stored: the evidence still speaks of this code."""
+    from llm_analysis.calibration.fitting import measured_kernels
+    from llm_analysis.calibration.fitting.kernel_fit import BEFORE, predicted
+
+    gpu = get_gpu(measured_kernels.SYSTEMS[system])
+    stored = profiles()[gpu.name].kernels
+    for s in [*measured_kernels.gemms(OPS / system, gpu), *measured_kernels.attentions(OPS / system, gpu, "decode")]:
+        sample = s.part(np.arange(len(s.seconds)) % 7 == 0)
+        numbers = stored[s.op.kind][s.op.format].numbers.model_dump()
+        if s.before is not None:
+            along = stored["quantize"][s.op.format].numbers.model_dump()
+            numbers |= {BEFORE + name: value for name, value in along.items()}
+        error = np.median(abs(predicted(sample, gpu, numbers) / sample.seconds - 1))
+        limit = TARGETS[s.op.kind].get(s.op.format, TARGETS[s.op.kind][""])
+        assert error <= limit * 1.1, (system, s.op.kind, s.op.format)  # a seventh of the rows: a tenth of slack

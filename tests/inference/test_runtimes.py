@@ -1,0 +1,327 @@
+"""Runtimes: each file is whole and says what it rests on; what a runtime adds only ever costs time."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import Ask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
+from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, SECONDS, TERMS
+from llm_analysis.calibration.measurements import EVIDENCE, read_measurements
+from llm_analysis.hardware.profiles import same_chip
+from llm_analysis.inference.runtimes import (
+    DEFAULT_RUNTIME,
+    FOLDER,
+    NONE,
+    UNPUBLISHED,
+    Band,
+    Runtime,
+    get_runtime,
+    of_version,
+    place,
+    runtime_names,
+    runtime_notes,
+)
+
+WANTED = {
+    "fastertransformer",
+    "tensorrt-llm",
+    "vllm",
+    "vllm-v1",
+    "sglang",
+    "lmdeploy",
+    "gpt-fast",
+    "llama.cpp",
+    "hf-transformers",
+    "none",
+}
+MODELS = ("llama-2-7b", "mixtral-8x7b", "opt-13b")
+GPUS = ("a100-sxm-80gb", "h100-sxm-80gb", "l40s-48gb", "mi300x-192gb")
+names = st.sampled_from(sorted(runtime_names()))
+seconds = st.sampled_from(sorted(SECONDS))
+
+
+@cache
+def analysis(model: str, gpu: str, tp_size: int, runtime: Runtime | str) -> LLMAnalysis:
+    used = get_runtime(runtime) if isinstance(runtime, str) else runtime
+    parts = get_model(model), get_gpu(gpu), get_dtypes("bf16"), Parallelism(tp_size=tp_size)
+    return LLMAnalysis(*parts, method="calibrated", runtime=used)
+
+
+def latencies(model: str, gpu: str, tp_size: int, runtime: Runtime | str, batch: int) -> tuple[float, float]:
+    """Prefill and decode, in seconds."""
+    e = analysis(model, gpu, tp_size, runtime).inference(
+        batch_size_per_gpu=batch, seq_len=256, num_tokens_to_generate=16
+    )
+    return e.prefill_latency, e.decode_latency
+
+
+def test_all_runtimes_are_there() -> None:
+    assert set(runtime_names()) >= WANTED
+    assert DEFAULT_RUNTIME in WANTED
+
+
+@pytest.mark.parametrize("name", sorted(runtime_names()))
+def test_a_runtime_says_what_it_rests_on(name: str) -> None:
+    runtime = get_runtime(name)
+    assert runtime.name == name
+    if name == "none":
+        assert runtime == NONE
+        return
+    evidence = runtime.evidence
+    assert evidence.note or (evidence.rows == sum(evidence.sources.values()) > 0)
+    assert not evidence.rows or None not in (evidence.median_error, evidence.p90_error, evidence.bias)
+    assert runtime.date
+
+
+@pytest.mark.parametrize("name", sorted(runtime_names()))
+def test_a_band_holds_the_estimate_and_rests_on_enough_rows(name: str) -> None:
+    for band in get_runtime(name).bands.values():
+        assert band.low <= 1 <= band.high
+        assert band.rows >= 10
+
+
+def test_a_band_is_that_of_the_phase_and_of_gpus_like_it() -> None:
+    bands = {name: Band(low=0.9, high=1.1 + i, rows=10) for i, name in enumerate(("total", "total elsewhere"))}
+    runtime = Runtime(name="mine", bands=bands)
+    assert runtime.band("prefill") == runtime.band("total") == bands["total"]
+    assert runtime.band("prefill", " elsewhere") == bands["total elsewhere"]
+    assert Runtime(name="mine", bands={"total": bands["total"]}).band("total", " elsewhere") == bands["total"]
+    assert runtime.band("total", " on AMD") is None
+    assert NONE.band("total") is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "measured"),
+    [("a100-sxm-80gb", True), ("a100-sxm-40gb", True), ("h200-sxm-141gb", True), ("a10-24gb", False), ("t4", False)],
+)
+def test_a_chip_is_known_by_its_units(gpu: str, measured: bool) -> None:
+    assert same_chip(get_gpu(gpu)) == measured
+    assert place(get_gpu(gpu), measured) == ("" if measured else " elsewhere")
+
+
+def test_each_vendor_has_bands_of_its_own() -> None:
+    assert place(get_gpu("mi300x-192gb"), measured=False) == " on AMD"
+    assert place(get_gpu("tpu-v5p"), measured=False) == " on Google"
+
+
+@pytest.mark.parametrize("name", sorted(runtime_names()))
+def test_terms_held_out_are_terms_of_the_fit(name: str) -> None:
+    runtime = get_runtime(name)
+    for fold, terms in runtime.held_out.items():
+        source, gpu, *model = fold.split(" | ")
+        assert source in runtime.evidence.sources
+        assert set(terms) <= {*TERMS, CUDA_CORES}
+        assert Runtime(**(runtime.model_dump() | terms)) == runtime.without(source, gpu, *(model or [""]))
+
+
+def test_an_unknown_fold_changes_nothing() -> None:
+    runtime = get_runtime("vllm")
+    assert runtime.without("nobody", "a100-sxm-80gb", "llama-2-7b") == runtime
+
+
+@given(
+    st.sampled_from(MODELS),
+    st.sampled_from(GPUS),
+    st.sampled_from((1, 2, 4)),
+    names,
+    seconds,
+    st.sampled_from((1, 8, 64)),
+    st.sampled_from((1e-6, 1e-4, 5e-3)),
+)
+def test_more_host_time_is_never_faster(
+    model: str, gpu: str, tp_size: int, name: str, term: str, batch: int, more: float
+) -> None:
+    runtime = get_runtime(name).model_copy(update={"name": "mine"})
+    slower = runtime.model_copy(update={term: getattr(runtime, term) + more})
+    before = latencies(model, gpu, tp_size, key(runtime), batch)
+    after = latencies(model, gpu, tp_size, key(slower), batch)
+    assert after[0] >= before[0]
+    assert after[1] >= before[1]
+
+
+def key(runtime: Runtime) -> Runtime:
+    """A runtime that can be remembered: without what an estimate does not need."""
+    return HashableRuntime(**runtime.model_copy(update={"bands": {}, "held_out": {}}).model_dump())
+
+
+class HashableRuntime(Runtime):
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+@given(st.sampled_from(MODELS), st.sampled_from(GPUS), st.sampled_from((1, 2, 4)), names, st.sampled_from((1, 8, 64)))
+def test_bare_kernels_are_never_slower_than_a_runtime(
+    model: str, gpu: str, tp_size: int, name: str, batch: int
+) -> None:
+    """All that a fit may find is added time and kernels no better than the profile's; see the bounds of `Runtime`."""
+    bare = latencies(model, gpu, tp_size, key(NONE.model_copy(update=FACTS.get(name, {}))), batch)
+    under = latencies(model, gpu, tp_size, name, batch)
+    assert all(b <= u * (1 + 1e-12) for b, u in zip(bare, under, strict=True))
+
+
+FACTS = {
+    name: {fact: getattr(get_runtime(name), fact) for fact in ("collective", "narrow_launch")}
+    for name in runtime_names()
+}
+
+
+@given(st.sampled_from(MODELS), st.sampled_from(GPUS[:3]), st.sampled_from((1, 4)), names, st.sampled_from((1, 64)))
+def test_the_ideal_is_a_lower_bound(model: str, gpu: str, tp_size: int, name: str, batch: int) -> None:
+    ideal = LLMAnalysis(
+        get_model(model), get_gpu(gpu), get_dtypes("bf16"), Parallelism(tp_size=tp_size), method="ideal"
+    ).inference(batch_size_per_gpu=batch, seq_len=256, num_tokens_to_generate=16)
+    prefill, decode = latencies(model, gpu, tp_size, name, batch)
+    # Fused kernels save element-wise traffic that the ideal counts kernel by kernel.
+    assert ideal.prefill_latency <= prefill * 1.02
+    assert ideal.decode_latency <= decode * 1.02
+
+
+def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
+    port = get_runtime("vllm-rocm")
+    assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm").runtime == port
+    assert analysis("llama-2-7b", "a100-sxm-80gb", 1, "vllm").runtime == get_runtime("vllm")
+    assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm-v1").runtime == get_runtime("vllm-v1")
+    assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
+
+
+@pytest.mark.parametrize(
+    ("model", "runtime", "told"),
+    [
+        ("deepseek-v3", "vllm-v1", "latent attention"),
+        ("llama-3.1-8b", "vllm-v1", ""),
+        ("deepseek-v3", "none", ""),
+    ],
+)
+def test_an_answer_tells_of_a_model_unlike_all_that_were_scored(model: str, runtime: str, told: str) -> None:
+    notes = [note for note in runtime_notes(get_runtime(runtime), get_model(model)) if note.startswith("the bands")]
+    assert len(notes) == bool(told)
+    assert all(note.endswith(f"is of one with {told}") for note in notes)
+
+
+def test_no_published_figure_is_of_the_layers_that_an_answer_calls_unpublished() -> None:
+    published = {m.model_name for m in read_measurements(EVIDENCE)[0]}
+    kinds = {mixer for name in published for mixer, _ in get_model(name).layer_kinds}
+    assert not [kind for kind in kinds for part in UNPUBLISHED if part in kind]
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "runtime"),
+    [
+        ("vllm", "0.7.3", "vllm"),
+        ("vllm", "0.8", "vllm-v1"),
+        ("vllm", "v0.8.5", "vllm-v1"),
+        ("vllm", "0.10 (2025-08)", "vllm-v1"),
+        ("vllm", "1.0.0", "vllm-v1"),
+        ("vllm", "0.2.6+PR (custom all-reduce)", "vllm"),
+        ("vllm", "2023-10", "vllm"),
+        ("vllm", "2024.05", "vllm"),
+        ("vllm", "V0.9.1", "vllm-v1"),
+        ("vllm", "vLLM 0.9.1", "vllm-v1"),
+        ("vllm", "", "vllm"),
+        ("tensorrt-llm", "0.5.0", "tensorrt-llm-0.6"),
+        ("tensorrt-llm", "0.6/0.7 (2023-12)", "tensorrt-llm-0.6"),
+        ("tensorrt-llm", "0.7a", "tensorrt-llm-0.9"),
+        ("tensorrt-llm", "0.9.0", "tensorrt-llm-0.9"),
+        ("tensorrt-llm", "0.10.0", "tensorrt-llm"),
+        ("tensorrt-llm", "1.2.0rc2", "tensorrt-llm"),
+        ("tensorrt-llm", "", "tensorrt-llm"),
+        ("sglang", "0.4.6.post1", "sglang"),
+    ],
+)
+def test_a_version_tells_which_engine_it_was(engine: str, version: str, runtime: str) -> None:
+    assert of_version(engine, version) == runtime
+    assert runtime in runtime_names()
+
+
+def test_an_attention_on_cuda_cores_costs_grouped_queries_most_and_groups_with_a_kernel_nothing() -> None:
+    """llama-3-8b has 4 query heads per KV head, llama-2-70b 8; of llama-2-7b, with 1, the memory is the limit."""
+    plain, old = key(NONE), key(Runtime(name="old", cuda_core_flops=32.0, tensor_core_groups=[8]))
+    for model, tp_size, slower in (("llama-3-8b", 1, True), ("llama-2-70b", 4, False), ("llama-2-7b", 1, False)):
+        step = Step(64.0, 1.0, 2000.0, "decode")
+        of_plain, of_old = (float(analysis(model, "h100-sxm-80gb", tp_size, r).seconds(step)) for r in (plain, old))
+        assert of_old > of_plain * 1.15 if slower else of_old <= of_plain * 1.02
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("vlm", "vllm"), ("VLLM", "vllm"), ("tensorrt", "tensorrt-llm"), ("llamacpp", "llama.cpp"), ("zzz", "known: ")],
+)
+def test_an_unknown_runtime_gets_the_nearest_names(ask: Ask, name: str, nearest: str) -> None:
+    found = ask("infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", name)
+    assert (found.status, found.out) == (1, "")
+    assert f"unknown runtime '{name}'" in found.err
+    assert nearest in found.err
+    assert found.err.count("\n") == 1
+
+
+BROKEN = [
+    ("", "mine.json"),
+    ("[1]", "not an object"),
+    ('{"step_seconds": 1e-3}', "missing key 'name'"),
+    ('{"name": "mine", "step_second": 1e-3}', "unknown key 'step_second'; did you mean step_seconds"),
+    ('{"name": "mine", "step_seconds": -1}', "step_seconds"),
+    ('{"name": "mine", "step_seconds": NaN}', "step_seconds"),
+    ('{"name": "mine", "step_seconds": "1"}', "step_seconds must be a number"),
+    ('{"name": "mine", "attention": 0}', "attention"),
+    ('{"name": "mine", "collective": "mpi"}', "collective"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), BROKEN)
+def test_a_file_that_is_no_runtime_is_refused_by_name(ask: Ask, tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    found = ask("infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", str(path))
+    assert (found.status, found.out) == (1, "")
+    assert said in found.err
+    assert found.err.count("\n") == 1
+
+
+def test_a_missing_file_or_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    for name in ("nowhere.json", "folder.json"):
+        with pytest.raises(LLMAnalysisError, match="no such file"):
+            get_runtime(str(tmp_path / name))
+
+
+def test_an_answer_names_its_runtime(ask: Ask) -> None:
+    asked = ["infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb"]
+    assert json.loads(ask(*asked, "--format", "json").out)["runtime"] == DEFAULT_RUNTIME
+    assert json.loads(ask(*asked, "--runtime", "none", "--format", "json").out)["runtime"] == "none"
+    assert DEFAULT_RUNTIME in ask(*asked).out
+
+
+def test_no_runtime_is_asked_of_a_method_that_knows_none(ask: Ask) -> None:
+    asked = ["infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", "vllm"]
+    for method in ("ideal", "published"):
+        found = ask(*asked, "--method", method)
+        assert found.status == 1
+        assert "knows no runtime" in found.err
+
+
+def test_files_are_the_names() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} | {"none"} == set(runtime_names())
+
+
+@pytest.mark.parametrize("name", runtime_names())
+def test_an_answer_tells_whose_numbers_a_runtime_has(ask: Ask, name: str) -> None:
+    """Own numbers stand with the folds that left out rows; the kernels alone are nobody's."""
+    question = ["--model_name", "llama-3.1-8b", "--gpu_name", "a100-sxm-80gb", "--runtime", name, "--format", "json"]
+    notes = [note for note in json.loads(ask("infer", *question).out)["notes"] if note.startswith(f"runtime {name}: ")]
+    r = get_runtime(name)
+    values = {term: getattr(r, term) for term in TERMS}
+    own = bool(r.held_out) or values == {term: getattr(NONE, term) for term in TERMS}
+    assert len(notes) == (bool(r.evidence.note) or not own)
+    others = [r for r in map(get_runtime, runtime_names()) if r.name != name and r.held_out]
+    same = [r.name for r in others if values == {term: getattr(r, term) for term in TERMS}]
+    if not own and same:
+        assert any(f"the numbers of {other}" in notes[0] for other in same)
+    elif not own:
+        assert "what other engines have in common; " in notes[0]
+        checked = len(r.evidence.sources) > 1
+        assert ("none fitted to its own" if checked else "nothing fitted to them could be checked") in notes[0]

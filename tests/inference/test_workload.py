@@ -1,0 +1,273 @@
+"""Serving options: each a formula over the same passes, held to laws and to cases worked out by hand."""
+
+from math import isclose
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
+from llm_analysis.calibration.validation import pass_with
+from llm_analysis.errors import BadValue, Unsupported
+from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.workload import Workload, carried, draft_layout, own_draft, prefill_passes, tokens_per_step
+from llm_analysis.models.forward import forward, num_params
+
+MODELS = ("llama-3.1-8b", "gemma-2-9b", "mixtral-8x7b", "deepseek-v2-lite")
+models = st.sampled_from(MODELS)
+methods = st.sampled_from(["ideal", "calibrated"])
+batches, prompts, chunks = st.integers(1, 64), st.integers(2, 6000), st.integers(16, 9000)
+
+
+def analysis(model: str = "llama-3.1-8b", method: str = "ideal", draft: str = "", **sizes: int) -> LLMAnalysis:
+    drafting = get_model(draft) if draft else None
+    formats, layout = get_dtypes("bf16"), Parallelism(**sizes)
+    return LLMAnalysis(
+        get_model(model), get_gpu("h200-sxm-141gb"), formats, layout, method=method, draft_config=drafting
+    )
+
+
+def asked(model: str = "llama-3.1-8b", method: str = "ideal", **question: Any) -> Estimate:
+    return analysis(model, method).inference(**question)
+
+
+# A prefix in the cache
+
+
+@given(model=models, method=methods, b=batches, s=prompts, data=st.data())
+def test_a_longer_prefix_is_never_slower(model: str, method: str, b: int, s: int, data: st.DataObject) -> None:
+    """All but the indexer and MLA's expansion of cached rows, which no prefix spares, shrink with it."""
+    short, long = sorted(data.draw(st.tuples(st.integers(0, s - 1), st.integers(0, s - 1))))
+    none, some = (asked(model, method, batch_size_per_gpu=b, seq_len=s, cached_prefix_len=p) for p in (short, long))
+    assert some.prefill_latency <= none.prefill_latency * (1 + 1e-12)
+    assert some.decode_latency == none.decode_latency
+    assert some.kv_cache_memory_per_gpu == none.kv_cache_memory_per_gpu
+
+
+def test_a_prefix_spares_its_own_prefill() -> None:
+    """llama-3.1-8b: FLOP of 1,000 new tokens after 7,000 are those of 8,000 less those of 7,000, but for the head."""
+    flops = {}
+    for prefix, s in ((0, 7000), (0, 8000), (7000, 8000)):
+        e = asked(seq_len=s, cached_prefix_len=prefix)
+        flops[prefix, s] = sum(op.flops for op in e.operators if op.phase == "prefill" and op.name != "output_head")
+    assert isclose(flops[7000, 8000], flops[0, 8000] - flops[0, 7000])
+
+
+# Chunks
+
+
+@given(b=batches, s=prompts, chunk=chunks, prefix=st.integers(0, 5000))
+def test_chunks_compute_every_token_once_and_never_more_than_a_chunk(b: int, s: int, chunk: int, prefix: int) -> None:
+    workload = Workload(batch_size_per_gpu=b, seq_len=s, prefill_chunk_size=chunk, cached_prefix_len=min(prefix, s - 1))
+    passes = list(prefill_passes(workload))
+    assert sum(times * step.rows for times, step in passes) == pytest.approx(b * workload.new_prompt_tokens)
+    assert max(step.rows for _, step in passes) <= chunk
+    assert max(step.total for _, step in passes) <= s + 1e-6
+
+
+@given(model=models, method=methods, b=batches, s=prompts, chunk=chunks)
+def test_chunks_are_never_faster_than_one_pass(model: str, method: str, b: int, s: int, chunk: int) -> None:
+    whole, cut = (
+        asked(model, method, batch_size_per_gpu=b, seq_len=s, **size) for size in ({}, {"prefill_chunk_size": chunk})
+    )
+    assert cut.prefill_latency >= whole.prefill_latency * (1 - 1e-9)
+    assert cut.decode_latency == whole.decode_latency
+
+
+def test_chunks_lose_little_where_compute_binds() -> None:
+    """8 prompts of 16,384 tokens in chunks of 8,192: weights are read 16 times and the cache anew, behind the FLOP."""
+    whole, cut = (asked(batch_size_per_gpu=8, seq_len=16384, **c) for c in ({}, {"prefill_chunk_size": 8192}))  # type: ignore[arg-type]
+    assert 1 <= cut.prefill_latency / whole.prefill_latency < 1.03
+
+
+def test_chunks_fill_a_pipeline() -> None:
+    """64 chunks of a prompt on 4 stages of 8 layers: 67 slots, each a quarter of a chunk's way, and not 256."""
+    question = {"seq_len": 131072, "num_tokens_to_generate": 1, "prefill_chunk_size": 2048}
+    one, four = (analysis(pp_size=pp).inference(**question) for pp in (1, 4))  # type: ignore[arg-type]
+    assert 1 / 4 < four.prefill_latency / one.prefill_latency < 1.05 * 67 / 256
+
+
+@given(model=models, method=methods, b=batches, s=prompts, chunk=chunks, pp=st.integers(2, 5))
+def test_chunks_take_at_least_their_share_of_the_stages(
+    model: str, method: str, b: int, s: int, chunk: int, pp: int
+) -> None:
+    alone, together = (
+        analysis(model, method, pp_size=n).inference(batch_size_per_gpu=b, seq_len=s, prefill_chunk_size=chunk)
+        for n in (1, pp)
+    )
+    assert together.prefill_latency * pp >= alone.prefill_latency * (1 - 1e-9)
+
+
+# Samples
+
+
+def test_samples_are_prefilled_once_and_decoded_each() -> None:
+    one, four = (asked(batch_size_per_gpu=2, seq_len=1000, num_samples=n) for n in (1, 4))
+    eight = asked(batch_size_per_gpu=8, seq_len=1000)
+    assert four.prefill_latency == one.prefill_latency
+    assert four.decode_latency == eight.decode_latency
+    assert four.decode_tokens_per_sec == eight.decode_tokens_per_sec
+    assert one.kv_cache_memory_per_gpu < four.kv_cache_memory_per_gpu < eight.kv_cache_memory_per_gpu
+
+
+# Speculation
+
+
+def speculated(model: str, draft: str, k: int, a: float, method: str = "ideal", **question: int) -> Estimate:
+    return analysis(model, method, draft).inference(num_draft_tokens=k, acceptance_rate=a, **question)  # type: ignore[arg-type]
+
+
+def test_tokens_per_step_by_hand() -> None:
+    """Leviathan et al. (2023), equation 1: (1 - a^(k+1)) / (1 - a); all of them where all are accepted."""
+    for k, a, expected in ((4, 0.8, (1 - 0.8**5) / 0.2), (3, 0.0, 1.0), (5, 1.0, 6.0)):
+        assert tokens_per_step(Workload(num_draft_tokens=k, acceptance_rate=a)) == pytest.approx(expected)
+    assert tokens_per_step(Workload()) == 1
+
+
+def test_a_step_with_a_draft_is_k_draft_passes_and_one_check() -> None:
+    """One decode step of one sequence with 4 drafted tokens, at a context of 512."""
+    big, small = analysis("llama-3.1-70b", "calibrated"), analysis("llama-3.2-1b", "calibrated")
+    check, draft = big.seconds(Step(1.0, 5.0, 512.0, "decode")), small.seconds(Step(1.0, 1.0, 512.0, "decode"))
+    answer = speculated("llama-3.1-70b", "llama-3.2-1b", 4, 0.8, "calibrated", seq_len=512, num_tokens_to_generate=2)
+    assert answer.decode_latency == pytest.approx((check + 4 * draft) * 0.2 / (1 - 0.8**5))
+    names = {op.name for op in answer.operators if op.phase == "decode"}
+    assert {"qkv", "draft_qkv"} <= names
+    first = big.seconds(Step(1.0, 512.0)) + small.seconds(Step(1.0, 512.0))
+    assert answer.prefill_latency == pytest.approx(first)
+
+
+@given(k=st.integers(1, 8), a=st.floats(0, 0.9), more=st.floats(0, 0.1), b=batches)
+def test_a_better_draft_is_never_slower(k: int, a: float, more: float, b: int) -> None:
+    slow, fast = (speculated("llama-3.1-70b", "llama-3.2-1b", k, rate, batch_size_per_gpu=b) for rate in (a, a + more))
+    assert fast.decode_latency <= slow.decode_latency * (1 + 1e-12)
+
+
+def test_speculation_pays_for_one_sequence_and_not_for_a_full_batch() -> None:
+    def gain(batch: int) -> float:
+        plain = asked("llama-3.1-8b", batch_size_per_gpu=batch)
+        return (
+            plain.decode_latency
+            / speculated("llama-3.1-8b", "llama-3.2-1b", 4, 0.7, batch_size_per_gpu=batch).decode_latency
+        )
+
+    assert gain(1) > 1.5
+    assert gain(1024) < 1
+
+
+def test_a_models_own_layer_drafts() -> None:
+    """deepseek-v3 predicts a second token with one more layer of the last kind, experts and all."""
+    model = get_model("deepseek-v3")
+    draft = own_draft(model)
+    assert (draft.num_hidden_layers, draft.mlp_layer_types) == (1, model.mlp_layer_types[-1:])
+    assert 11e9 < num_params(draft) < 14e9  # 11.5 of the layer, and embedding and head, which are the model's
+    assert num_params(model) > 600e9
+    with pytest.raises(Unsupported, match=r"llama-3\.1-8b has no layer for multi-token prediction"):
+        own_draft(get_model("llama-3.1-8b"))
+
+
+def test_a_draft_whose_heads_do_not_divide_runs_whole_on_each_gpu() -> None:
+    assert draft_layout(get_model("llama-3.2-1b"), Parallelism(tp_size=8)).tp_size == 8
+    assert draft_layout(get_model("qwen2.5-0.5b"), Parallelism(tp_size=8)).tp_size == 1  # 14 heads
+    uneven = Parallelism(tp_size=8, ep_size=8, expert_imbalance=1.5)
+    dense, sparse = draft_layout(get_model("llama-3.2-1b"), uneven), draft_layout(get_model("qwen3-30b-a3b"), uneven)
+    assert (dense.tp_size, dense.ep_size, dense.expert_imbalance) == (8, 1, 1.0)
+    assert (sparse.tp_size, sparse.ep_size, sparse.expert_imbalance) == (8, 8, 1.5)
+    with pytest.raises(Unsupported, match="needs pp_size 1"):
+        draft_layout(get_model("llama-3.2-1b"), Parallelism(pp_size=2))
+
+
+# Prefill and decode apart
+
+
+def test_the_cache_travels_between_servers() -> None:
+    """llama-3.1-8b, 4 prompts of 1,000 tokens of 131,072 bytes, over 50 GB/s; on two GPUs half from each."""
+    for tp in (1, 2):
+        together, apart = (
+            analysis(tp_size=tp).inference(batch_size_per_gpu=4, seq_len=1000, disaggregated=d) for d in (False, True)
+        )
+        sent = 4 * 1000 * 131_072 / tp / 50e9
+        assert apart.prefill_latency - together.prefill_latency == pytest.approx(sent)
+        assert apart.decode_latency == together.decode_latency
+        assert (together.num_gpus, apart.num_gpus) == (tp, 2 * tp)
+
+
+def test_no_network_no_disaggregation() -> None:
+    with pytest.raises(Unsupported, match="l4-24gb has no inter-node bandwidth on record, which disaggregation needs"):
+        LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("l4-24gb"), method="ideal").inference(disaggregated=True)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("question", "complaint"),
+    [
+        ({"cached_prefix_len": 512}, "cached_prefix_len 512 must be below seq_len 512"),
+        ({"cached_prefix_len": -1}, "cached_prefix_len must be greater than or equal to 0"),
+        ({"prefill_chunk_size": 0}, "prefill_chunk_size must be greater than 0"),
+        ({"num_samples": 0}, "num_samples must be greater than 0"),
+        ({"num_draft_tokens": 3}, "num_draft_tokens and acceptance_rate need each other"),
+        ({"acceptance_rate": 0.5}, "num_draft_tokens and acceptance_rate need each other"),
+        ({"num_draft_tokens": 3, "acceptance_rate": 1.5}, "acceptance_rate must be less than or equal to 1"),
+        ({"num_draft_tokens": 3, "acceptance_rate": 0.5}, "needs a draft model"),
+        ({"use_kv_cache": False, "num_samples": 2}, "num_samples needs the KV cache"),
+    ],
+)
+def test_a_wrong_way_of_serving_is_refused(question: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BadValue, match=complaint):
+        asked(**question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"num_samples": 2},
+        {"cached_prefix_len": 2},
+        {"prefill_chunk_size": 64},
+        {"disaggregated": True},
+        {"num_draft_tokens": 2, "acceptance_rate": 0.5},
+        {"gpu_memory_utilization": 0.9},
+    ],
+)
+def test_published_covers_a_plain_batch(question: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=f"method published has no {next(iter(question))}"):
+        analysis("llama-2-7b", "published").inference(**question)
+
+
+# A steady state: prompts carried along by decode steps
+
+
+@given(model=models, b=batches, s=prompts)
+def test_a_step_that_carries_a_prompt_does_the_work_of_both_and_reads_dense_weights_once(
+    model: str, b: int, s: int
+) -> None:
+    asked = analysis(model)
+    parts = asked.model, asked.dtypes, asked.layout
+    decode = forward(parts[0], Step(float(b), 1.0, 500.0, "decode"), *parts[1:])
+    prefill = forward(parts[0], Step(1.0, float(s)), *parts[1:])
+    both = carried(decode, prefill)
+    for quantity in ("flops", "kv_bytes", "wire_bytes"):
+        alone = sum(float(op.count * getattr(op, quantity)) for op in (*decode, *prefill))
+        assert sum(float(op.count * getattr(op, quantity)) for op in both) == pytest.approx(alone, rel=1e-12)
+    dense = {op.name: float(op.weight_bytes) for op in decode if op.kind == "gemm"}
+    shared = {op.name for op in prefill} & set(dense)
+    assert {op.name: float(op.weight_bytes) for op in both if op.name in shared} == {n: dense[n] for n in shared}
+
+
+@given(model=models, method=methods, b=batches, s=prompts, joining=st.floats(0.01, 4.0))
+def test_a_prompt_carried_along_takes_no_longer_than_a_pass_of_its_own_and_never_nothing(
+    model: str, method: str, b: int, s: int, joining: float
+) -> None:
+    asked = analysis(model, method)
+    step, prompt = Step(float(b), 1.0, 500.0, "decode"), Step(1.0, float(s))
+    alone, apart = float(asked.seconds(step)), float(asked.seconds(prompt))
+    took = float(pass_with(asked, step, joining, prompt))
+    assert alone < took <= (alone + joining * apart) * (1 + 1e-9)
+
+
+def test_half_a_prompt_a_step_is_a_prompt_every_other_step() -> None:
+    asked = analysis("llama-3.1-8b", "calibrated")
+    step, prompt = Step(32.0, 1.0, 500.0, "decode"), Step(1.0, 1000.0)
+    none, half, one = (float(pass_with(asked, step, joining, prompt)) for joining in (0.0, 0.5, 1.0))
+    assert half == pytest.approx((none + one) / 2)

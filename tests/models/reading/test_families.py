@@ -1,0 +1,303 @@
+"""Reading model files: the traps of published ones, the strictness towards our own, and KV caches counted by hand.
+
+The files here are small ones written for the tests: the keys of a family's files, with the sizes of a known model.
+"""
+
+import json
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, SHARED
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis.errors import BadConfig
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.forward import forward, kv_bytes_per_token, num_active_params, num_params
+from llm_analysis.models.reading.families import FAMILIES, SAME_AS
+from llm_analysis.models.reading.reader import read_model
+from llm_analysis.physics.dtypes import get_dtypes
+from llm_analysis.physics.operators import Step
+from llm_analysis.physics.parallelism import Parallelism
+
+PUBLISHED = SHARED / "facts" / "hf_configs"
+CATALOGUE = ROOT / "model_configs"
+BF16 = get_dtypes("bf16").on({"bf16": 1.0, "fp16": 1.0}, "any")
+SSD = {"state_size": 128, "n_groups": 8}
+SIZES: dict[str, Any] = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+
+
+def published(model_type: str, **keys: Any) -> ModelConfig:
+    """A file as the hub has them, with the sizes of Llama-7B where `keys` says nothing else."""
+    return read_model({"architectures": ["X"], "model_type": model_type} | SIZES | keys, model_type)
+
+
+def catalogued(name: str) -> ModelConfig:
+    return read_model(json.loads((CATALOGUE / f"{name}.json").read_text(encoding="utf-8")), name)
+
+
+def windows(full: int, sliding: int) -> dict[tuple[str, str], int]:
+    return {("sliding_attention", "dense"): sliding, ("full_attention", "dense"): full}
+
+
+def shape(h: int, L: int, H: int | None, f: int | None, V: int, **more: Any) -> dict[str, Any]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    return dict(zip(names, (h, L, H, f, V), strict=True)) | more
+
+
+# Parameters of well-known models of families that the catalogue has no row of, as their published checkpoints hold.
+DEEPSEEK_MOE = {"moe_intermediate_size": 1408, "n_routed_experts": 64, "num_experts_per_tok": 6}
+DEEPSEEK_MOE |= {"n_shared_experts": 2, "first_k_dense_replace": 1}
+FALCON_RW = {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False}
+CHATGLM = {"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True, "ffn_hidden_size": 13696}
+COUNTS: list[tuple[str, int, dict[str, Any]]] = [
+    ("bert", 109_482_240, shape(768, 12, 12, 3072, 30522, max_position_embeddings=512, type_vocab_size=2)),
+    ("gpt_neo", 125_198_592, shape(768, 12, 12, None, 50257, max_position_embeddings=2048, window_size=256)),
+    ("falcon", 1_311_625_216, shape(2048, 24, 32, None, 50304, **FALCON_RW)),
+    ("bloom", 559_214_592, shape(1024, 24, 16, None, 250880, n_inner=None)),
+    ("mamba", 129_135_360, shape(768, 24, None, 1536, 50280, state_size=16, time_step_rank=48)),
+    ("mamba2", 7_285_403_648, shape(4096, 64, None, None, 32768, num_heads=128, head_dim=64, **SSD)),
+    ("qwen", 7_721_324_544, shape(4096, 32, 32, 22016, 151936, kv_channels=128, no_bias=True)),
+    ("chatglm", 6_243_584_000, shape(4096, 28, 32, None, 65024, **CHATGLM)),
+    ("glm", 9_399_951_360, shape(4096, 40, 32, 13696, 151552, num_key_value_heads=2, attention_bias=True)),
+    ("olmo2", 7_298_617_344, shape(4096, 32, 32, 11008, 100352)),
+    ("deepseek", 16_375_728_128, shape(2048, 28, 16, 10944, 102400, **DEEPSEEK_MOE)),
+]
+
+
+@pytest.mark.parametrize(("model_type", "count", "keys"), COUNTS, ids=[row[0] for row in COUNTS])
+def test_parameters_of_families_beyond_the_catalogue(model_type: str, count: int, keys: dict[str, Any]) -> None:
+    assert num_params(published(model_type, **keys)) == count
+
+
+# --- traps of published files
+
+LATENT = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+TRAPS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("llama", {}, {"num_key_value_heads": 32, "head_dim": 128, "tie_word_embeddings": False, "qkv_bias": False}),
+    ("llama", {"attention_bias": True}, {"qkv_bias": True, "attention_output_bias": True}),
+    ("mistral", {"head_dim": 160, "sliding_window": None}, {"head_dim": 160, "layer_types": ()}),
+    ("gpt2", {"n_inner": None, "intermediate_size": None}, {"intermediate_size": 16384, "tie_word_embeddings": True}),
+    ("gpt2", {}, {"position_embedding_rows": 4096, "norm": "layernorm"}),
+    ("opt", {"num_key_value_heads": None}, {"num_key_value_heads": 32, "position_embedding_rows": 4098}),
+    ("falcon", {"multi_query": True, "num_kv_heads": 71}, {"num_key_value_heads": 1, "norms_per_layer": 1}),
+    (
+        "falcon",
+        {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 8},
+        {"num_key_value_heads": 8, "norms_per_layer": 2},
+    ),
+    ("gpt_bigcode", {"multi_query": True}, {"num_key_value_heads": 1}),
+    ("qwen2", {"sliding_window": 4096, "use_sliding_window": False}, {"sliding_window": None, "layer_types": ()}),
+    ("phi3", {"sliding_window": 262144}, {"sliding_window": None, "layer_types": ()}),
+    ("cohere", {"max_position_embeddings": 8192, "model_max_length": 131072}, {"max_position_embeddings": 131072}),
+    (
+        "llama4",
+        {"intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_local_experts": 128, "num_experts_per_tok": 1},
+        {"intermediate_size": 16384, "moe_intermediate_size": 8192, "shared_expert_intermediate_size": 8192},
+    ),
+    (
+        "dbrx",
+        {"attn_config": {"kv_n_heads": 8}, "ffn_config": {"moe_num_experts": 16, "moe_top_k": 4}},
+        {"num_key_value_heads": 8, "num_experts": 16, "num_experts_per_tok": 4, "norm_bias": False},
+    ),
+    ("mpt", {"attn_config": {"alibi": True}, "expansion_ratio": 4, "no_bias": True}, {"rotary": False}),
+    ("kimi_k2", LATENT, {"head_dim": 192, "layer_types": ("latent_attention",) * 32}),
+    ("glm4_moe", {"attention_bias": True}, {"qkv_bias": True, "attention_output_bias": False}),
+    ("gptj", {}, {"parallel_block": True, "head_bias": True, "qkv_bias": False, "mlp_bias": True}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "keys", "expected"), TRAPS)
+def test_traps_of_published_files(model_type: str, keys: dict[str, Any], expected: dict[str, Any]) -> None:
+    model = published(model_type, **keys)
+    assert {field: getattr(model, field) for field in expected} == expected
+
+
+def test_the_language_model_is_lifted_out_and_class_defaults_filled_in() -> None:
+    """Gemma-3 4B's file names neither heads nor vocabulary."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34}
+    raw = {"architectures": ["X"], "model_type": "gemma3", "text_config": text | {"sliding_window": 1024}}
+    model = read_model(raw | {"vision_config": {"hidden_size": 1152}}, "gemma-3-4b")
+    assert (model.num_attention_heads, model.num_key_value_heads, model.head_dim) == (8, 4, 256)
+    assert (model.vocab_size, model.tie_word_embeddings) == (262208, True)
+    assert model.layer_kinds == windows(5, 29)
+    assert "vision" in " ".join(model.notes)
+    assert num_params(model) == num_params(catalogued("gemma-3-4b"))
+
+
+def test_a_bare_infinity_is_read() -> None:
+    raw = json.loads('{"architectures": ["X"], "model_type": "llama", "time_step_limit": [0.0, Infinity]}')
+    assert read_model(raw | SIZES, "x").hidden_size == 4096
+
+
+def test_patterns_of_layers() -> None:
+    assert published("gemma2", sliding_window=1024).layer_kinds == windows(16, 16)
+    assert published("cohere2", sliding_window=1024).layer_kinds == windows(8, 24)
+    listed = ["sliding_attention", "full_attention"] * 16
+    assert published("gpt_oss", layer_types=listed, sliding_window=128).layer_kinds == windows(16, 16)
+    experts = {"num_experts": 8, "num_experts_per_tok": 2}
+    for keys, sparse in (
+        ({"first_k_dense_replace": 3}, 29),
+        ({"decoder_sparse_step": 2}, 16),
+        ({"mlp_only_layers": [0, 5]}, 30),
+        ({"interleave_moe_layer_step": 2}, 16),
+        ({"moe_layer_freq": [0] + [1] * 31}, 31),
+    ):
+        kinds = published("llama", **experts, **keys).layer_kinds
+        assert kinds.get(("full_attention", "sparse")) == sparse, keys
+
+
+def test_each_layer_may_have_sizes_of_its_own() -> None:
+    attention, ffn = {"n_heads_in_group": 8, "no_op": False}, {"ffn_mult": 2.625, "no_op": False}
+    blocks = [{"attention": attention, "ffn": ffn}, {"attention": {"no_op": True}, "ffn": ffn | {"ffn_mult": 1.3125}}]
+    sizes = {"hidden_size": 8192, "num_attention_heads": 64, "intermediate_size": None}
+    model = published("nemotron-nas", num_hidden_layers=32, block_configs=blocks * 16, **sizes)
+    assert model.layer_kinds == {("full_attention:8", "dense:14336"): 16, ("none", "dense:7168"): 16}
+    assert kv_bytes_per_token(model, BF16) == 16 * 2 * 8 * 128 * 2
+
+
+QUANTIZED: list[tuple[dict[str, Any], str, str]] = [
+    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block", "all"),
+    ({"quant_method": "fp8"}, "fp8", "all"),
+    ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4", "all"),
+    ({"quant_method": "gptq", "bits": 8}, "w8a16", "all"),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4", "all"),
+    ({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}, "mxfp4", "experts"),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", "all"),
+    ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8"}}, "fp8", "all"),
+    ({"quant_method": "some-new-method"}, "", "all"),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "part"), QUANTIZED)
+def test_quantization_sets_the_weight_format(config: dict[str, Any], name: str, part: str) -> None:
+    model = published("llama", quantization_config=config)
+    assert (model.weight_format, model.quantized_part) == (name, part)
+    assert bool(model.notes) == (part == "experts" or not name)
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "group", "activations", "name"),
+    [
+        (8, "float", None, 8, "fp8"),
+        (4, "int", 128, None, "int4"),
+        (8, "int", None, 8, "int8"),
+        (8, "int", None, None, "w8a16"),
+        (4, "float", 16, 4, "nvfp4"),
+    ],
+)
+def test_compressed_tensors(bits: int, kind: str, group: int | None, activations: int | None, name: str) -> None:
+    inputs = {"num_bits": activations} if activations else None
+    weights = {"num_bits": bits, "type": kind, "group_size": group}
+    groups = {"group_0": {"weights": weights, "input_activations": inputs}}
+    config = {"quant_method": "compressed-tensors", "config_groups": groups}
+    assert published("llama", quantization_config=config).weight_format == name
+
+
+# --- what cannot be read
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "t5", "intermediate_size": None}, "model_type 't5' is not covered"),
+    ({"model_type": "new", "ssm_cfg": {"layer": 1}}, "it has ssm_cfg"),
+    ({"model_type": "gemma3n_text", "altup_num_inputs": 4}, "it has altup_num_inputs"),
+    ({"hidden_size": "4096"}, "hidden_size must be a whole number"),
+    ({"layer_types": ["conv"] * 32}, "layer_types has 'conv'"),
+    ({"layer_types": ["full_attention"] * 31 + ["none"] * 2}, "names 33 layers of 32"),
+    ({"num_experts": 8}, "num_experts_per_tok must be"),
+    ({"kv_lora_rank": 512}, "missing key 'qk_nope_head_dim'"),
+    ({"layer_types": ["mamba2"] * 32}, "missing key 'mamba_num_heads', which mamba2 layers need"),
+    ({"vocab_size": None}, "missing key 'vocab_size'"),
+]
+
+
+@pytest.mark.parametrize(("keys", "complaint"), REFUSED)
+def test_what_cannot_be_read_is_refused_by_name(keys: dict[str, Any], complaint: str) -> None:
+    raw = {"architectures": ["X"], "model_type": "phi3"} | SIZES | keys
+    with pytest.raises(BadConfig) as refused:
+        read_model(raw, "x", "a/config.json")
+    assert complaint in str(refused.value)
+    assert str(refused.value).startswith("a/config.json: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_type_that_looks_like_a_llama_is_read_as_one() -> None:
+    model = published("brand_new", num_zero_experts=3, pad_id=0)
+    assert "'brand_new' is not one we know: read as a Llama" in model.notes[0]
+    assert model.notes[1] == "keys that were not understood: num_zero_experts"
+    assert num_params(model) == num_params(published("llama"))
+
+
+def test_one_of_our_own_files_may_hold_no_unknown_key() -> None:
+    with pytest.raises(BadConfig, match="unknown key 'hiden_size'; did you mean hidden_size"):
+        read_model({"model_type": "llama", "hiden_size": 1} | SIZES, "x")
+    assert read_model({"model_type": "llama", "rope_theta": 1e4} | SIZES, "x").hidden_size == 4096
+
+
+def test_the_older_names_are_accepted() -> None:
+    older = {"hidden_dim": 4096, "n_head": 32, "num_layers": 32, "ffn_embed_dim": 11008, "max_seq_len": 4096}
+    model = read_model({"model_type": "llama", "vocab_size": 32000} | older, "x")
+    assert num_params(model) == num_params(published("llama"))
+
+
+def test_every_alias_leads_to_a_family() -> None:
+    assert set(SAME_AS.values()) <= set(FAMILIES)
+    assert not set(SAME_AS) & set(FAMILIES)
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 10**12),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+NEXT = {f"linear_{key}": 8 for key in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")}
+STEERING = [
+    *SIZES,
+    *NEXT,
+    *LATENT,
+    *("mamba_d_state", "mamba_expand", "mamba_dt_rank", "attn_layer_period", "attn_layer_offset", "num_experts"),
+    *("expert_layer_period", "full_attention_interval", "num_experts_per_tok", "n_shared_experts"),
+    *("layer_types", "sliding_window", "sliding_window_pattern", "moe_layer_freq", "mlp_only_layers", "block_configs"),
+    *("hybrid_override_pattern", "attn_type_list", "no_rope_layers", "quantization_config", "expansion_ratio"),
+]
+
+
+@given(model_type=st.sampled_from(sorted(FAMILIES)), key=st.sampled_from(STEERING), value=JUNK)
+def test_any_value_is_read_or_refused(model_type: str, key: str, value: Any) -> None:
+    """Never another error than BadConfig."""
+    try:
+        model = read_model({"architectures": ["X"], "model_type": model_type} | SIZES | NEXT | {key: value}, "x")
+    except BadConfig:
+        return
+    assert num_params(model) >= num_active_params(model) > 0
+
+
+# --- the published files themselves, where they are at hand
+
+FILES = sorted(PUBLISHED.glob("*.json"))
+
+
+@pytest.mark.skipif(not FILES, reason="the published files are not at hand")
+@pytest.mark.parametrize("path", FILES or [Path("none")], ids=lambda path: path.stem)
+def test_published_files_are_read(path: Path) -> None:
+    model = read_model(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    step = Step(2.0, 1.0, 100.0, "decode")
+    assert num_params(model) >= num_active_params(model) > 1e8
+    assert sum(float(op.count * op.flops) for op in forward(model, step, BF16, Parallelism())) > 0
+    same = [
+        m for m in (catalogued(p.stem) for p in CATALOGUE.glob("*.json")) if m.hf_id == path.stem.replace("__", "/")
+    ]
+    for twin in same:
+        assert isclose(num_params(twin), num_params(model), rel_tol=1e-12)

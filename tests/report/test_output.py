@@ -1,0 +1,336 @@
+"""What is printed and written: four formats that agree, JSON that scripts can read, files whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tabulate
+from conftest import Ask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis import catalog
+from llm_analysis.cli.output import write_together
+from llm_analysis.errors import BadValue
+from llm_analysis.physics.dtypes import EVERYDAY
+from llm_analysis.report.tables import scaled, seconds, table
+
+REQUIRED = [
+    *("prefill_latency", "decode_latency", "total_decode_latency", "total_latency", "total_per_token_latency"),
+    *("prefill_tokens_per_sec", "decode_tokens_per_sec", "total_tokens_per_sec", "flops_efficiency"),
+    *("weight_memory_per_gpu", "kv_cache_memory_per_gpu", "num_params_total", "method", "fits", "total_latency_is"),
+    *("max_batch_size_per_gpu", "operators", "notes", "hbm_memory_efficiency"),
+]
+QUESTIONS = {
+    "published": ["--tp_size", "2", "--flops_efficiency", "0.7", "--hbm_memory_efficiency", "0.9"],
+    "ideal": ["--tp_size", "2", "--method", "ideal"],
+    "one gpu": ["--method", "ideal", "--cost_per_gpu_hour", "2.5"],
+    "replicas and stages": [
+        "--method",
+        "ideal",
+        "--dp_size",
+        "2",
+        "--pp_size",
+        "2",
+        "--tp_size",
+        "4",
+        "--sp_size",
+        "4",
+    ],
+    "shared tokens": ["--method", "ideal", "--tp_size", "2", "--cp_size", "4"],
+    "no cache": ["--method", "ideal", "--use_kv_cache", "False"],
+    "does not fit": ["--method", "ideal", "--batch_size_per_gpu", "100000"],
+    "tokens": ["--method", "ideal", "--num_tokens_to_generate", "1"],
+}
+BASE = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
+MODELS = ("llama-2-7b", "llama-3.1-70b", "opt-13b", "qwen2.5-72b", "mistral-7b-v0.1", "gemma-2-9b")
+
+
+def answered(ask: Ask, *arguments: str) -> dict[str, Any]:
+    answer = ask(*BASE, *arguments, "--format", "json")
+    assert (answer.status, answer.err) == (0, "")
+    found: dict[str, Any] = json.loads(answer.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return found
+
+
+every_question = pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+
+
+@every_question
+def test_json_holds_the_words_that_scripts_parse(ask: Ask, question: list[str]) -> None:
+    answer = answered(ask, *question)
+    assert set(REQUIRED) <= set(answer)
+    latencies = [answer[word] for word in REQUIRED if word.endswith(("_latency", "_per_sec"))]
+    # A single token has no decode behind it.
+    assert all(value > 0 for value in latencies if value != answer["total_decode_latency"])
+    assert isinstance(answer["fits"], bool)
+    assert isinstance(answer["max_batch_size_per_gpu"], int)
+
+
+@every_question
+def test_operators_sum_to_the_latency(ask: Ask, question: list[str]) -> None:
+    answer = answered(ask, *question)
+    for phase in ("prefill", "decode"):
+        rows = [row for row in answer["operators"] if row["phase"] == phase]
+        assert sum(row["seconds"] for row in rows) == pytest.approx(answer[f"{phase}_latency"], rel=1e-12)
+        assert sum(row["share"] for row in rows) == pytest.approx(1, rel=1e-12)
+        assert len({row["name"] for row in rows}) == len(rows)
+        for row in rows:
+            terms = {word: row[f"{word}_seconds"] for word in ("compute", "memory", "launch", "network")}
+            assert 0 <= row["achieved_fraction"] <= 1
+            if row["seconds"]:
+                assert terms[row["bound"]] == max(terms.values())
+            assert max(terms.values()) <= row["seconds"] * (1 + 1e-12) <= sum(terms.values()) * (1 + 1e-9)
+
+
+@every_question
+def test_the_formats_agree(ask: Ask, question: list[str]) -> None:
+    answer = answered(ask, *question)
+    (row,) = csv.DictReader(io.StringIO(ask(*BASE, *question, "--format", "csv").out))
+    plain = {key: value for key, value in answer.items() if not isinstance(value, (list, dict))}
+    assert set(plain) <= set(row)
+    for key, value in plain.items():
+        assert row[key] == ("" if value is None else str(value))
+    table, markdown = (ask(*BASE, *question, "--format", style).out for style in ("table", "markdown"))
+    shown = [seconds(answer[f"{word}_latency"]) for word in ("prefill", "decode", "total")]
+    shown += [f"{answer['weight_memory_per_gpu'] / 1e9:,.2f}", answer["method"], *answer["notes"]]
+    shown += [row["name"] for row in answer["operators"] if row["seconds"]]
+    for text in (table, markdown):
+        assert all(" ".join(piece.split()) in " ".join(text.split()) for piece in shown)
+    figures = [re.sub(r"[|\s:-]+", " ", text) for text in (table, markdown)]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("command", ["infer", "explain"])
+def test_the_notes_of_a_csv_go_to_stderr(ask: Ask, command: str) -> None:
+    question = [command, "--model_name", "deepseek-v3", "--gpu_name", "a100-sxm-80gb"]
+    as_json, as_csv = ask(*question, "--format", "json"), ask(*question, "--format", "csv")
+    notes = json.loads(as_json.out)["notes"]
+    assert len(notes) > 2
+    assert as_csv.err.splitlines() == [f"llm-analysis: note: {note}" for note in notes]
+    assert (as_csv.status, "note" in as_csv.out, as_json.err, ask(*question).err) == (0, False, "", "")
+
+
+@every_question
+def test_the_answer_says_its_method_and_efficiencies(ask: Ask, question: list[str]) -> None:
+    answer, table = answered(ask, *question), ask(*BASE, *question).out
+    published = answer["method"] == "published"
+    assert answer["total_latency_is"] == ("prefill + n * decode" if published else "prefill + (n - 1) * decode")
+    assert f"method {answer['method']}" in table
+    assert f"total = {answer['total_latency_is']}" in table
+    if published:
+        assert "0.7" in table
+        assert "0.9" in table
+
+
+def test_cost_per_million_tokens(ask: Ask) -> None:
+    """Dollars an hour, two GPUs, tokens a second: 2 * 2.5 / 3600 / (tokens/s) * 1e6."""
+    answer = answered(ask, *QUESTIONS["ideal"], "--cost_per_gpu_hour", "2.5", "--batch_size_per_gpu", "4")
+    expected = 2 * 2.5 / 3600 / answer["total_tokens_per_sec"] * 1e6
+    assert answer["cost_per_million_tokens"] == pytest.approx(expected, rel=1e-12)
+    assert (
+        f"{expected:,.2f}" in ask(*BASE, *QUESTIONS["ideal"], "--cost_per_gpu_hour=2.5", "--batch_size_per_gpu=4").out
+    )
+    assert answered(ask)["cost_per_million_tokens"] is None
+
+
+SENTENCES = ("note:", "no difference:")
+
+
+def test_a_users_own_tables_stay_as_they_are() -> None:
+    """The program's are narrower than tabulate's usual ones."""
+    rows, headings = [["a", "1"]], ["a name", "a number"]
+    usual = tabulate.tabulate(rows, headings)
+    narrow = table(rows, headings, "table")
+    assert tabulate.tabulate(rows, headings) == usual
+    assert len(narrow.splitlines()[0]) < len(usual.splitlines()[0])
+
+
+@pytest.mark.parametrize("method", ["ideal", "calibrated"])
+@pytest.mark.parametrize("model", [*MODELS, "deepseek-v3"])
+def test_tables_fit_a_terminal(ask: Ask, model: str, method: str) -> None:
+    """80 columns; the question and a note are sentences, which a terminal folds."""
+    question = ["--model_name", model, "--gpu_name", "h100-sxm-80gb", "--method", method, "--tp_size", "2"]
+    large = ["--batch_size_per_gpu", "64", "--seq_len", "2048", "--pp_size", "2", "--cost_per_gpu_hour", "2"]
+    experts = ["--dp_size", "16", "--ep_size", "32"] if model == "deepseek-v3" else []
+    for asked in (["infer"], ["infer", *large, *experts], ["explain"]):
+        first, *parts = ask(*asked, *question).out.split("\n\n")
+        assert max(map(len, first.splitlines())) <= 120
+        lines = [line for part in parts for line in part.splitlines() if not part.startswith(SENTENCES)]
+        assert max(map(len, lines)) <= 80
+        assert all(line == line.rstrip() for line in lines)
+
+
+@given(values=st.lists(st.just(0.0) | st.floats(1e3, 1e19), min_size=1, max_size=5))
+def test_figures_of_a_column_share_a_unit_and_read_back(values: list[float]) -> None:
+    """Five characters at most. Half of the last digit: of four of the largest, or of two behind the point."""
+    units = {1e6: "MB", 1e9: "GB", 1e12: "TB", 1e15: "PB"}
+    cells, name = scaled(values, units)
+    (unit,) = (size for size, shown in units.items() if shown == name)
+    for value, cell in zip(values, cells, strict=True):
+        assert len(cell) <= 5 or value > 9999 * max(units)
+        assert (cell == "-") is (value == 0.0)
+        if value:
+            assert abs(float(cell.replace(",", "")) * unit - value) <= max(max(values) * 5.1e-3, unit * 5.1e-3)
+
+
+KNOWN = {"models": catalog.names("model_configs"), "gpus": catalog.names("gpu_configs"), "dtypes": [*EVERYDAY]}
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_listings_fit_a_terminal(ask: Ask, command: str) -> None:
+    out = ask(command).out
+    assert max(map(len, out.splitlines())) <= 80
+    assert all(name in out for name in KNOWN[command])
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_the_formats_of_a_listing_agree(ask: Ask, command: str) -> None:
+    entries = json.loads(ask(command, "--format", "json").out)
+    assert [entry["name"] for entry in entries] == KNOWN[command]
+    rows = list(csv.DictReader(io.StringIO(ask(command, "--format", "csv").out)))
+    assert rows == [{key: "" if value is None else str(value) for key, value in entry.items()} for entry in entries]
+    table, markdown = (ask(command, "--format", style).out for style in ("table", "markdown"))
+    assert re.split(r"[|\s:-]+", table)[:-1] == re.split(r"[|\s:-]+", markdown)[1:-1]
+
+
+def test_a_listing_in_si_units(ask: Ask) -> None:
+    def entry(command: str, name: str) -> dict[str, Any]:
+        (found,) = (each for each in json.loads(ask(command, "--format", "json").out) if each["name"] == name)
+        return dict(found)
+
+    gpu, model, dtype = entry("gpus", "h100-sxm-80gb"), entry("models", "llama-3.1-8b"), entry("dtypes", "int4")
+    assert (gpu["memory_bytes"], gpu["fp8_flops"], gpu["fp4_flops"]) == (80e9, 1978.9e12, None)
+    assert (model["num_params_total"], model["kv_cache_bytes_per_token"]) == (8030261248, 131072)
+    assert (dtype["weight_bits"], dtype["activation_bits"]) == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "key"),
+    [("models", "test-13b", "num_params_total"), ("gpus", "h100-sxm-80gb", "peak_flops"), ("dtypes", "nvfp4", "math")],
+)
+def test_one_entry_is_json(ask: Ask, command: str, name: str, key: str) -> None:
+    entry = json.loads(ask(command, "--name", name).out)
+    assert entry["name"] == name
+    assert entry[key]
+
+
+@given(value=st.floats(1e-9, 1e6))
+def test_a_time_reads_back(value: float) -> None:
+    number, unit = seconds(value).split()
+    # Two decimals: half of the last digit shown.
+    scale = {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+    assert abs(float(number) * scale - value) <= scale * (0.051 if unit == "s" else 0.0051)
+
+
+# Files
+
+NAME = "test-13b-a100-sxm-40gb-w16a16e16-tp2-pp1-dp1-sp1-fe0.7-hbme0.9"
+
+
+def test_two_files_under_their_names(ask: Ask, tmp_path: Path) -> None:
+    answer = ask(*BASE, *QUESTIONS["published"], "--output_dir", str(tmp_path))
+    assert answer.status == 0
+    assert sorted(os.listdir(tmp_path)) == [f"{NAME}-summary-readable.txt", f"{NAME}-summary.json"]
+    assert json.loads((tmp_path / f"{NAME}-summary.json").read_text()) == answered(ask, *QUESTIONS["published"])
+    assert (tmp_path / f"{NAME}-summary-readable.txt").read_text() == answer.out
+    mode = (tmp_path / f"{NAME}-summary.json").stat().st_mode
+    assert mode & 0o600 == 0o600
+
+
+def test_all_layouts_stand_in_the_name(ask: Ask, tmp_path: Path) -> None:
+    ask(*BASE, *QUESTIONS["replicas and stages"], "--dtype_name", "bf16", "--output_dir", str(tmp_path))
+    (name,) = {path.name.split("-summary")[0] for path in tmp_path.iterdir()}
+    assert name.startswith("test-13b-a100-sxm-40gb-bf16-tp4-pp2-dp2-sp4-fe")
+
+
+def test_a_prefix_and_a_suffix_keep_their_spelling(ask: Ask, tmp_path: Path) -> None:
+    flags = ["--output_dir", str(tmp_path), "--output_file_prefix", "1e5", "--output_file_suffix", "_007"]
+    assert ask(*BASE, *QUESTIONS["published"], *flags).status == 0
+    assert sorted(os.listdir(tmp_path)) == [f"1e5{NAME}_007-summary-readable.txt", f"1e5{NAME}_007-summary.json"]
+
+
+def test_a_second_run_replaces_the_first(ask: Ask, tmp_path: Path) -> None:
+    for path in (f"{NAME}-summary.json", f"{NAME}-summary-readable.txt"):
+        (tmp_path / path).write_text("old")
+    ask(*BASE, *QUESTIONS["published"], "--output_dir", str(tmp_path))
+    assert len(os.listdir(tmp_path)) == 2
+    assert all(path.read_text() != "old" for path in tmp_path.iterdir())
+
+
+def test_a_name_that_would_leave_the_folder_stays_in_it(ask: Ask, tmp_path: Path) -> None:
+    raw = json.loads(ask("models", "--name", "test-13b").out) | {"name": "../a/b\n\0c"}
+    del raw["num_params_total"]
+    (tmp_path / "model.json").write_text(json.dumps(raw))
+    question = [
+        "infer",
+        "--model_name",
+        str(tmp_path / "model.json"),
+        "--gpu_name",
+        "t4",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    assert ask(*question).status == 0
+    written = sorted(path.name for path in tmp_path.iterdir() if path.name != "model.json")
+    assert len(written) == 2
+    assert all(name.isprintable() and name.startswith(".._a_b__c-t4") for name in written)
+
+
+class Full(Exception):
+    """No OSError at all."""
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), Full()])
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("step", ["open", "replace"])
+def test_a_failure_halfway_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, failing: int, step: str
+) -> None:
+    """The second file fails to be written, or to be put in its place after the first one has been."""
+    (tmp_path / "b").write_text("kept")
+    calls = 0
+    opened, replaced = Path.open, os.replace
+
+    def count(name: str) -> None:
+        nonlocal calls
+        calls += name == step
+        if name == step and calls == failing:
+            raise failure
+
+    def counting_open(path: Path, mode: str = "r", **more: Any) -> Any:
+        if mode == "xb":
+            count("open")
+        return opened(path, mode, **more)
+
+    def counting_replace(source: Path, target: Path) -> None:
+        count("replace")
+        replaced(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", counting_open)
+        patch.setattr(os, "replace", counting_replace)
+        with pytest.raises(BadValue if isinstance(failure, OSError) else type(failure)):
+            write_together(tmp_path, {"a": "new", "b": "new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "kept"}
+    write_together(tmp_path, {"a": "new", "b": "new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_a_folder_in_the_place_of_the_second_file(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}-summary-readable.txt").mkdir()
+    answer = ask(*BASE, *QUESTIONS["published"], "--output_dir", str(tmp_path))
+    assert (answer.status, answer.out) == (1, "")
+    assert "nothing written" in answer.err
+    assert os.listdir(tmp_path) == [f"{NAME}-summary-readable.txt"]
+
+
+def test_text_that_is_no_unicode_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="nothing written"):
+        write_together(tmp_path, {"a": "fine", "b": "\ud800"})
+    assert not list(tmp_path.iterdir())
