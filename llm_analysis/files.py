@@ -27,5 +27,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BadConfig(f"{path}: not JSON: {problem}") from None
     if not isinstance(raw, dict):
         raise BadConfig(f"{path}: holds {KINDS.get(type(raw), 'a value')}, not an object of named values")
-    logging.getLogger(__name__).info("read %s", path)
+    if DATA not in path.parents:
+        logging.getLogger(__name__).info("read %s", path)
     return raw
