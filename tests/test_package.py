@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
-from conftest import ROOT
+from conftest import ROOT, Ask
 
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, runtime_names
 
@@ -47,7 +47,7 @@ def test_importing_every_name_of_the_package_reads_no_data_file() -> None:
 
 def test_a_single_answer_imports_no_numpy_and_reads_one_model_and_one_gpu() -> None:
     seen = fresh_process(INFER)
-    assert not {"numpy", "scipy", "fire"} & set(seen["modules"])
+    assert not {"numpy", "scipy"} & set(seen["modules"])
     facts = [f for f in seen["files"] if "_configs" in f and f.endswith(".json")]
     assert [f.rsplit("/", 1)[-1] for f in facts] == ["test-13b.json", "a100-sxm-40gb.json"]
 
@@ -60,7 +60,5 @@ def test_the_changelog_names_the_runtimes() -> None:
     assert {name for name in runtime_names() if not name.endswith("-rocm")} <= names
 
 
-def test_the_help_names_the_default_runtime() -> None:
-    from llm_analysis.cli.main import run
-
-    assert f"{DEFAULT_RUNTIME} (default)" in " ".join(run(["infer", "--help"]).text.split())
+def test_the_help_names_the_default_runtime(ask: Ask) -> None:
+    assert f"{DEFAULT_RUNTIME} (default)" in " ".join(ask("infer", "--help").out.split())

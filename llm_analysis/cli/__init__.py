@@ -1,8 +1,9 @@
 """The command line: flags in, an answer out.
 
-main       entry point, dispatch, exit status
-flags      parse flags; help text
+main       entry point, dispatch with Fire, exit statuses
+flags      declaration of flags, check of their names, parsing of their values
+help       help text
 question   model, GPU, layout and workload from flags
-output     what a command returns: text, files, notes; printing and writing them
+output     the Output of a command: text, files, notes; how it is printed and written
 commands   one file per group of commands
 """

@@ -1,156 +1,245 @@
-"""Flags, and the help text.
+"""Flags of a command: their declaration, their check before anything runs, and the parsing of their values.
 
-Fire reads the values and no more: by itself it runs a command first and rejects a misspelled flag afterwards. Plain
-numbers are read without it, since importing Fire would take a sixth of the time of a short answer.
+A command declares each flag once, in its signature: type, default and help text.
+
+    def infer(*, tp_size: Annotated[int, Flag("tensor-parallel GPUs", LAYOUT)] = 1) -> Output: ...
+
+Fire dispatches and parses. This file adds what Fire does not do: it rejects unknown flags before the command runs, it
+accepts the flag names of serving engines, and it tells Fire how to parse the value of each flag.
 """
-
-from __future__ import annotations
 
 import inspect
 import re
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from typing import TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-from llm_analysis.errors import UsageError, nearest, shown
+from llm_analysis.errors import BadValue, UsageError, nearest, shown
 
-FLAG = re.compile(r"--?[a-zA-Z]")
-NEGATIVE = ("-inf", "-infinity", "-nan")  # values that look like flags
-COLUMNS = 80  # of the help text
-MOST_CHARACTERS = 1000  # of a value that is read as more than text
-CONSTANTS = {"True": True, "False": False, "None": None}
-NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?(e[+-]?[0-9]+)?")  # plain; others are left to Fire
-Parameters = Mapping[str, inspect.Parameter]
+_FLAG = re.compile(r"--?[a-zA-Z]")
+_NEGATIVE_WORDS = ("-inf", "-infinity", "-nan")  # values that look like flags
+_LONGEST_VALUE = 1000  # characters of a value that is parsed; a longer one stays text
+OUTPUT = "Output"
 Answer = TypeVar("Answer")
+Parser = Callable[[str], object]
 
 
-def checked(command: str, arguments: Sequence[str], parameters: Parameters) -> dict[str, str]:
-    """The text of each flag that is given, by name; `True` for one that stands alone.
+class Flag(NamedTuple):
+    """The help of one flag. `raw` passes the value to the command as the text that the user typed."""
 
-    Raises UsageError for a flag that `command` does not have, one given twice or without its value, and a stray word.
+    text: str
+    group: str = ""
+    unit: str = ""
+    raw: bool = False
+
+
+class Declared(NamedTuple):
+    """One flag of a command, as its signature declares it."""
+
+    name: str
+    kind: type
+    default: object
+    flag: Flag
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag is True or False, so that it may stand without a value."""
+        return self.kind is bool and not self.flag.raw
+
+
+# Names of the same flags elsewhere: short forms, Hugging Face, vLLM, SGLang, TensorRT-LLM, genai-perf.
+ALIASES = {
+    "model": "model_name",
+    "gpu": "gpu_name",
+    "dtype": "dtype_name",
+    "draft_model": "draft_model_name",
+    "isl": "seq_len",
+    "input_len": "seq_len",
+    "input_length": "seq_len",
+    "osl": "num_tokens_to_generate",
+    "output_len": "num_tokens_to_generate",
+    "output_length": "num_tokens_to_generate",
+    "max_new_tokens": "num_tokens_to_generate",
+    "batch_size": "batch_size_per_gpu",
+    "tp": "tp_size",
+    "pp": "pp_size",
+    "dp": "dp_size",
+    "ep": "ep_size",
+    "cp": "cp_size",
+    "sp": "sp_size",
+    "tensor_parallel_size": "tp_size",
+    "pipeline_parallel_size": "pp_size",
+    "data_parallel_size": "dp_size",
+    "expert_parallel_size": "ep_size",
+    "context_parallel_size": "cp_size",
+    "num_speculative_tokens": "num_draft_tokens",
+    "concurrency": "max_concurrency",
+}
+# Flags of other programs without an equal here, with the nearest thing to do.
+HINTS = {
+    "max_model_len": "the longest sequence is --seq_len plus --num_tokens_to_generate; the answer shows the "
+    "longest context that fits",
+    "max_num_seqs": "a batch has --batch_size_per_gpu sequences",
+    "max_num_batched_tokens": "give --prefill_chunk_size, the most tokens in one prefill pass",
+    "enable_chunked_prefill": "give --prefill_chunk_size, the most tokens in one prefill pass",
+    "max_concurrency": "give --batch_size_per_gpu, the number of sequences in the batch",
+    "quantization": "give --dtype_name, for example fp8 or int4",
+    "kv_cache_dtype": "give --kv_cache_dtype_bytes: 1 for fp8, 2 for fp16",
+    "num_gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",
+    "ds_zero": "it is for training; this program estimates inference",
+}
+
+
+def flags_of(command: Callable[..., object]) -> dict[str, Declared]:
+    """Return the flags of a command by name, in the order of its signature."""
+    found = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        kind, flag = get_args(parameter.annotation)
+        plain = next((each for each in get_args(kind) if each is not type(None)), kind)
+        found[name] = Declared(name, plain, parameter.default, flag)
+    return found
+
+
+def checked(command: str, arguments: Sequence[str], flags: Mapping[str, Declared]) -> dict[str, str]:
+    """Return the text of each flag on the command line by its full name; "True" for a switch without a value.
+
+    Raises UsageError for an unknown flag, a repeated flag, a flag without a value, and a word that follows no flag.
     """
     given: dict[str, str | None] = {}
-    last = ""  # the flag whose value may come next
+    last = ""  # the flag that takes the next word as its value
     for argument in arguments:
-        if not FLAG.match(argument) or argument.lower() in NEGATIVE:
+        if not _FLAG.match(argument) or argument.lower() in _NEGATIVE_WORDS:
             if not last:
                 raise UsageError(f"{command}: {shown(argument)} belongs to no flag; write --flag value")
             given[last], last = argument, ""
             continue
-        name, value = flag_and_value(command, argument, parameters)
+        name, value = _name_and_value(command, argument, flags)
         if name in given:
             raise UsageError(f"{command}: --{name} is given twice")
         given[name], last = value, "" if value is not None else name
     for name, value in given.items():
-        if value is None and not is_switch(parameters[name]):
+        if value is None and not flags[name].is_switch:
             raise UsageError(f"{command}: --{name} needs a value")
     return {name: "True" if value is None else value for name, value in given.items()}
 
 
-def flag_and_value(command: str, argument: str, parameters: Parameters) -> tuple[str, str | None]:
-    """The parameter that a flag names, and the value behind its equals sign if there is one. Raises UsageError."""
+def _name_and_value(command: str, argument: str, flags: Mapping[str, Declared]) -> tuple[str, str | None]:
+    """Return the full name of the flag in one word, and the value after its equals sign. Raises UsageError."""
     word, equals, value = argument.lstrip("-").partition("=")
     name = word.replace("-", "_")
     switch = name[2:].lstrip("_") if name.startswith("no") and not equals else ""
-    if switch in parameters and is_switch(parameters[switch]):
+    if switch in flags and flags[switch].is_switch:
         return switch, "False"
-    if name not in parameters:
-        near = nearest(name, parameters, f"llm-analysis {command} --help lists them all", prefix="--")
-        raise UsageError(f"{command}: unknown flag {argument[: len(argument) - len(equals + value)]}{near}")
+    if name not in flags and ALIASES.get(name) in flags:
+        name = ALIASES[name]
+    if name not in flags:
+        raise UsageError(f"{command}: unknown flag {_unknown(command, argument.partition('=')[0], flags)}")
     if not argument.startswith("--"):
         raise UsageError(f"{command}: write --{name}, with two hyphens")
     return name, value if equals else None
 
 
-def is_switch(parameter: inspect.Parameter) -> bool:
-    """Whether a flag is on or off, and may stand alone."""
-    return isinstance(parameter.default, bool)
+def _unknown(command: str, word: str, flags: Mapping[str, Declared]) -> str:
+    """Return an unknown flag with a hint, or with the nearest names, as the end of an error line."""
+    name = word.lstrip("-").replace("-", "_")
+    hint = HINTS.get(name) or HINTS.get(ALIASES.get(name, ""))
+    if hint and "model_name" in flags:
+        return f"{word}; {hint}"
+    return word + nearest(name, flags, f"llm-analysis {command} --help lists all flags", prefix="--")
 
 
-def is_text(parameter: inspect.Parameter) -> bool:
-    """Whether a flag's value is text, whatever it looks like: a folder may well be called 1e5."""
-    return "str" in str(parameter.annotation)
+def parsers(flags: Mapping[str, Declared]) -> dict[str, Parser]:
+    """Return the function that parses the value of each flag, by name: for fire.decorators.SetParseFns."""
+    return {name: _text if flag.flag.raw else _PARSERS[flag.kind](name) for name, flag in flags.items()}
 
 
-def value_of(text: str, parameter: inspect.Parameter) -> object:
-    """A flag's value. A whole number may be written as 1e6, a switch as JSON has it."""
-    if is_text(parameter):
-        return text
-    if is_switch(parameter) and text in ("true", "false"):
-        return text == "true"
-    value = as_value(text)
-    counts = "int" in str(parameter.annotation)
-    return int(value) if counts and isinstance(value, float) and value.is_integer() else value
+def _text(text: str) -> str:
+    """Return the value unchanged: a folder or a model may be called 1e5."""
+    return text
 
 
-def as_value(text: str) -> object:
-    """A number, a list, True, ... as Fire reads it; the text itself where it is nothing of the kind."""
-    if len(text) > MOST_CHARACTERS:
-        return text
-    if text in CONSTANTS:
-        return CONSTANTS[text]
-    if NUMBER.fullmatch(text):
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+def _switch(name: str) -> Parser:
+    """Return a parser of True and False, also as JSON spells them."""
+
+    def parse(text: str) -> bool:
+        if text not in ("True", "true", "False", "false"):
+            raise BadValue(f"{name} must be True or False, not {shown(text)}")
+        return text in ("True", "true")
+
+    return parse
+
+
+def _whole(name: str) -> Parser:
+    """Return a parser of whole numbers, which may be written as 1e6 or 1_000."""
+
+    def parse(text: str) -> object:
+        value = literal(text)
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return parse
+
+
+_PARSERS: dict[type, Callable[[str], Parser]] = {
+    str: lambda name: _text,
+    bool: _switch,
+    int: _whole,
+    float: lambda name: literal,
+}
+
+
+def literal(text: str) -> object:
+    """Return a value as Fire parses it: a number, True, a tuple, ...; the text itself if it is none of these."""
     from fire.parser import DefaultParseValue
 
+    if len(text) > _LONGEST_VALUE:
+        return text
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # Python warns of "1if 1else 2"
             return DefaultParseValue(text)
-    except (TypeError, ValueError, MemoryError, RecursionError):  # {[]: 1}, ------1, and the like
+    except (TypeError, ValueError, MemoryError, RecursionError):  # {[]: 1}, ------1 and similar
         return text
-
-
-def described_flags(command: Callable[..., object]) -> Iterator[tuple[str, str]]:
-    """(name, description) of each flag, from the Args list of the command's docstring."""
-    lines = (inspect.getdoc(command) or "").partition("Args:\n")[2].splitlines()
-    for line in lines:
-        name, colon, text = line.strip().partition(": ")
-        if colon:
-            yield name, text
-
-
-def help_text(name: str, command: Callable[..., object]) -> str:
-    """One command: what it answers, and its flags with their defaults."""
-    about = (inspect.getdoc(command) or "").partition("\n")[0]
-    parameters = inspect.signature(command).parameters
-    flags = [("--" + flag, text, parameters[flag].default) for flag, text in described_flags(command)]
-    width = max((len(flag) for flag, _, _ in flags), default=0)
-    rows = []
-    for flag, text, default in flags:
-        whole = text + (f" (default {default})" if default not in (None, "") else "")
-        indent = " " * (width + 4)
-        rows.append(textwrap.fill(whole, COLUMNS, initial_indent=f"  {flag:<{width}}  ", subsequent_indent=indent))
-    return "\n".join([f"llm-analysis {name} [--flag value ...]", "", about, "", *rows])
-
-
-def overview(commands: Mapping[str, Callable[..., object]]) -> str:
-    """All commands, a line each."""
-    width = max(map(len, commands))
-    rows = [f"  {name:<{width}}  {(inspect.getdoc(c) or '').partition(chr(10))[0]}" for name, c in commands.items()]
-    about = "llm-analysis: how long a language model takes on a GPU, what fits, and why."
-    return "\n".join(
-        [about, "", *rows, "", "llm-analysis COMMAND --help shows the flags of a command. No GPU is needed."]
-    )
 
 
 def with_flags_of(
-    command: Callable[..., object], without: Sequence[str] = ()
+    command: Callable[..., object], without: Sequence[str] = (), raw: bool = False
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Gives a function of any flags those of `command`, with their defaults and their help, but those `without`."""
-    parameters = [p for name, p in inspect.signature(command).parameters.items() if name not in without]
-    defaults = {p.name: p.default for p in parameters}
-    help_lines = [f"    {name}: {text}" for name, text in described_flags(command) if name not in without]
+    """Return a decorator that gives a function the flags of `command`, in addition to its own keyword-only ones.
 
-    def like(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    `without` names flags to leave out. With `raw` the values of the flags of `command` arrive as the user's text, so
+    that the function can read lists and ranges in them; parse each element with `parsers(flags_of(command))[name]`.
+    A flag that is not on the command line arrives with its default.
+    """
+    shared = [p for name, p in inspect.signature(command).parameters.items() if name not in without]
+    if raw:
+        shared = [p.replace(annotation=_raw(p.annotation)) for p in shared]
+
+    def decorate(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        parameters = [*(p for p in shared if p.name not in {o.name for o in own}), *own]
+        defaults = {p.name: p.default for p in parameters}
+
         @wraps(function)
         def answer(**flags: object) -> Answer:
             return function(**(defaults | flags))
 
         vars(answer)["__signature__"] = inspect.Signature(parameters)
-        answer.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *help_lines])
         return answer
 
-    return like
+    return decorate
+
+
+def _raw(annotation: Any) -> Any:
+    """Return the annotation of a flag with its value left as text."""
+    kind, flag = get_args(annotation)
+    return Annotated[kind, flag._replace(raw=True)]
+
+
+def grouped(flags: Mapping[str, Declared]) -> Iterator[tuple[str, list[Declared]]]:
+    """Yield the groups of a command's flags in the order of their first flag; those without a group come first."""
+    names = dict.fromkeys(sorted((flag.flag.group for flag in flags.values()), key=bool))
+    for name in names:
+        yield name, [flag for flag in flags.values() if flag.flag.group == name]

@@ -1,89 +1,151 @@
-"""The command line: flags in, an answer out. `flags` reads them; everything is checked by the rooms behind it.
+"""The entry point: dispatch with Fire, exit statuses.
 
-stdout carries the answer, stderr everything else. Exit 0: answered; 1: the question makes no sense; 2: bad flags.
-Commands are pure: they return what is to be printed and written, and nothing is, until all flags have been understood.
+stdout carries the answer, stderr everything else. Exit status 0: answered; 1: the question makes no sense; 2: unknown
+command or flag. Commands are pure functions that return an `Output`. Nothing is printed or written before all flags are
+checked and the command has returned.
 """
 
-from __future__ import annotations
-
-import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
-from llm_analysis.cli.commands import accuracy, catalogue
-from llm_analysis.cli.commands.infer import explain, infer
-from llm_analysis.cli.flags import checked, help_text, overview, value_of
-from llm_analysis.cli.output import (
-    LOG,
-    LONGEST_LINE,
-    Output,
-    complaint,
-    say,
-    start_logging,
-    write_together,
-)
+from llm_analysis.cli.flags import checked, flags_of, parsers
+from llm_analysis.cli.output import LOG, LONGEST_LINE, Output, complaint, printing, start_logging, write_together
 from llm_analysis.errors import LLMAnalysisError, UsageError, nearest, shown
 
-COMMANDS: dict[str, Callable[..., Output]] = {
-    "infer": infer,
-    "explain": explain,
-    "models": catalogue.models,
-    "gpus": catalogue.gpus,
-    "dtypes": catalogue.dtypes,
-    "validate": accuracy.validate,
-    "calibrate": accuracy.calibrate,
+NAME = "llm-analysis"
+# Name of a command -> (module below cli/commands, function, one line of help). Only the module of the command on the
+# command line is imported.
+COMMANDS = {
+    "infer": ("infer", "infer", "Estimate prefill and decode latency, memory and cost."),
+    "explain": ("infer", "explain", "Compare an estimate with the speed of light."),
+    "models": ("catalogue", "models", "List the models of the catalogue."),
+    "gpus": ("catalogue", "gpus", "List the GPUs of the catalogue."),
+    "dtypes": ("catalogue", "dtypes", "List the number formats."),
+    "validate": ("accuracy", "validate", "Compare estimates with published measurements."),
+    "calibrate": ("accuracy", "calibrate", "Fit a runtime to your own measurements."),
 }
-
-
-def run(arguments: Sequence[str]) -> Output:
-    """The output of a command line. Raises UsageError, LLMAnalysisError."""
-    name, flags = (arguments[0], arguments[1:]) if arguments else ("--help", ())
-    if name in ("-h", "--help", "help"):
-        asked_for = [word for word in flags[:1] if word in COMMANDS]
-        return Output(help_text(asked_for[0], COMMANDS[asked_for[0]]) if asked_for else overview(COMMANDS))
-    if name in ("--version", "version"):
-        from importlib.metadata import version
-
-        return Output(version("llm-analysis"))
-    if name not in COMMANDS:
-        raise UsageError(f"unknown command {shown(name)}{nearest(name, COMMANDS)}")
-    command = COMMANDS[name]
-    if "--help" in flags or "-h" in flags:
-        return Output(help_text(name, command))
-    return called(name, command, flags)
-
-
-def called(name: str, command: Callable[..., Output], arguments: Sequence[str]) -> Output:
-    """What a command returns for its flags. Raises UsageError, LLMAnalysisError."""
-    parameters = inspect.signature(command).parameters
-    given = checked(name, arguments, parameters)
-    return command(**{flag: value_of(text, parameters[flag]) for flag, text in given.items()})
+_HELP = ("-h", "--help")
+_SHELLS = ("bash", "zsh", "fish")
+Command = Callable[..., Output]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: prints, writes, exits."""
+    """Answer one command line: print, write, exit."""
     start_logging()
+    output = Output("")
     try:
-        output = run(sys.argv[1:] if arguments is None else arguments)
-        write_together(output.folder, output.files)
-        for name in output.files:
-            LOG.info("wrote %s", output.folder / name)
+        with printing():
+            output = run(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
         sys.exit(complaint(str(error), 2))
     except LLMAnalysisError as error:
         sys.exit(complaint(str(error), 1))
     except KeyboardInterrupt:
         sys.exit(130)
-    except ArithmeticError:
-        sys.exit(complaint("some value is so large or so small that the numbers leave the range of floats", 1))
+    except OverflowError:
+        sys.exit(complaint("a value is so large or so small that the result is beyond the range of floats", 1))
     except Exception as error:
         if LOG.isEnabledFor(logging.DEBUG):
             raise
         problem = f"internal error: {type(error).__name__}: {error}"
         sys.exit(complaint(f"{problem[: LONGEST_LINE // 2]}; run again with --log_level DEBUG", 1))
-    say(output.text)
     for note in output.notes:
         complaint(f"note: {note}", 0)
     if output.failure:
         sys.exit(complaint(output.failure, 1))
+
+
+def run(arguments: Sequence[str]) -> Output:
+    """Print the answer to a command line, write its files, and return it. Raises UsageError, LLMAnalysisError."""
+    words, fire_flags = _split(arguments)
+    if any(flag in _HELP for flag in fire_flags) or not (words or fire_flags):
+        words = [*words, "--help"]
+    elif fire_flags:
+        return _completion(fire_flags)
+    name, flags = words[0], words[1:]
+    if name in (*_HELP, "help"):
+        name, flags = (flags[0], ["--help"]) if flags and flags[0] in COMMANDS else ("--help", [])
+    if name == "--help" or name in ("--version", "version"):
+        return _printed(Output(_overview() if name == "--help" else _version()))
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command {shown(name)}{nearest(name, COMMANDS)}")
+    command = load(name)
+    if any(flag in _HELP for flag in flags):
+        from llm_analysis.cli.help import command_help
+
+        return _printed(Output(command_help(name, COMMANDS[name][2], flags_of(command))))
+    given = checked(name, flags, flags_of(command))
+    return _fire({name: command}, [name, *(f"--{flag}={value}" for flag, value in given.items())])
+
+
+def load(name: str) -> Command:
+    """Return the function of a command, which Fire calls with values parsed by its flags' types."""
+    from fire.decorators import SetParseFns
+
+    module, function, _ = COMMANDS[name]
+    command: Command = getattr(import_module(f"llm_analysis.cli.commands.{module}"), function)
+    with_parsers: Command = SetParseFns(**parsers(flags_of(command)))(command)
+    return with_parsers
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the command with its flags, and the flags for Fire after the last `--`. Raises UsageError."""
+    if "--" not in arguments:
+        return list(arguments), []
+    last = len(arguments) - 1 - list(arguments)[::-1].index("--")
+    words, fire_flags = list(arguments[:last]), list(arguments[last + 1 :])
+    known = (*_HELP, "--completion", *_SHELLS)
+    wrong = next((flag for flag in fire_flags if flag not in known), None if fire_flags else "nothing")
+    if wrong is not None or "--" in words:
+        raise UsageError(f"after -- come --help or --completion [bash|zsh|fish], not {shown(wrong or '--')}")
+    return words, fire_flags
+
+
+def _fire(component: Mapping[str, Command], arguments: Sequence[str]) -> Output:
+    """Let Fire call a command and print its output."""
+    import fire
+
+    output: Output = fire.Fire(component, command=list(arguments), name=NAME, serialize=_written)
+    return output
+
+
+def _written(output: object) -> object:
+    """Write the files of an output and return its text, which Fire prints. Fire's own results stay as they are."""
+    if not isinstance(output, Output):
+        return output
+    write_together(output.folder, output.files)
+    for name in output.files:
+        LOG.info("wrote %s", output.folder / name)
+    return output.text
+
+
+def _printed(output: Output) -> Output:
+    """Print a text that needs no command."""
+    print(output.text)
+    return output
+
+
+def _completion(fire_flags: Sequence[str]) -> Output:
+    """Print the completion script of a shell: Fire writes it for bash and fish; zsh can run the one for bash."""
+    shell = next((flag for flag in fire_flags if flag in _SHELLS), "bash")
+    if shell == "zsh":
+        print("autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n")
+    script = "fish" if shell == "fish" else "bash"
+    _fire({name: load(name) for name in COMMANDS}, ["--", "--completion", script])
+    return Output("")
+
+
+def _overview() -> str:
+    """Return the list of commands."""
+    from llm_analysis.cli.help import overview
+
+    return overview({name: about for name, (_, _, about) in COMMANDS.items()})
+
+
+def _version() -> str:
+    """Return the version of the installed package."""
+    from importlib.metadata import version
+
+    return version("llm-analysis")

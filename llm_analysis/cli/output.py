@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from llm_analysis.cli.flags import OUTPUT, Flag
 from llm_analysis.errors import BadValue, shown
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG = logging.getLogger("llm_analysis")
-LONGEST_LINE = 600  # of a complaint, in characters
+LONGEST_LINE = 600  # characters of an error line
+Format = Annotated[str, Flag("table, json, csv or markdown", OUTPUT)]  # the flag --format of every command
 
 
 def start_logging() -> None:
@@ -25,16 +28,27 @@ def start_logging() -> None:
     LOG.setLevel(logging.WARNING)
 
 
-def say(text: str) -> None:
-    """Prints the answer; exits with 1 where stdout takes no more."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+@contextmanager
+def printing() -> Iterator[None]:
+    """Let the body print to stdout, whatever its encoding; exit with 1 if stdout cannot be written.
+
+    A reader that closes the pipe early, such as `head`, is no error.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         sys.exit(complaint(f"cannot print the answer: {error.strerror}", 1))
+
+
+def _discard_stdout() -> None:
+    """Redirect stdout to nowhere, so that Python does not fail again when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complaint(problem: str, status: int) -> int:

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import Ask
-from fire.parser import DefaultParseValue
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, catalog
 from llm_analysis.cli import main
 from llm_analysis.cli.commands import infer
-from llm_analysis.cli.flags import CONSTANTS, NUMBER, as_value
+from llm_analysis.cli.flags import ALIASES, HINTS, flags_of
 from llm_analysis.errors import BadConfig
 from llm_analysis.report import tables
 
@@ -77,8 +76,11 @@ BAD_FLAGS: list[Case] = [
     ([*INFER, "--seq-lem=3"], 2, r"unknown flag --seq-lem; did you mean --seq_len"),
     ([*INFER, "--tpsize", "3"], 2, r"unknown flag --tpsize; did you mean --tp_size"),
     ([*INFER, "--TP_SIZE", "3"], 2, r"unknown flag --TP_SIZE; did you mean --tp_size"),
-    ([*INFER, "--tp", "2"], 2, r"unknown flag --tp; did you mean --tp_size\?"),
-    ([*INFER, "--dtype", "fp8"], 2, r"unknown flag --dtype; did you mean --dtype_name, "),
+    ([*INFER, "--tp", "2", "--tp_size", "4"], 2, r"--tp_size is given twice"),
+    ([*INFER, "--dtyp", "fp8"], 2, r"unknown flag --dtyp; did you mean --dtype_name"),
+    ([*INFER, "--max_model_len", "4096"], 2, r"--max_model_len; the longest sequence is --seq_len plus"),
+    ([*INFER, "--max-num-seqs=8"], 2, r"--max-num-seqs; .*--batch_size_per_gpu"),
+    ([*INFER, "--concurrency", "8"], 2, r"--concurrency; give --batch_size_per_gpu"),
     ([*INFER, "--zzz"], 2, r"unknown flag --zzz; llm-analysis infer --help"),
     ([*INFER, "--self", "1"], 2, r"unknown flag --self"),
     ([*INFER, "-tp_size", "2"], 2, r"write --tp_size, with two hyphens"),
@@ -97,11 +99,14 @@ BAD_FLAGS: list[Case] = [
     ([*INFER, "--tp_size=2", "4"], 2, r"'4' belongs to no flag"),
     (["infer", "test-13b", "a100-sxm-40gb"], 2, r"'test-13b' belongs to no flag"),
     ([*INFER, "-"], 2, r"'-' belongs to no flag"),
-    ([*INFER, "--"], 2, r"'--' belongs to no flag"),
-    ([*INFER, "--", "--trace"], 2, r"'--' belongs to no flag"),
-    ([*INFER, "--", "--interactive"], 2, r"'--' belongs to no flag"),
+    ([*INFER, "--"], 2, r"after -- come --help or --completion \[bash.zsh.fish\], not 'nothing'"),
+    ([*INFER, "--", "--trace"], 2, r"after -- .*not '--trace'"),
+    ([*INFER, "--", "--interactive"], 2, r"after -- .*not '--interactive'"),
+    ([*INFER, "--", "-i"], 2, r"after -- .*not '-i'"),
+    ([*INFER, "--", "--completion", "csh"], 2, r"after -- .*not 'csh'"),
+    ([*INFER, "--", "--help", "--", "--help"], 2, r"after -- .*not '--'"),
     ([*INFER, "-", "model_name"], 2, r"'-' belongs to no flag"),
-    ([*INFER, "--tp_size=2", "--", "--help=x"], 2, r"'--' belongs to no flag"),
+    ([*INFER, "--tp_size=2", "--", "--help=x"], 2, r"after -- .*not '--help=x'"),
     ([*INFER, "---tp_size", "2"], 2, r"'---tp_size' belongs to no flag"),
     ([*INFER, ""], 2, r"'' belongs to no flag"),
     (["models", "test-13b"], 2, r"'test-13b' belongs to no flag"),
@@ -154,7 +159,12 @@ VALUES: list[Case] = [
     ([*INFER, "--flops_efficiency", "0"], 1, r"flops_efficiency must be above 0 and at most 1, not 0"),
     ([*INFER, "--flops_efficiency", "1.01"], 1, r"flops_efficiency must be above 0 and at most 1, not 1.01"),
     ([*INFER, "--use_kv_cache", "maybe"], 1, r"use_kv_cache must be True or False, not 'maybe'"),
-    ([*INFER, "--use_kv_cache", "1"], 1, r"use_kv_cache must be True or False, not 1"),
+    ([*INFER, "--use_kv_cache", "1"], 1, r"use_kv_cache must be True or False, not '1'"),
+    ([*INFER, "--allow_download", "no"], 1, r"allow_download must be True or False, not 'no'"),
+    ([*INFER, "--allow_download=off"], 1, r"allow_download must be True or False, not 'off'"),
+    ([*INFER, "--allow_download", "FALSE"], 1, r"allow_download must be True or False, not 'FALSE'"),
+    ([*INFER, "--allow_download", "none"], 1, r"allow_download must be True or False, not 'none'"),
+    ([*INFER, "--allow_download", "None"], 1, r"allow_download must be True or False, not 'None'"),
     ([*INFER, "--use_kv_cache="], 1, r"use_kv_cache must be True or False, not ''"),
     ([*INFER, "--kv_cache_dtype_bytes", "3"], 1, r"must be one of 0.5, 1, 2, 4, not 3"),
     ([*INFER, "--layernorm_dtype_bytes", "3"], 1, r"must be one of 1, 2, 4, not 3"),
@@ -515,16 +525,33 @@ def test_spellings_that_fire_allows(ask: Ask, spelling: list[str]) -> None:
     assert json.loads(answer.out)["tp_size"] == 2
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--tp", "2", "--isl", "100", "--osl", "8"],
+        ["--model=llama-3.1-8b", "--gpu=h100-sxm-80gb", "--tensor-parallel-size=2", "--input_len=100", "--osl=8"],
+        ["--model_name", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--tp_size", "2", "--seq-len=100", "--osl", "8"],
+    ],
+    ids=" ".join,
+)
+def test_flag_names_of_serving_engines_mean_the_same(ask: Ask, flags: list[str]) -> None:
+    answer = json.loads(ask("infer", *flags, "--format", "json").out)
+    assert (answer["model_name"], answer["tp_size"], answer["seq_len"]) == ("llama-3.1-8b", 2, 100)
+    assert answer["num_tokens_to_generate"] == 8
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_names_a_flag_and_is_none_itself(alias: str) -> None:
+    flags = {name for command in main.COMMANDS for name in flags_of(main.load(command))}
+    assert alias not in flags
+    assert ALIASES[alias] in {*flags, *HINTS}
+
+
 @pytest.mark.parametrize("spelling", ["1e3", "1000.0", "1_000", "1000.", "10e2", "1E3", "+1000"])
 def test_a_whole_number_however_it_is_written(ask: Ask, spelling: str) -> None:
     answer = ask(*INFER, "--method", "ideal", "--seq_len", spelling, "--format", "json")
     assert (answer.status, answer.err) == (0, "")
     assert '"seq_len": 1000,' in answer.out
-
-
-@given(st.from_regex(NUMBER, fullmatch=True) | st.sampled_from(sorted(CONSTANTS)))
-def test_plain_values_are_read_as_fire_reads_them(text: str) -> None:
-    assert repr(as_value(text)) == repr(DefaultParseValue(text))
 
 
 @pytest.mark.parametrize(
@@ -566,6 +593,21 @@ def test_help_lists_the_flags(ask: Ask, arguments: list[str]) -> None:
     flags = inspect.signature(infer.infer).parameters
     assert all(f"--{flag}" in answer.out for flag in flags)
     assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("command", "whole"), [([], ["--help"]), (["infer"], ["infer", "--help"])], ids=str)
+def test_help_after_the_separator_of_fire(ask: Ask, command: list[str], whole: list[str]) -> None:
+    """`llm-analysis COMMAND -- --help` is how Fire spells it."""
+    assert ask(*command, "--", "--help") == ask(*command, "--", "-h") == ask(*whole)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", ""])
+def test_a_completion_script_names_commands_and_flags(ask: Ask, shell: str) -> None:
+    answer = ask("--", "--completion", *([shell] if shell else []))
+    assert (answer.status, answer.err) == (0, "")
+    assert all(command in answer.out for command in main.COMMANDS)
+    flags = [flag.replace("_", "-") for flag in flags_of(infer.infer)]
+    assert [flag for flag in flags if flag not in answer.out] == []
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]], ids=" ".join)

@@ -199,6 +199,6 @@ def test_the_json_keys_are_all_there_and_no_others() -> None:
 
 
 def test_every_flag_is_named(home: Path) -> None:
-    flags = {match for line in said("llm-analysis infer --help", home) for match in re.findall(r"^ +--(\w+)", line)}
+    flags = {match for line in said("llm-analysis infer --help", home) for match in re.findall(r"^  --(\w+)", line)}
     assert flags
     assert flags - words(section("Flags")) == set()

@@ -1,10 +1,10 @@
-"""The commands that hold the method against measurements: `validate` and `calibrate`. Flags in, a result out."""
-
-from __future__ import annotations
+"""The commands `validate` and `calibrate`: compare estimates with measurements, and fit a runtime to them."""
 
 from math import inf
+from typing import Annotated
 
-from llm_analysis.cli.output import Output, existing_folder, path_of
+from llm_analysis.cli.flags import Flag
+from llm_analysis.cli.output import Format, Output, existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.report.tables import FORMATS
@@ -12,23 +12,20 @@ from llm_analysis.report.tables import FORMATS
 
 def validate(
     *,
-    measurements: str | None = None,
-    runtime: str | None = None,
-    method: str = "calibrated",
-    format: str = "table",
-    max_median_error: float | None = None,
-    max_p90_error: float | None = None,
+    measurements: Annotated[
+        str | None, Flag("CSV file of measurements; the default is the published figures of this package")
+    ] = None,
+    runtime: Annotated[str | None, Flag("score all rows with this runtime, instead of the runtime of each row")] = None,
+    method: Annotated[str, Flag("calibrated or ideal")] = "calibrated",
+    format: Format = "table",
+    max_median_error: Annotated[
+        float | None, Flag("exit with status 1 if the median |error| is above this fraction")
+    ] = None,
+    max_p90_error: Annotated[
+        float | None, Flag("exit with status 1 if the 90th percentile of |error| is above this fraction")
+    ] = None,
 ) -> Output:
-    """How far estimates are from published figures that no fit has seen.
-
-    Args:
-        measurements: a CSV of your own; by default the published figures that come with the program
-        runtime: score all rows as this runtime, instead of each row's own
-        method: calibrated or ideal
-        format: table, json, csv or markdown
-        max_median_error: exit with 1 where the median |error|, a fraction, is above this
-        max_p90_error: exit with 1 where nine tenths of the rows are not within this
-    """
+    """Compare estimates with published measurements that no fit has seen."""
     from llm_analysis.calibration.measurements import EVIDENCE
     from llm_analysis.calibration.validation import score
     from llm_analysis.report import accuracy
@@ -51,7 +48,7 @@ def validate(
 
 
 def limit(flag: str, value: object) -> float:
-    """A bound on an error, as a fraction; infinite where none is given. Raises BadValue."""
+    """Return a bound on an error as a fraction; infinity if there is none. Raises BadValue."""
     if value is None:
         return inf
     found = number(flag, value)
@@ -62,19 +59,14 @@ def limit(flag: str, value: object) -> float:
 
 def calibrate(
     *,
-    measurements: str | None = None,
-    runtime: str | None = None,
-    output_file: str = "my-runtime.json",
-    format: str = "table",
+    measurements: Annotated[str | None, Flag("CSV file with the columns of the published figures")] = None,
+    runtime: Annotated[
+        str | None, Flag("runtime to start from; the default is the runtime of the first row, or none")
+    ] = None,
+    output_file: Annotated[str, Flag("JSON file to write")] = "my-runtime.json",
+    format: Format = "table",
 ) -> Output:
-    """Fits a runtime to measurements of your own, for infer --runtime.
-
-    Args:
-        measurements: a CSV with the columns of the published figures; from one row on
-        runtime: the runtime to start from; by default that of the first row, for an engine of your own none
-        output_file: the JSON file to write
-        format: table, json, csv or markdown
-    """
+    """Fit a runtime to measurements, for `infer --runtime`."""
     from llm_analysis.calibration import calibrate
     from llm_analysis.report import accuracy
 

@@ -1,13 +1,12 @@
-"""What is known: the catalogue as tables, or one entry of it whole."""
-
-from __future__ import annotations
+"""The commands `models`, `gpus` and `dtypes`: list the catalogue, or show one entry in full."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from llm_analysis import catalog
-from llm_analysis.cli.output import Output
+from llm_analysis.cli.flags import Flag
+from llm_analysis.cli.output import Format, Output
 from llm_analysis.errors import BadValue, choice, number, unknown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.models.config import ModelConfig
@@ -28,16 +27,16 @@ from llm_analysis.report.tables import FORMATS, csv_of, table
 from llm_analysis.units import GB
 
 Entry = TypeVar("Entry", ModelConfig, GPU)
+_Name = Annotated[str | None, Flag("show only this entry, in full, as JSON")]
 
 
-def models(*, name: str | None = None, family: str | None = None, format: str = "table") -> Output:
-    """The models that are known.
-
-    Args:
-        name: show this one whole, as JSON
-        family: show those of a family, such as Qwen3
-        format: table, json, csv or markdown
-    """
+def models(
+    *,
+    name: _Name = None,
+    family: Annotated[str | None, Flag("list only one family, such as Qwen3")] = None,
+    format: Format = "table",
+) -> Output:
+    """List the models of the catalogue."""
     check_format(format, name)
     if name is not None:
         model = catalog.get_model(name)
@@ -58,16 +57,13 @@ def of_family(family: str | None, known: list[Entry], families: Callable[[Entry]
 
 
 def gpus(
-    *, name: str | None = None, family: str | None = None, min_memory_GB: float = 0.0, format: str = "table"
+    *,
+    name: _Name = None,
+    family: Annotated[str | None, Flag("list only one vendor or architecture, such as AMD or Hopper")] = None,
+    min_memory_GB: Annotated[float, Flag("list only GPUs with at least this much memory", unit="GB")] = 0.0,
+    format: Format = "table",
 ) -> Output:
-    """The GPUs that are known.
-
-    Args:
-        name: show this one whole, as JSON
-        family: show those of a vendor or an architecture, such as AMD or Hopper
-        min_memory_GB: show those with at least so much memory, in units of 1e9 bytes
-        format: table, json, csv or markdown
-    """
+    """List the GPUs of the catalogue."""
     check_format(format, name)
     if name is not None:
         return whole(catalog.get_gpu(name).model_dump(exclude_defaults=True))
@@ -80,13 +76,8 @@ def gpus(
     return listed(rows, GPU_COLUMNS, GPU_LEGEND, format)
 
 
-def dtypes(*, name: str | None = None, format: str = "table") -> Output:
-    """The number formats that are known; others in bits, as w4a16e16kv8.
-
-    Args:
-        name: show this one whole, as JSON
-        format: table, json, csv or markdown
-    """
+def dtypes(*, name: _Name = None, format: Format = "table") -> Output:
+    """List the number formats; other formats can be given in bits, such as w4a16e16kv8."""
     check_format(format, name)
     if name is not None:
         one = get_dtypes(name)

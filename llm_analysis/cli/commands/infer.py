@@ -1,12 +1,11 @@
-"""TODO."""
-
-from __future__ import annotations
+"""The commands `infer` and `explain`: estimate a workload, and explain the estimate."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-from llm_analysis.cli.flags import with_flags_of
-from llm_analysis.cli.output import LOG, LOG_LEVELS, Output, existing_folder, name_part
+from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
+from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output, existing_folder, name_part
 from llm_analysis.cli.question import question
 from llm_analysis.errors import BadValue, choice
 from llm_analysis.inference.analysis import LLMAnalysis
@@ -14,94 +13,114 @@ from llm_analysis.inference.workload import Workload
 from llm_analysis.report.estimate import check_finite, rendered, summary_files
 from llm_analysis.report.tables import FORMATS
 
+_model = partial(Flag, group="Model, GPU and number format")
+_work = partial(Flag, group="Workload")
+_layout = partial(Flag, group="Parallel layout")
+_method = partial(Flag, group="Method")
+_draft = partial(Flag, group="Speculative decoding")
+_memory = partial(Flag, group="Memory")
+_efficiency = partial(Flag, group="Efficiency (method published)")
+_output = partial(Flag, group=OUTPUT)
+
 
 def infer(
     *,
-    model_name: str | None = None,
-    gpu_name: str | None = None,
-    allow_download: bool = False,
-    dtype_name: str | None = None,
-    batch_size_per_gpu: int = 1,
-    seq_len: int = 512,
-    num_tokens_to_generate: int = 32,
-    tp_size: int = 1,
-    cp_size: int = 1,
-    pp_size: int = 1,
-    dp_size: int = 1,
-    sp_size: int = 1,
-    ep_size: int = 1,
-    expert_imbalance: float = 1.0,
-    num_gpus_per_node: int | None = None,
-    method: str | None = None,
-    runtime: str | None = None,
-    format: str = "table",
-    use_kv_cache: bool = True,
-    num_samples: int = 1,
-    cached_prefix_len: int = 0,
-    prefill_chunk_size: int | None = None,
-    draft_model_name: str | None = None,
-    num_draft_tokens: int = 0,
-    acceptance_rate: float | None = None,
-    disaggregated: bool = False,
-    gpu_memory_utilization: float = 1.0,
-    kv_cache_dtype_bytes: float | None = None,
-    layernorm_dtype_bytes: float | None = None,
-    flops_efficiency: float | None = None,
-    hbm_memory_efficiency: float | None = None,
-    achieved_tflops: float | None = None,
-    achieved_memory_bandwidth_GBs: float | None = None,
-    intra_node_memory_efficiency: float | None = None,
-    inter_node_memory_efficiency: float | None = None,
-    cost_per_gpu_hour: float | None = None,
-    output_dir: str | None = None,
-    output_file_prefix: str = "",
-    output_file_suffix: str = "",
-    log_level: str = "WARNING",
+    model_name: Annotated[
+        str | None, _model("name from `llm-analysis models`, JSON file, its folder, or Hugging Face org/name")
+    ] = None,
+    gpu_name: Annotated[str | None, _model("name from `llm-analysis gpus`, or a JSON file")] = None,
+    dtype_name: Annotated[
+        str | None,
+        _model(
+            "bf16, fp8, int4 (weights only), ...; bits such as w4a16e16kv8; bf16+mxfp4 for experts in mxfp4; the "
+            "default is the format of the checkpoint"
+        ),
+    ] = None,
+    allow_download: Annotated[bool, _model("download the config.json of org/name if no cache has it")] = False,
+    batch_size_per_gpu: Annotated[int, _work("sequences in the batch of one replica")] = 1,
+    seq_len: Annotated[int, _work("prompt length of each sequence", unit="tokens")] = 512,
+    num_tokens_to_generate: Annotated[int, _work("output length of each sequence", unit="tokens")] = 32,
+    num_samples: Annotated[int, _work("outputs for each prompt; they share the KV cache of the prompt")] = 1,
+    cached_prefix_len: Annotated[int, _work("prompt tokens that are already in the KV cache", unit="tokens")] = 0,
+    prefill_chunk_size: Annotated[
+        int | None, _work("chunked prefill: most tokens in one prefill pass, over all prompts", unit="tokens")
+    ] = None,
+    use_kv_cache: Annotated[bool, _work("False recomputes the whole sequence for each token")] = True,
+    disaggregated: Annotated[
+        bool, _work("run prefill and decode on separate GPUs and send the KV cache between them")
+    ] = False,
+    tp_size: Annotated[int, _layout("tensor parallel: GPUs that share each layer", unit="GPUs")] = 1,
+    pp_size: Annotated[int, _layout("pipeline parallel: stages of consecutive layers", unit="stages")] = 1,
+    dp_size: Annotated[int, _layout("data parallel: replicas, each with its own batch", unit="replicas")] = 1,
+    cp_size: Annotated[
+        int, _layout("context parallel: groups of tp_size GPUs that share the tokens of a prompt", unit="groups")
+    ] = 1,
+    sp_size: Annotated[int, _layout("sequence parallel: 1, or tp_size to split norms and residuals too")] = 1,
+    ep_size: Annotated[
+        int, _layout("expert parallel: GPUs that share the experts; divides tp_size * cp_size * dp_size", unit="GPUs")
+    ] = 1,
+    expert_imbalance: Annotated[
+        float, _layout("tokens on the busiest expert-parallel GPU, as a multiple of the mean")
+    ] = 1.0,
+    num_gpus_per_node: Annotated[
+        int | None, _layout("GPUs in one server; the default is 8, or the link domain of the GPU", unit="GPUs")
+    ] = None,
+    method: Annotated[
+        str | None,
+        _method("calibrated (what you would measure; the default), ideal (speed of light) or published (block model)"),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        _method(
+            "serving engine for method calibrated: vllm-v1 (default), vllm, sglang, tensorrt-llm[-0.9|-0.6], ..., "
+            "none, or a file from `llm-analysis calibrate`"
+        ),
+    ] = None,
+    draft_model_name: Annotated[
+        str | None, _draft("model that proposes tokens; mtp for the model's own multi-token-prediction layer")
+    ] = None,
+    num_draft_tokens: Annotated[int, _draft("tokens proposed in each decode step", unit="tokens")] = 0,
+    acceptance_rate: Annotated[
+        float | None, _draft("probability that a proposed token is accepted if all earlier ones are")
+    ] = None,
+    gpu_memory_utilization: Annotated[float, _memory("usable fraction of the GPU memory; 0.9 in vLLM")] = 1.0,
+    kv_cache_dtype_bytes: Annotated[
+        float | None, _memory("size of one KV cache element; the default is the activation format", unit="bytes")
+    ] = None,
+    layernorm_dtype_bytes: Annotated[
+        float | None,
+        _memory("size of one element in norm traffic; the default is the activation format", unit="bytes"),
+    ] = None,
+    flops_efficiency: Annotated[
+        float | None, _efficiency("achieved fraction of the peak FLOP/s, above 0 and at most 1")
+    ] = None,
+    hbm_memory_efficiency: Annotated[
+        float | None, _efficiency("achieved fraction of the memory bandwidth, above 0 and at most 1")
+    ] = None,
+    achieved_tflops: Annotated[
+        float | None, _efficiency("achieved compute rate, instead of flops_efficiency", unit="TFLOP/s")
+    ] = None,
+    achieved_memory_bandwidth_GBs: Annotated[
+        float | None, _efficiency("achieved bandwidth, instead of hbm_memory_efficiency", unit="GB/s")
+    ] = None,
+    intra_node_memory_efficiency: Annotated[
+        float | None, _efficiency("achieved fraction of the bandwidth between GPUs of one server")
+    ] = None,
+    inter_node_memory_efficiency: Annotated[
+        float | None, _efficiency("achieved fraction of the bandwidth between servers")
+    ] = None,
+    cost_per_gpu_hour: Annotated[
+        float | None, _output("price of one GPU for one hour; adds the cost per million tokens")
+    ] = None,
+    format: Format = "table",
+    output_dir: Annotated[str | None, _output("folder for two summary files, JSON and text")] = None,
+    output_file_prefix: Annotated[str, _output("prefix of the names of these files")] = "",
+    output_file_suffix: Annotated[str, _output("suffix of the names of these files")] = "",
+    log_level: Annotated[
+        str, _output("INFO lists the files that are read and written; DEBUG shows the traceback of an internal error")
+    ] = "WARNING",
 ) -> Output:
-    """How long prefill and each decoded token take, what fits, and why.
-
-    Args:
-        model_name: a name that `llm-analysis models` lists, a JSON file or its folder, or org/name of Hugging Face
-        gpu_name: a name that `llm-analysis gpus` lists, or the path of a JSON file
-        allow_download: whether the config.json of org/name may be fetched; else the local cache alone is searched
-        dtype_name: bf16, fp8, int4 (weights only), ..., bits (w4a16e16kv8), bf16+mxfp4 (experts); else the checkpoint's
-        batch_size_per_gpu: sequences in the batch of one replica
-        seq_len: prompt tokens of each sequence
-        num_tokens_to_generate: tokens generated for each sequence
-        tp_size: GPUs that share each layer (tensor parallel)
-        cp_size: groups of tp_size GPUs that share the tokens of a prompt, and its KV cache (context parallel)
-        pp_size: stages that share the layers (pipeline parallel)
-        dp_size: replicas, each with its own batch (data parallel)
-        sp_size: 1, or tp_size to split norms and residuals too (sequence parallel)
-        ep_size: GPUs that a layer's experts are spread over, of tp_size * cp_size * dp_size (expert parallel)
-        expert_imbalance: rows of the busiest of these GPUs, as a multiple of the mean
-        num_gpus_per_node: GPUs that need no network between servers, if not 8 or all on the GPU's link
-        method: calibrated (what you will measure), ideal (speed of light) or published (an example's model)
-        runtime: of calibrated: vllm-v1 (default), vllm, sglang, tensorrt-llm[-0.9|-0.6], ..., none, or calibrate's file
-        format: table, json, csv or markdown
-        use_kv_cache: False computes the whole sequence anew for each token
-        num_samples: continuations of each prompt, which share its part of the KV cache
-        cached_prefix_len: tokens of each prompt whose keys and values are in the cache already
-        prefill_chunk_size: most tokens of a prefill pass, all prompts together
-        draft_model_name: model that proposes tokens (speculative decoding); mtp: the model's own layer for it
-        num_draft_tokens: tokens that it proposes in each decode step
-        acceptance_rate: fraction of proposed tokens that are accepted, given that those before them were
-        disaggregated: prefill and decode on GPUs of their own, the KV cache sent between them
-        gpu_memory_utilization: fraction of the GPU's memory that may be used (vLLM's default is 0.9)
-        kv_cache_dtype_bytes: bytes per element of the KV cache, if not the activations'
-        layernorm_dtype_bytes: bytes per element that norms move, if not the activations'
-        flops_efficiency: achieved fraction of the peak FLOP/s, above 0 and at most 1
-        hbm_memory_efficiency: achieved fraction of the memory bandwidth, above 0 and at most 1
-        achieved_tflops: the same in TFLOP/s, instead of flops_efficiency
-        achieved_memory_bandwidth_GBs: the same in GB/s, instead of hbm_memory_efficiency
-        intra_node_memory_efficiency: achieved fraction of the link between GPUs of a node
-        inter_node_memory_efficiency: achieved fraction of the link between nodes
-        cost_per_gpu_hour: price of one GPU for an hour, for the cost per million tokens
-        output_dir: folder to write a summary as JSON and as text into
-        output_file_prefix: put before the names of these files
-        output_file_suffix: put after the names of these files
-        log_level: INFO tells which files are read and written, DEBUG shows where an internal error arose
-    """
+    """Estimate prefill and decode latency, memory, cost and the share of each operator."""
     analysis, workload = asked(locals())
     estimate = analysis.inference(**workload.model_dump(), cost_per_gpu_hour=cost_per_gpu_hour)
     check_finite(estimate)
@@ -115,7 +134,7 @@ def infer(
 
 
 def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
-    """What the flags of a command ask for, the log started at the level they say. Raises LLMAnalysisError."""
+    """Return the analysis and the workload of a command's flags; set the log level. Raises LLMAnalysisError."""
     choice("format", flags["format"], FORMATS)
     choice("log_level", flags["log_level"], LOG_LEVELS)
     LOG.setLevel(flags["log_level"])
@@ -124,7 +143,7 @@ def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", "output_dir", "output_file_prefix", "output_file_suffix"))
 def explain(**flags: Any) -> Output:
-    """Where the time goes against the speed of light; what would save it."""
+    """Compare the estimate with the speed of light, and list what would make it faster."""
     from llm_analysis.inference.explain import explanation
     from llm_analysis.report.explanation import rendered as explanation_text
 
