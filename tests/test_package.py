@@ -1,14 +1,13 @@
 """What the package costs to start: what an answer imports, what importing reads; and which runtimes it says it has."""
 
 import json
-import re
 import subprocess
 import sys
 from typing import Any
 
-from conftest import ROOT, Ask
+from conftest import Ask
 
-from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, runtime_names
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME
 
 READ = """
 import json, sys
@@ -50,14 +49,6 @@ def test_a_single_answer_imports_no_numpy_and_reads_one_model_and_one_gpu() -> N
     assert not {"numpy", "scipy"} & set(seen["modules"])
     facts = [f for f in seen["files"] if "_configs" in f and f.endswith(".json")]
     assert [f.rsplit("/", 1)[-1] for f in facts] == ["test-13b.json", "a100-sxm-40gb.json"]
-
-
-def test_the_changelog_names_the_runtimes() -> None:
-    """All but those that stand in by themselves where the GPU is another maker's."""
-    told = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    (entry,) = (part for part in re.split(r"\n- |\n\n", told) if "`--runtime` vllm" in part)
-    names = set(re.findall(r"[a-z][a-z0-9.-]*[a-z0-9]", entry))
-    assert {name for name in runtime_names() if not name.endswith("-rocm")} <= names
 
 
 def test_the_help_names_the_default_runtime(ask: Ask) -> None:

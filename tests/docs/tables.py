@@ -1,0 +1,90 @@
+"""The tables of the pages that are made from the code: each a function that returns Markdown lines."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
+from llm_analysis.calibration.fitting.runtime_fit import FACTORS
+from llm_analysis.catalog import names
+from llm_analysis.inference.runtimes import runtime_names
+from llm_analysis.models.reading.families import FAMILIES, SAME_AS
+
+# GPUs: prefill and decode per token in ms, as examples/fastertransformer/README.md cites them.
+MEASURED = {1: (63.17, 22.0), 2: (45.45, 13.5)}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [list(header), ["---"] * len(header), *map(list, rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def benchmark_estimate(gpus: int, method: str) -> Estimate:
+    """Return the published 13B benchmark, estimated by a method."""
+    flops, memory = (0.7, 0.9) if method == "published" else (None, None)
+    analysis = LLMAnalysis(
+        get_model("test-13b"),
+        get_gpu("a100-sxm-40gb"),
+        get_dtypes("fp16"),
+        Parallelism(tp_size=gpus),
+        method=method,
+        flops_efficiency=flops,
+        hbm_memory_efficiency=memory,
+        runtime=get_runtime("fastertransformer") if method == "calibrated" else None,
+    )
+    return analysis.inference(batch_size_per_gpu=1, seq_len=512, num_tokens_to_generate=10)
+
+
+def benchmark() -> str:
+    """Return the measured and estimated latencies of the published 13B benchmark."""
+    header = ("13B fp16, ms", "measured", "`calibrated`", "`published`, 0.7 and 0.9", "`ideal`")
+    rows = []
+    for gpus, measured in MEASURED.items():
+        estimates = [benchmark_estimate(gpus, method) for method in ("calibrated", "published", "ideal")]
+        for i, phase in enumerate(("prefill", "decode per token")):
+            ms = [1e3 * (e.prefill_latency, e.decode_latency)[i] for e in estimates]
+            cells = [f"{value:.2f} ({100 * (value / measured[i] - 1):+.1f} %)" for value in ms]
+            rows.append([f"{gpus} A100, {phase}", str(measured[i]), *cells])
+    return table(header, rows)
+
+
+def runtimes() -> str:
+    """Return what each runtime adds to the kernels, and its errors on rows that its fit did not see."""
+    header = (
+        *("runtime", "rows", "per step, ms", "per layer, us", "per sequence, us", "per collective, us"),
+        *("factors", "median, p90", "band of the total"),
+    )
+    return table(header, (runtime_row(get_runtime(name)) for name in runtime_names() if name != "none"))
+
+
+def runtime_row(r: Runtime) -> list[str]:
+    """Return the cells of one runtime."""
+    seconds = [(r.step_seconds, 1e3), *((value, 1e6) for value in (r.layer_seconds, r.sequence_seconds))]
+    seconds.append((r.collective_seconds, 1e6))
+    added = [f"{value * unit:.3g}" if value else "" for value, unit in seconds]
+    factors = ", ".join(f"`{name}` {getattr(r, name):.2f}" for name in FACTORS if getattr(r, name) != 1.0)
+    e, band = r.evidence, r.band("total")
+    errors = e.note if e.median_error is None or e.p90_error is None else f"{e.median_error:.1%}, {e.p90_error:.1%}"
+    shown = f"{100 * (band.low - 1):+.0f} to {100 * (band.high - 1):+.0f} %" if band else ""
+    return [f"`{r.name}`", str(e.rows), *added, factors, errors, shown]
+
+
+def architectures() -> str:
+    """Return the model types that are read, and the catalogue's models of each."""
+    models: dict[str, list[str]] = {}
+    for name in names("model_configs"):
+        kind = get_model(name).model_type.removesuffix("_text")
+        models.setdefault(SAME_AS.get(kind, kind), []).append(name)
+    rows = []
+    for kind in sorted(FAMILIES):
+        aliases = [f"`{alias}`" for alias, target in SAME_AS.items() if target == kind]
+        examples = [f"`{name}`" for name in models.get(kind, [])]
+        more = f" and {len(examples) - 3} more" if len(examples) > 3 else ""
+        rows.append([f"`{kind}`", ", ".join(aliases), ", ".join(examples[:3]) + more])
+    return table(("`model_type`", "read the same way", "in the catalogue"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "benchmark": benchmark,
+    "runtimes": runtimes,
+    "architectures": architectures,
+}
