@@ -3,6 +3,7 @@
 main       entry point, dispatch with Fire, exit statuses
 flags      declaration of flags, check of their names, parsing of their values
 help       help text
+completion completion scripts for bash, zsh and fish
 question   model, GPU, layout and workload from flags
 output     the Output of a command: text, files, notes; how it is printed and written
 commands   one file per group of commands

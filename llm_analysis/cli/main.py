@@ -7,7 +7,7 @@ checked and the command has returned.
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from llm_analysis.cli.flags import checked, flags_of, parsers
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> Output:
     if any(flag in _HELP for flag in fire_flags) or not (words or fire_flags):
         words = [*words, "--help"]
     elif fire_flags:
-        return _completion(fire_flags)
+        return _printed(Output(_completion(fire_flags)))
     name, flags = words[0], words[1:]
     if name in (*_HELP, "help"):
         name, flags = (flags[0], ["--help"]) if flags and flags[0] in COMMANDS else ("--help", [])
@@ -77,7 +77,11 @@ def run(arguments: Sequence[str]) -> Output:
 
         return _printed(Output(command_help(name, COMMANDS[name][2], flags_of(command))))
     given = checked(name, flags, flags_of(command))
-    return _fire({name: command}, [name, *(f"--{flag}={value}" for flag, value in given.items())])
+    import fire
+
+    words = [name, *(f"--{flag}={value}" for flag, value in given.items())]
+    output: Output = fire.Fire({name: command}, command=words, name=NAME, serialize=_written)
+    return output
 
 
 def load(name: str) -> Command:
@@ -103,18 +107,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, fire_flags
 
 
-def _fire(component: Mapping[str, Command], arguments: Sequence[str]) -> Output:
-    """Let Fire call a command and print its output."""
-    import fire
-
-    output: Output = fire.Fire(component, command=list(arguments), name=NAME, serialize=_written)
-    return output
-
-
-def _written(output: object) -> object:
-    """Write the files of an output and return its text, which Fire prints. Fire's own results stay as they are."""
-    if not isinstance(output, Output):
-        return output
+def _written(output: Output) -> str:
+    """Write the files of an output, and return its text for Fire to print."""
     write_together(output.folder, output.files)
     for name in output.files:
         LOG.info("wrote %s", output.folder / name)
@@ -127,14 +121,12 @@ def _printed(output: Output) -> Output:
     return output
 
 
-def _completion(fire_flags: Sequence[str]) -> Output:
-    """Print the completion script of a shell: Fire writes it for bash and fish; zsh can run the one for bash."""
+def _completion(fire_flags: Sequence[str]) -> str:
+    """Return the completion script of a shell, bash by default."""
+    from llm_analysis.cli.completion import script
+
     shell = next((flag for flag in fire_flags if flag in _SHELLS), "bash")
-    if shell == "zsh":
-        print("autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n")
-    script = "fish" if shell == "fish" else "bash"
-    _fire({name: load(name) for name in COMMANDS}, ["--", "--completion", script])
-    return Output("")
+    return script(shell, {name: (about, flags_of(load(name))) for name, (_, _, about) in COMMANDS.items()})
 
 
 def _overview() -> str:

@@ -601,15 +601,6 @@ def test_help_after_the_separator_of_fire(ask: Ask, command: list[str], whole: l
     assert ask(*command, "--", "--help") == ask(*command, "--", "-h") == ask(*whole)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", ""])
-def test_a_completion_script_names_commands_and_flags(ask: Ask, shell: str) -> None:
-    answer = ask("--", "--completion", *([shell] if shell else []))
-    assert (answer.status, answer.err) == (0, "")
-    assert all(command in answer.out for command in main.COMMANDS)
-    flags = [flag.replace("_", "-") for flag in flags_of(infer.infer)]
-    assert [flag for flag in flags if flag not in answer.out] == []
-
-
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]], ids=" ".join)
 def test_version(ask: Ask, arguments: list[str]) -> None:
     answer = ask(*arguments)
