@@ -83,6 +83,7 @@ class Estimate(NamedTuple):
     num_params_total: float
     weight_memory_per_gpu: float
     attention_weight_memory_per_gpu: float
+    state_space_weight_memory_per_gpu: float
     feed_forward_weight_memory_per_gpu: float
     expert_weight_memory_per_gpu: float
     embedding_weight_memory_per_gpu: float

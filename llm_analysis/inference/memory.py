@@ -27,7 +27,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.models.sharding import check_layout
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
-from llm_analysis.physics.operators import Op, Step
+from llm_analysis.physics.operators import PARTS, Op, Step
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import GB
 
@@ -38,7 +38,6 @@ OVERHEAD = {"cuda_context": 0.5e9, "cuda_graphs": 1.0e9}
 NCCL_BYTES = 24 * 2 * 2 * 4 * 2.0**20
 
 MOST_SEQUENCES = 10**9  # the largest batch that can be asked for
-CLASSES = ("attention", "feed_forward", "expert", "embedding", "norm")
 
 
 def runtime_bytes(layout: Parallelism) -> float:
@@ -137,17 +136,18 @@ class Question(NamedTuple):
         w = self.workload
         step = w.widest_pass
         prefill = stage_ops(self.model, step, self.dtypes, self.layout, first, last)
-        weights = dict.fromkeys(CLASSES, 0.0)
+        weights = dict.fromkeys(PARTS, 0.0)
         for op in prefill:
-            weights[weight_class(op)] += float(op.count) * op.stored_bytes
+            if op.stored_bytes:
+                weights[op.part] += float(op.count) * op.stored_bytes
         if self.draft:
             for name, held in self.of_draft().stage(0, self.draft[0].num_hidden_layers).weights.items():
                 weights[name] += held
         tokens = w.seq_len + w.num_tokens_to_generate
         rows, shared = float(step.rows), float(self.layout.share(step).rows)
         stream = self.model.hidden_size * self.dtypes.stream_bytes * (shared / rows)
-        widest = peak([op for op in prefill if op.name not in HEAD]) / rows
-        head = peak([op for op in prefill if op.name in HEAD])
+        widest = peak([op for op in prefill if not op.last_only]) / rows
+        head = peak([op for op in prefill if op.last_only])
         cache = self.kv_cache((first, last), tokens)
         return Stage(weights, cache, rows, stream + widest, head, stream, (first, last))
 
@@ -239,26 +239,9 @@ def last_below(over: Callable[[int], float], below: tuple[int, float], above: tu
     return low
 
 
-def weight_class(op: Op) -> str:
-    """Which of `CLASSES` an operator's weights belong to, by its kind and name."""
-    if op.kind == "grouped_gemm":
-        return "expert"
-    if op.name.startswith(
-        ("embedding", "position_", "token_type", "layer_embedding", "layer_input", "output_head", "pooler")
-    ):
-        return "embedding"
-    if op.kind in ("elementwise", "rotary", "residual"):
-        return "norm"
-    return "feed_forward" if op.name.startswith(("mlp", "router", "shared_expert")) else "attention"
-
-
 def peak(ops: list[Op]) -> float:
     """The operator that has most activations in flight: its inputs and outputs together, in bytes."""
     return max((float(op.activation_bytes) for op in ops), default=0.0)
-
-
-# Operators that see the last position of each sequence alone.
-HEAD = {"output_head", "pooler", "embedding_out"}
 
 
 def weights_fit(model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> None:

@@ -36,22 +36,15 @@ from llm_analysis.files import DATA, read_json
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.physics.operators import Op, Step
-
-# Kinds of layers that no published latency is of, and what they are called.
-UNPUBLISHED = {
-    "latent": "latent attention",
-    "mamba": "state-space layers",
-    "gated_delta": "gated delta-nets",
-    "lightning": "lightning attention",
-}
 
 
 def runtime_notes(runtime: Runtime, model: ModelConfig) -> tuple[str, ...]:
     """What to know of the evidence of a runtime's numbers, and of its bands for a model unlike all that were scored."""
     note = runtime.evidence.note or lent(runtime)
-    kinds = {mixer for mixer, _ in model.layer_kinds}
-    unlike = [called for part, called in UNPUBLISHED.items() if any(part in kind for kind in kinds)]
+    kinds = {base_name(mixer) for mixer, _ in model.layer_kinds}
+    unlike = list(dict.fromkeys(k.unpublished for name, k in MIXERS.items() if name in kinds and k.unpublished))
     notes: tuple[str, ...] = (f"runtime {runtime.name}: {note}",) if note else ()
     if unlike and runtime.bands:
         notes += (f"the bands rest on other models: no published latency here is of one with {' and '.join(unlike)}",)

@@ -13,10 +13,14 @@ A kind may carry a size of its own: `full_attention:4` has 4 KV heads, `dense:71
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Size = Annotated[int, Field(ge=0, le=10**9)]
@@ -123,19 +127,26 @@ class ModelConfig(BaseModel):
     published_num_params: Amount | None = None
     published_num_active_params: Amount | None = None
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Self":
+        """Return a copy with the fields of `update`, without the values that this model has cached."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
     @cached_property
     def layer_kinds(self) -> dict[tuple[str, str], int]:
         """How many layers there are of each (mixer, feed-forward) kind."""
         return self.kinds_between(0, self.num_hidden_layers)
 
     @cached_property
-    def remembered(self) -> dict[str, float]:
-        """What has been counted of the model so far."""
+    def counts(self) -> dict[str, float]:
+        """Return the cache of parameter and KV-byte counts, by name."""
         return {}
 
     @cached_property
     def kinds_by_range(self) -> dict[tuple[int, int], dict[tuple[str, str], int]]:
-        """What `kinds_between` has counted so far."""
+        """Return the cache of `kinds_between`."""
         return {}
 
     def kinds_between(self, first: int, last: int) -> dict[tuple[str, str], int]:

@@ -13,51 +13,22 @@ One all-reduce ends each half of a layer, which is sharded over t tensor-paralle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.layers.attention import attention_block, latent_block
 from llm_analysis.models.layers.base import Pass
-from llm_analysis.models.layers.feed_forward import dense_block, sparse_block
-from llm_analysis.models.layers.recurrent import gated_delta_block, lightning_block, mamba2_block, mamba_block
+from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
 from llm_analysis.physics.collectives import collective
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.operators import Op, Step, lookup, matmul
 from llm_analysis.physics.parallelism import Parallelism
 
 
-def nothing(p: Pass, kind: str) -> list[Op]:
-    """A layer without this half."""
-    return []
-
-
-MIXERS: dict[str, Callable[[Pass, str], list[Op]]] = {
-    "full_attention": attention_block,
-    "sliding_attention": attention_block,
-    "chunked_attention": attention_block,
-    "bidirectional_attention": attention_block,
-    "shared_full_attention": attention_block,
-    "shared_sliding_attention": attention_block,
-    "latent_attention": latent_block,
-    "sparse_latent_attention": latent_block,
-    "mamba": mamba_block,
-    "mamba2": mamba2_block,
-    "gated_delta_net": gated_delta_block,
-    "lightning_attention": lightning_block,
-    "none": nothing,
-}
-FEED_FORWARDS: dict[str, Callable[[Pass, str], list[Op]]] = {
-    "dense": dense_block,
-    "sparse": sparse_block,
-    "none": nothing,
-}
-
-
 def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
     """The operators of one layer."""
     m = p.model
-    mix = MIXERS[mixer.partition(":")[0]](p, mixer)
-    feed = FEED_FORWARDS[feed_forward.partition(":")[0]](p, feed_forward)
+    mix = MIXERS[base_name(mixer)].ops(p, mixer)
+    feed = FEED_FORWARDS[base_name(feed_forward)].ops(p, feed_forward)
     if m.parallel_block:
         norms = [p.norm("norm") for _ in range(m.norms_per_layer)]
         return [*norms, *mix, *feed, *p.reduced("all_reduce"), p.residual("residual")]
@@ -73,21 +44,21 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
                 p.residual(f"{name}_residual"),
             ]
     ops += [p.norm("mlp_inner_norm") for _ in range(4, m.norms_per_layer)]
-    return ops + (layer_input(p) if m.hidden_size_per_layer_input else [])
+    return ops + (_layer_input(p) if m.hidden_size_per_layer_input else [])
 
 
-def layer_input(p: Pass) -> list[Op]:
+def _layer_input(p: Pass) -> list[Op]:
     """Gemma's embedding of each token for each layer: gated by the stream, projected and normed, added to it."""
-    h, width, numbers = p.model.hidden_size, p.model.hidden_size_per_layer_input, p.dtypes.linear
+    h, width, p = p.model.hidden_size, p.model.hidden_size_per_layer_input, p._replace(part="embedding")
     return [
-        matmul("layer_input_gate", p.step.rows, h, width, numbers, count=p.count),
-        matmul("layer_input_projection", p.step.rows, width, h, numbers, count=p.count),
+        p.matmul("layer_input_gate", h, width),
+        p.matmul("layer_input_projection", width, h),
         p.norm("layer_input_norm"),
         p.residual("layer_input_residual"),
     ]
 
 
-def embedding(p: Pass) -> list[Op]:
+def _embedding(p: Pass) -> list[Op]:
     """Token (and learned position) embeddings: `rows` look-ups in a table whose entries are spread over the GPUs."""
     m, t, stream = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     width, entry = m.embedding_width, p.dtypes.embedding_bits / 8
@@ -96,56 +67,56 @@ def embedding(p: Pass) -> list[Op]:
         rows, h = m.position_embedding_rows, m.hidden_size
         ops.append(lookup("position_embedding", p.step.rows, h, rows, entry, stream, params=rows * h))
     if width != m.hidden_size:
-        ops.append(matmul("embedding_in", p.step.rows, width, m.hidden_size, p.dtypes.router))
+        ops.append(p.matmul("embedding_in", width, m.hidden_size, p.dtypes.router))
     if m.token_type_rows:
         params = m.token_type_rows * m.hidden_size
         ops.append(lookup("token_type", p.step.rows, m.hidden_size, m.token_type_rows, entry, stream, params=params))
     if m.hidden_size_per_layer_input:
-        ops += layer_embedding(p)
+        ops += _layer_embedding(p)
     if m.embedding_norm:
         ops.append(p.norm("embedding_norm"))
     return ops + p.reduced("embedding_all_reduce")
 
 
-def layer_embedding(p: Pass) -> list[Op]:
+def _layer_embedding(p: Pass) -> list[Op]:
     """A second embedding table, with a row for each layer, and the stream's own projection to as many numbers."""
     m, stream = p.model, p.dtypes.stream_bytes
     width = m.num_hidden_layers * m.hidden_size_per_layer_input
     entries, entry = m.vocab_size / p.layout.tp_size, p.dtypes.embedding_bits / 8
     return [
         lookup("layer_embedding", p.step.rows, width, entries, entry, stream, params=m.vocab_size * width),
-        matmul("layer_embedding_in", p.step.rows, m.hidden_size, width, p.dtypes.router),
+        p.matmul("layer_embedding_in", m.hidden_size, width, p.dtypes.router),
         p.small_norm("layer_embedding_norm", width, m.hidden_size_per_layer_input),
     ]
 
 
-def output_head(p: Pass) -> list[Op]:
+def _output_head(p: Pass) -> list[Op]:
     """Final norm and logits of the last position of each sequence; an encoder's pooled state instead."""
     m, t, width = p.model, p.layout.tp_size, p.model.embedding_width
-    last = p.step.batch
+    product = partial(matmul, rows=p.step.batch, part="embedding", last_only=True)
     tied = m.tie_word_embeddings and p.layout.pp_size == 1
     params = 0.0 if m.tie_word_embeddings else m.vocab_size * (width + m.head_bias)
     ops = [p.norm("final_norm")] if m.final_norm else []
     if m.pooler:
         h = m.hidden_size
-        ops.append(matmul("pooler", last, h, h, p.dtypes.router, params=(h + 1) * h, bias=True))
+        ops.append(product("pooler", inputs=h, outputs=h, numbers=p.dtypes.router, params=(h + 1) * h, bias=True))
     if not m.output_head:
         return ops
     if width != m.hidden_size:
-        ops.append(matmul("embedding_out", last, m.hidden_size, width, p.dtypes.router))
-    columns, bias = m.vocab_size / t, m.head_bias
-    ops.append(matmul("output_head", last, width, columns, p.dtypes.head, params=params, stored=not tied, bias=bias))
-    logits = last * m.vocab_size * p.dtypes.stream_bytes * (t - 1) / t
+        ops.append(product("embedding_out", inputs=m.hidden_size, outputs=width, numbers=p.dtypes.router))
+    head = product("output_head", inputs=width, outputs=m.vocab_size / t, numbers=p.dtypes.head, bias=m.head_bias)
+    ops.append(head._replace(params=params, stored_bytes=0.0 if tied else head.stored_bytes))
+    logits = p.step.batch * m.vocab_size * p.dtypes.stream_bytes * (t - 1) / t
     return ops + collective("logits_all_gather", "all_gather", logits, t)
 
 
 def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> list[Op]:
     """Operators of layers `first` .. `last` - 1; with the embedding before the first, the head after the last."""
-    once = Pass(model, step, dtypes, layout)
-    ops = embedding(once) if first == 0 else []
+    once = Pass(model, step, dtypes, layout, part="embedding")
+    ops = _embedding(once) if first == 0 else []
     for (mixer, feed_forward), count in model.kinds_between(first, last).items():
         ops += layer(Pass(model, step, dtypes, layout, count), mixer, feed_forward)
-    return ops + (output_head(once) if last == model.num_hidden_layers else [])
+    return ops + (_output_head(once) if last == model.num_hidden_layers else [])
 
 
 def forward(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
@@ -163,33 +134,33 @@ def stage_sends(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallel
 
 def num_params(model: ModelConfig) -> float:
     """Weights of the whole model, counted on its operators."""
-    if "num_params" not in model.remembered:
-        model.remembered["num_params"] = sum(float(op.count) * op.params for op in counted(model))
-    return model.remembered["num_params"]
+    if "num_params" not in model.counts:
+        model.counts["num_params"] = sum(float(op.count) * op.params for op in _counted(model))
+    return model.counts["num_params"]
 
 
 def num_active_params(model: ModelConfig) -> float:
     """Weights that one token goes through: all but the experts it does not choose. The embedding counts whole."""
     chosen = model.num_experts_per_tok / max(model.num_experts, 1)
-    return sum(float(op.count) * op.params * (chosen if op.kind == "grouped_gemm" else 1.0) for op in counted(model))
+    return sum(float(op.count) * op.params * (chosen if op.kind == "grouped_gemm" else 1.0) for op in _counted(model))
 
 
 def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
     """Bytes that one more token adds to the KV cache of a sequence so long that all windows are full."""
     key = f"kv_bytes_per_token {dtypes.kv_bits} {dtypes.stream}"
-    if key not in model.remembered:
-        model.remembered[key] = added_by_a_token(model, dtypes)
-    return model.remembered[key]
+    if key not in model.counts:
+        model.counts[key] = _added_by_a_token(model, dtypes)
+    return model.counts[key]
 
 
-def added_by_a_token(model: ModelConfig, dtypes: Dtypes) -> float:
+def _added_by_a_token(model: ModelConfig, dtypes: Dtypes) -> float:
     """The same, counted anew."""
     long = 2.0**24
     now, before = (Step(1.0, 1.0, context, "decode") for context in (long, long - 1))
-    return cached(model, now, dtypes) - cached(model, before, dtypes)
+    return _cached(model, now, dtypes) - _cached(model, before, dtypes)
 
 
-def cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> float:
+def _cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> float:
     """Bytes of KV cache and state after a pass, all layers together."""
     return cached_bytes(model, step, dtypes, Parallelism(), 0, model.num_hidden_layers)
 
@@ -199,14 +170,14 @@ def cached_bytes(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Paralle
     ops = (
         op
         for (mixer, _), count in model.kinds_between(first, last).items()
-        for op in MIXERS[mixer.partition(":")[0]](Pass(model, step, dtypes, layout, count), mixer)
+        for op in MIXERS[base_name(mixer)].ops(Pass(model, step, dtypes, layout, count), mixer)
     )
     return sum(float(op.count * op.cached_bytes) for op in ops)
 
 
-def counted(model: ModelConfig) -> list[Op]:
+def _counted(model: ModelConfig) -> list[Op]:
     """The operators of the smallest pass, for their weights."""
-    return forward(model, Step(1.0, 1.0), COUNTING, Parallelism())
+    return forward(model, Step(1.0, 1.0), _COUNTING, Parallelism())
 
 
-COUNTING = Dtypes("", "bf16", 16, 0, "bf16", "bf16", 16, 16, 16)
+_COUNTING = Dtypes("", "bf16", 16, 0, "bf16", "bf16", 16, 16, 16)

@@ -4,23 +4,19 @@ from math import isqrt
 
 from llm_analysis.errors import Unsupported
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.physics.parallelism import Parallelism
 
-# Layers that context parallelism cannot share by tokens, with what keeps it from that.
-STATE = "the recurrent layers pass a state on from token to token, through all GPUs"
-NOT_SHARED = dict.fromkeys(("mamba", "mamba2", "gated_delta_net", "lightning_attention"), STATE) | {
-    "sparse_latent_attention": "the sparse attention picks its tokens from those of all GPUs together"
-}
 GATHERED = "cp_size: attention waits for all keys and values, an upper bound of ring attention, which overlaps the two"
 
 
-def divisors(n: int) -> list[int]:
+def _divisors(n: int) -> list[int]:
     """The divisors of `n`, the least first."""
     small = [i for i in range(1, isqrt(n) + 1) if n % i == 0]
     return sorted({*small, *(n // i for i in small)})
 
 
-def nearest_sizes(near: int, possible: list[int]) -> str:
+def _nearest_sizes(near: int, possible: list[int]) -> str:
     """The possible sizes around `near`, as text."""
     below, above = [i for i in possible if i < near][-2:], [i for i in possible if i > near][:1]
     return " or ".join(str(i) for i in below + above)
@@ -33,14 +29,14 @@ def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
     """
     heads, kv_heads, t = model.num_attention_heads, model.num_key_value_heads, layout.tp_size
     if heads % t:
-        possible = nearest_sizes(t, divisors(heads))
+        possible = _nearest_sizes(t, _divisors(heads))
         raise Unsupported(f"tp_size {t} does not divide the {heads} attention heads of {model.name}; try {possible}")
     if layout.pp_size > model.num_hidden_layers:
         raise Unsupported(f"pp_size {layout.pp_size} is more than the {model.num_hidden_layers} layers of {model.name}")
     if layout.sp_size not in (1, t):
         raise Unsupported(f"sp_size must be 1 or tp_size ({t}), not {layout.sp_size}")
     if kv_heads % t and t % kv_heads:
-        near = nearest_sizes(t, [i for i in divisors(heads) if kv_heads % i == 0 or i % kv_heads == 0])
+        near = _nearest_sizes(t, [i for i in _divisors(heads) if kv_heads % i == 0 or i % kv_heads == 0])
         raise Unsupported(
             f"tp_size {t} neither divides nor is a multiple of the {kv_heads} KV heads of {model.name}; try {near}"
         )
@@ -53,10 +49,12 @@ def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
 def _check_context(layout: Parallelism, model: ModelConfig) -> None:
     """Raise Unsupported if the tokens of a layer kind cannot be shared among context-parallel ranks."""
     t, n, heads, kv_heads = layout.tp_size, layout.cp_size, model.num_attention_heads, model.num_key_value_heads
-    kinds = [why for kind, why in NOT_SHARED.items() if any(mixer == kind for mixer, _ in model.layer_kinds)]
-    if n > 1 and kinds:
-        wide = [i for i in divisors(heads) if i <= t * n and (kv_heads % i == 0 or i % kv_heads == 0)]
-        raise Unsupported(f"cp_size {n}: {kinds[0]} of {model.name}; try cp_size 1 with tp_size {max(wide)}")
+    if n == 1:
+        return
+    reasons = [why for mixer, _ in model.layer_kinds if (why := MIXERS[base_name(mixer)].not_shared)]
+    if reasons:
+        wide = [i for i in _divisors(heads) if i <= t * n and (kv_heads % i == 0 or i % kv_heads == 0)]
+        raise Unsupported(f"cp_size {n}: {reasons[0]} of {model.name}; try cp_size 1 with tp_size {max(wide)}")
 
 
 def _check_experts(layout: Parallelism, model: ModelConfig) -> None:
@@ -71,10 +69,10 @@ def _check_experts(layout: Parallelism, model: ModelConfig) -> None:
         raise Unsupported(f"expert_imbalance {imbalance:g} is of GPUs that share the experts: give ep_size too")
     group = t * layout.cp_size
     gpus, ranks = group * layout.dp_size, f" times cp_size {layout.cp_size}" if layout.cp_size > 1 else ""
-    even = [i for i in divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
+    even = [i for i in _divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
     possible = [i for i in even if group % i == 0 or i % group == 0]
     if ep not in possible:
         raise Unsupported(
             f"ep_size {ep} cannot spread the {experts} experts of {model.name} over the {gpus} GPUs of tp_size {t}"
-            f"{ranks} times dp_size {layout.dp_size}; try {nearest_sizes(ep, possible)}"
+            f"{ranks} times dp_size {layout.dp_size}; try {_nearest_sizes(ep, possible)}"
         )

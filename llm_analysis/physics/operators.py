@@ -19,7 +19,12 @@ from __future__ import annotations
 from math import inf
 from typing import NamedTuple
 
+from llm_analysis.errors import BadValue, shown
 from llm_analysis.units import Quantity, floor, minimum
+
+# Parts of a model that an operator can belong to: the classes of its weights.
+PARTS = ("attention", "state_space", "feed_forward", "expert", "embedding", "norm")
+PHASES = ("prefill", "decode")
 
 
 class Op(NamedTuple):
@@ -27,6 +32,8 @@ class Op(NamedTuple):
 
     name: str
     kind: str  # which efficiency applies: gemm, prefill_attention, decode_attention, elementwise, all_reduce, ...
+    part: str = ""  # one of PARTS; empty for collectives and the host
+    last_only: bool = False  # runs on the last position of each sequence, not on every token
     count: Quantity = 1.0  # type: ignore[assignment]  # runs in a pass (a tuple's method of that name gives way)
     format: str = ""  # number format of the kernel, as profiles name it: bf16, fp8, w4a16, ...
     rate: str = ""  # which of the GPU's peak rates it can use: fp16, bf16, fp8, int8, fp4, ...
@@ -49,17 +56,27 @@ class Op(NamedTuple):
         return self.weight_bytes + self.activation_bytes + self.kv_bytes
 
 
-class Step(NamedTuple):
+class _StepFields(NamedTuple):
+    batch: Quantity
+    new_tokens: Quantity
+    context: Quantity = 0.0
+    phase: str = "prefill"
+
+
+class Step(_StepFields):
     """One pass: `batch` sequences, `new_tokens` of each, `context` tokens of each in the cache before it.
 
     Quantities: floats or float64 arrays that broadcast. `phase` chooses the attention kernel.
     Prefill of s tokens is Step(b, s, 0); decode of the i-th token is Step(b, 1, s + i, "decode").
     """
 
-    batch: Quantity
-    new_tokens: Quantity
-    context: Quantity = 0.0
-    phase: str = "prefill"
+    __slots__ = ()
+
+    def __new__(cls, batch: Quantity, new_tokens: Quantity, context: Quantity = 0.0, phase: str = "prefill") -> Step:
+        """Raise BadValue for a phase other than `prefill` and `decode`."""
+        if phase not in PHASES:
+            raise BadValue(f"phase must be prefill or decode, not {shown(phase)}")
+        return super().__new__(cls, batch, new_tokens, context, phase)
 
     @property
     def rows(self) -> Quantity:
@@ -89,36 +106,42 @@ def matmul(
     outputs: float,
     numbers: MatmulFormat,
     *,
+    kind: str = "gemm",
+    part: str = "",
     count: Quantity = 1.0,
     params: float | None = None,
-    stored: bool = True,
+    read: Quantity = 1.0,
+    held: float = 1.0,
     bias: bool = False,
-    heads: float = 1.0,
+    last_only: bool = False,
 ) -> Op:
-    """`rows` x `inputs` times `inputs` x `outputs`, the shapes as one GPU holds them.
+    """Return the product of `rows` rows, each with one `inputs` x `outputs` matrix, shapes as one GPU holds them.
 
-    `params` defaults to inputs * outputs; give the whole model's where the matrix is sharded, replicated or biased.
-    `stored` is False for a matrix that another operator already holds (a tied output head). A `bias` of one number for
-    each output is held as the outputs are. With `heads` there are so many products, each with a matrix of its own.
+    `read` matrices are read once each, and `held` are stored. Both are 1 for a plain layer; the number of heads for
+    one matrix per head (`rows` then counts the rows of all heads); the experts that get a token and the experts of
+    this GPU for a mixture of experts (kind `grouped_gemm`). `held` is 0 for a matrix that another operator stores, as
+    a tied output head does. `params` defaults to inputs * outputs; give the number of the whole model if the matrix
+    is sharded, replicated or has a bias. A `bias` of one number per output is stored in the format of the outputs.
     """
-    weights = heads * inputs * outputs
-    weight_bytes = weights * numbers.weight_bytes + (heads * outputs * numbers.output_bytes if bias else 0.0)
+    matrix_bytes = inputs * outputs * numbers.weight_bytes + (outputs * numbers.output_bytes if bias else 0.0)
     return Op(
         name=name,
-        kind="gemm",
+        kind=kind,
+        part=part,
+        last_only=last_only,
         count=count,
         format=numbers.format,
         rate=numbers.rate,
-        flops=2.0 * rows * weights,
-        weight_bytes=weight_bytes,
-        activation_bytes=rows * heads * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
-        parallelism=rows * heads * outputs,
-        params=weights if params is None else params,
-        stored_bytes=weight_bytes if stored else 0.0,
+        flops=2.0 * rows * inputs * outputs,
+        weight_bytes=read * matrix_bytes,
+        activation_bytes=rows * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
+        parallelism=rows * outputs,
+        params=inputs * outputs if params is None else params,
+        stored_bytes=held * matrix_bytes,
     )
 
 
-def triangle(n: Quantity) -> Quantity:
+def _triangle(n: Quantity) -> Quantity:
     """1 + 2 + ... + n."""
     return n * (n + 1) / 2
 
@@ -130,11 +153,11 @@ def visible_pairs(tokens: Quantity, window: float = inf, chunk: float = inf) -> 
     """
     if chunk < inf:
         whole = floor(tokens / chunk)
-        return whole * triangle(chunk) + triangle(tokens - whole * chunk)
+        return whole * _triangle(chunk) + _triangle(tokens - whole * chunk)
     if window < inf:
         near = minimum(tokens, window)
-        return triangle(near) + (tokens - near) * window
-    return triangle(tokens)
+        return _triangle(near) + (tokens - near) * window
+    return _triangle(tokens)
 
 
 def attention(
@@ -150,6 +173,7 @@ def attention(
     element_bytes: float,
     kv_element_bytes: float,
     kind: str = "attention",
+    part: str = "attention",
     count: Quantity = 1.0,
     window: float = inf,
     chunk: float = inf,
@@ -174,6 +198,7 @@ def attention(
     return Op(
         name=name,
         kind=f"{step.phase}_{kind}",
+        part=part,
         count=count,
         format=format,
         rate=rate,
@@ -195,6 +220,7 @@ def elementwise(
     *,
     count: Quantity = 1.0,
     kind: str = "elementwise",
+    part: str = "norm",
     params: float = 0.0,
     param_bytes: float = 2.0,
 ) -> Op:
@@ -203,6 +229,7 @@ def elementwise(
     return Op(
         name=name,
         kind=kind,
+        part=part,
         count=count,
         weight_bytes=weights,
         activation_bytes=rows * (read + written) * element_bytes,
@@ -218,40 +245,8 @@ def lookup(
     return Op(
         name=name,
         kind="embedding",
+        part="embedding",
         activation_bytes=rows * width * (entry_bytes + out_bytes),
         params=params,
         stored_bytes=entries * width * entry_bytes,
-    )
-
-
-def grouped_matmul(
-    name: str,
-    rows: Quantity,
-    inputs: float,
-    outputs: float,
-    numbers: MatmulFormat,
-    *,
-    touched: Quantity,
-    held: float,
-    count: Quantity = 1.0,
-    params: float = 0.0,
-    bias: bool = False,
-) -> Op:
-    """`rows` routed rows, each through the `inputs` x `outputs` matrix of its expert, in one kernel.
-
-    Of the `held` experts of this GPU, `touched` are read, once each.
-    """
-    expert_bytes = inputs * outputs * numbers.weight_bytes + (outputs * numbers.output_bytes if bias else 0.0)
-    return Op(
-        name=name,
-        kind="grouped_gemm",
-        count=count,
-        format=numbers.format,
-        rate=numbers.rate,
-        flops=2.0 * rows * inputs * outputs,
-        weight_bytes=touched * expert_bytes,
-        activation_bytes=rows * (inputs * numbers.input_bytes + outputs * numbers.output_bytes),
-        parallelism=rows * outputs,
-        params=params,
-        stored_bytes=held * expert_bytes,
     )

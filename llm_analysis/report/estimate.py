@@ -121,6 +121,7 @@ def weight_rows(e: Estimate) -> list[tuple[str, str, str]]:
     """The classes of weights, where a GPU has some."""
     names = {
         "attention": "attention",
+        "state_space": "state space",
         "feed_forward": "feed-forward",
         "expert": "experts",
         "embedding": "embeddings, head",

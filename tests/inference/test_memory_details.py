@@ -11,8 +11,8 @@ from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.memory import NCCL_BYTES, OVERHEAD
 from llm_analysis.models.forward import num_params
+from llm_analysis.physics.operators import PARTS
 
-CLASSES = ("attention", "feed_forward", "expert", "embedding", "norm")
 MODELS = ("llama-3.1-8b", "mistral-7b-v0.1", "gemma-3-4b", "mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b")
 
 
@@ -52,7 +52,7 @@ def test_experts_by_hand() -> None:
 @pytest.mark.parametrize("pp", [1, 2])
 def test_classes_add_up(model: str, pp: int) -> None:
     e = estimate(model, pp_size=pp)
-    parts = sum(getattr(e, f"{name}_weight_memory_per_gpu") for name in CLASSES)
+    parts = sum(getattr(e, f"{name}_weight_memory_per_gpu") for name in PARTS)
     assert parts == pytest.approx(e.weight_memory_per_gpu)
     if pp == 1:
         assert parts == pytest.approx(2 * num_params(get_model(model)), rel=2e-3)

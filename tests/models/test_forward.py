@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.forward import forward, num_active_params, num_params
+from llm_analysis.models.forward import forward, kv_bytes_per_token, num_active_params, num_params
 from llm_analysis.models.layers.feed_forward import distinct_experts
 from llm_analysis.models.reading.reader import read_model
 from llm_analysis.physics.dtypes import get_dtypes
-from llm_analysis.physics.operators import Op, Step
+from llm_analysis.physics.operators import PARTS, Op, Step
 from llm_analysis.physics.parallelism import Parallelism
 
 FOLDER = ROOT / "model_configs"
@@ -235,3 +235,51 @@ def test_an_uneven_router_loads_the_busiest_gpu() -> None:
     )
     flops = [sum(float(op.flops) for op in ops if op.kind == "grouped_gemm") for ops in (even, uneven)]
     assert isclose(flops[1], 1.5 * flops[0])
+
+
+@pytest.mark.parametrize("counted_before", [False, True])
+def test_a_copy_with_other_shapes_is_counted_anew(counted_before: bool) -> None:
+    """llama-3.1-8b with 16 of its 32 layers: two tables of 128,256 x 4,096 and 16 layers of 218,112,000 weights."""
+    model = model_named("llama-3.1-8b")
+    if counted_before:
+        assert num_params(model) == 8_030_261_248
+    half = model.model_copy(update={"num_hidden_layers": 16})
+    assert num_params(half) == 2 * 128_256 * 4096 + 16 * 218_112_000 + 4096
+    assert sum(half.layer_kinds.values()) == 16
+    assert num_params(model) == 8_030_261_248
+
+
+def test_a_copy_without_windows_caches_all_tokens() -> None:
+    """gemma-2-9b: 42 layers of 8 KV heads of 256, keys and values of 2 bytes: 344,064 bytes per token."""
+    model = model_named("gemma-2-9b")
+    windowed = kv_bytes_per_token(model, BF16)
+    full = model.model_copy(update={"sliding_window": None})
+    assert windowed == 344_064 / 2
+    assert kv_bytes_per_token(full, BF16) == 344_064
+    assert model.decode_kinks != full.decode_kinks == ()
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_stored_weight_has_a_part(name: str) -> None:
+    ops = forward(MODELS[name], Step(1.0, 1.0), BF16, ONE)
+    assert {op.part for op in ops if op.stored_bytes} <= set(PARTS)
+
+
+def test_the_matrices_of_state_space_layers_are_not_attention() -> None:
+    """Mamba-2 of 2 layers: 256 + 2 x 512 + 2 x 128 wide, one head for each 64 channels."""
+    raw = {
+        "model_type": "mamba2",
+        "hidden_size": 256,
+        "num_hidden_layers": 2,
+        "vocab_size": 1000,
+        "num_heads": 8,
+        "head_dim": 64,
+        "state_size": 128,
+        "n_groups": 1,
+        "architectures": ["Mamba2ForCausalLM"],
+    }
+    ops = forward(read_model(raw, "small"), Step(1.0, 1.0), BF16, ONE)
+    held = {part: sum(float(op.count) * op.params for op in ops if op.part == part) for part in PARTS}
+    channels = 512 + 2 * 128
+    assert held["state_space"] == 2 * (256 * (512 + channels + 8) + channels * 5 + 3 * 8 + 512 * 256)
+    assert held["attention"] == held["feed_forward"] == 0

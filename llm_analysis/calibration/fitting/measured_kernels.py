@@ -30,7 +30,7 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.models.layers.feed_forward import distinct_experts
 from llm_analysis.physics.collectives import all_reduce, collective
 from llm_analysis.physics.dtypes import get_dtypes
-from llm_analysis.physics.operators import MatmulFormat, Op, Step, attention, elementwise, grouped_matmul, matmul
+from llm_analysis.physics.operators import MatmulFormat, Op, Step, attention, elementwise, matmul
 from llm_analysis.units import Array, Quantity
 
 Mask = NDArray[np.bool_]
@@ -388,7 +388,7 @@ def experts(rows: Table, numbers: MatmulFormat, touched: Quantity, note: str) ->
     """All kernels of the measured block, as `feed_forward` counts them."""
     tokens, h, k, held = rows["num_tokens"], rows["hidden_size"], rows["topk"], rows["num_experts"]
     width, copies = rows["inter_size"] / rows["moe_tp_size"], tokens * k
-    product = partial(grouped_matmul, touched=touched, held=held, numbers=numbers)
+    product = partial(matmul, kind="grouped_gemm", read=touched, held=held, numbers=numbers)
     known = (
         elementwise("router_topk", tokens, held, 2.0 * k, 2.0),
         elementwise("experts_permute", tokens, h, k * h, numbers.input_bytes),

@@ -155,8 +155,9 @@ def chosen_terms(rows: Rows, runtime: Runtime, prior: Runtime | None = None, ter
         kept, best = [*kept, term], tries[term]
 
 
+# Fields of an Op that may differ between the passes of one group.
 QUANTITIES = [
-    name for name in Op._fields if name not in ("name", "kind", "format", "rate", "group", "span", "messages")
+    name for name, value in Op._field_defaults.items() if isinstance(value, float) and name not in ("group", "messages")
 ]
 EVERYTHING = Runtime(name="all", step_seconds=1.0, layer_seconds=1.0, sequence_seconds=1.0)
 

@@ -11,14 +11,14 @@ from math import inf
 
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.models.layers.context_parallel import Shapes, shared_attention
-from llm_analysis.physics.operators import Op, Step, attention, elementwise, matmul
+from llm_analysis.physics.operators import Op, Step, attention, elementwise
 from llm_analysis.units import Quantity, minimum
 
 # DeepSeek-V3.2 keeps its indexer's keys in fp8 with one 32-bit scale per 128 (its published inference code).
 INDEX_KEY_BYTES = 1 + 4 / 128
 
 
-def head_shapes(p: Pass, kind: str) -> tuple[int, int]:
+def _head_shapes(p: Pass, kind: str) -> tuple[int, int]:
     """KV heads, and the size of a head, in a layer of that kind."""
     m, (name, _, own) = p.model, kind.partition(":")
     heads, d = int(own or m.num_key_value_heads), m.head_dim
@@ -30,10 +30,10 @@ def head_shapes(p: Pass, kind: str) -> tuple[int, int]:
 def attention_block(p: Pass, kind: str) -> list[Op]:
     """Multi-head, grouped-query or multi-query attention; the kind says what a token sees."""
     m, t = p.model, p.layout.tp_size
-    kv_heads, d = head_shapes(p, kind)
+    kv_heads, d = _head_shapes(p, kind)
     shared = kind.startswith("shared_")
     mine, kv_mine = m.num_attention_heads / t, 0.0 if shared else max(kv_heads / t, 1.0)
-    ops = [projection(p, kind, 0 if shared else kv_heads, d)]
+    ops = [_projection(p, kind, 0 if shared else kv_heads, d)]
     if m.rotary or m.qk_norm != "none":
         norm_heads = {"none": 0, "head": 1 if shared else 2, "full": m.num_attention_heads + kv_heads}[m.qk_norm]
         rotated, width = (mine + kv_mine) * d, p.dtypes.stream_bytes
@@ -41,12 +41,12 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
         ops.append(
             elementwise("rotary", p.step.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms)
         )
-    return [*ops, *attending(p, kind), *output_projection(p, m.num_attention_heads * d, m.attention_output_gate)]
+    return [*ops, *_attending(p, kind), *_output_projection(p, m.num_attention_heads * d, m.attention_output_gate)]
 
 
-def attending(p: Pass, kind: str) -> list[Op]:
+def _attending(p: Pass, kind: str) -> list[Op]:
     """The attention itself, over what a token sees in a layer of that kind."""
-    m, t, (kv_heads, d) = p.model, p.layout.tp_size, head_shapes(p, kind)
+    m, t, (kv_heads, d) = p.model, p.layout.tp_size, _head_shapes(p, kind)
     window = float(m.sliding_window or inf) if "sliding" in kind else inf
     chunk = float(m.attention_chunk_size or inf) if kind == "chunked_attention" else inf
     mine, kv_mine, shared = m.num_attention_heads / t, max(kv_heads / t, 1.0), kind.startswith("shared_")
@@ -71,7 +71,7 @@ def attending(p: Pass, kind: str) -> list[Op]:
     return shared_attention(p, Shapes(mine, d, d, row_bytes, min(window, chunk) - 1, not shared), attend)
 
 
-def projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
+def _projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
     """Queries, keys and values in one product (and the gate of the output), with the attention's sinks."""
     m, t = p.model, p.layout.tp_size
     queries = m.num_attention_heads * (2 if m.attention_output_gate else 1)
@@ -80,26 +80,15 @@ def projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
     sinks = m.num_attention_heads if m.attention_sinks else 0
     params = (m.hidden_size + m.qkv_bias) * (queries + both * kv_heads) * d + sinks
     outputs = (queries / t + both * kv_mine) * d
-    return matmul(
-        "qkv", p.step.rows, m.hidden_size, outputs, p.dtypes.linear, count=p.count, params=params, bias=m.qkv_bias
-    )
+    return p.matmul("qkv", m.hidden_size, outputs, params=params, bias=m.qkv_bias)
 
 
-def output_projection(p: Pass, inputs: float, gated: bool = False) -> list[Op]:
+def _output_projection(p: Pass, inputs: float, gated: bool = False) -> list[Op]:
     """The heads' outputs, gated where the model gates them, back to the hidden size."""
     m, t, width = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     params = (inputs + m.attention_output_bias) * m.hidden_size
     gate = [elementwise("output_gate", p.step.rows, 2 * inputs / t, inputs / t, width, count=p.count)] if gated else []
-    out = matmul(
-        "attention_output",
-        p.step.rows,
-        inputs / t,
-        m.hidden_size,
-        p.dtypes.linear,
-        count=p.count,
-        params=params,
-        bias=m.attention_output_bias,
-    )
+    out = p.matmul("attention_output", inputs / t, m.hidden_size, params=params, bias=m.attention_output_bias)
     return [*gate, out]
 
 
@@ -109,30 +98,23 @@ def latent_block(p: Pass, kind: str) -> list[Op]:
     Prefill expands the rows to heads; decode leaves them as they are, as one KV head that all queries share, with the
     expansions absorbed into the queries before and the outputs after. Sparse attention is always the latter.
     """
-    m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
+    m, t, rows = p.model, p.layout.tp_size, p.step.rows
     h, heads, rank, rope = m.hidden_size, m.num_attention_heads, m.kv_lora_rank, m.qk_rope_head_dim
+    rank_q = m.q_lora_rank
     key_dim = m.qk_nope_head_dim + rope
-    down, queries, rotated = m.q_lora_rank + rank + rope, heads * key_dim, (heads / t + 1) * rope
+    down, queries, rotated = rank_q + rank + rope, heads * key_dim, (heads / t + 1) * rope
     ops = [
-        matmul("latent_down", rows, h, down, linear, count=p.count),
-        p.small_norm("latent_norm", m.q_lora_rank + rank),
-        matmul(
-            "q_up" if m.q_lora_rank else "q",
-            rows,
-            m.q_lora_rank or h,
-            queries / t,
-            linear,
-            count=p.count,
-            params=(m.q_lora_rank or h) * queries,
-        ),
+        p.matmul("latent_down", h, down),
+        p.small_norm("latent_norm", rank_q + rank),
+        p.matmul("q_up" if rank_q else "q", rank_q or h, queries / t, params=(rank_q or h) * queries),
         elementwise("rotary", rows, rotated, rotated, p.dtypes.stream_bytes, count=p.count, kind="rotary"),
     ]
     sparse = kind == "sparse_latent_attention"
-    attend = absorbed if sparse or p.step.phase == "decode" else expanded
-    return [*ops, *(indexer(p) if sparse else []), *attend(p, kind), *output_projection(p, heads * m.v_head_dim)]
+    attend = _absorbed if sparse or p.step.phase == "decode" else _expanded
+    return [*ops, *(_indexer(p) if sparse else []), *attend(p, kind), *_output_projection(p, heads * m.v_head_dim)]
 
 
-def expanded(p: Pass, kind: str) -> list[Op]:
+def _expanded(p: Pass, kind: str) -> list[Op]:
     """The latent rows of all tokens, cached ones too, expanded to keys and values of each head; then attention.
 
     GPUs that share the tokens send one another the latent rows, which are few, and expand all of them, each for itself.
@@ -145,39 +127,39 @@ def expanded(p: Pass, kind: str) -> list[Op]:
         m.kv_lora_rank,
         m.qk_rope_head_dim,
     )
-    up = matmul(
-        "kv_up", seen, rank, heads / t * (nope + v), p.dtypes.linear, count=p.count, params=rank * heads * (nope + v)
-    )
+    up = p.matmul("kv_up", rank, heads / t * (nope + v), rows=seen, params=rank * heads * (nope + v))
     read = seen * heads / t * (nope + rope + v) * p.dtypes.stream_bytes  # the expanded keys and values
 
     def attend(step: Step) -> Op:
-        op = latent_attention(p, step, heads / t, heads / t, nope + rope, v)
+        op = _latent_attention(p, step, heads / t, heads / t, nope + rope, v)
         return op._replace(activation_bytes=op.activation_bytes + read)
 
-    *exchange, op = shared_attention(p, latent_shapes(p, heads / t, nope + rope, v), attend)
+    *exchange, op = shared_attention(p, _latent_shapes(p, heads / t, nope + rope, v), attend)
     return [*exchange, up, op]
 
 
-def absorbed(p: Pass, kind: str) -> list[Op]:
+def _absorbed(p: Pass, kind: str) -> list[Op]:
     """Queries taken to the latent space, attention over the latent rows themselves, outputs taken back to heads."""
-    m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
+    m, t = p.model, p.layout.tp_size
     heads, nope, v, rank = m.num_attention_heads, m.qk_nope_head_dim, m.v_head_dim, m.kv_lora_rank
     top = float(m.index_topk) if kind == "sparse_latent_attention" else inf
-    shapes = latent_shapes(p, heads / t, rank + m.qk_rope_head_dim, rank)
+    shapes = _latent_shapes(p, heads / t, rank + m.qk_rope_head_dim, rank)
     return [
-        matmul("q_absorb", rows, nope, rank, linear, heads=heads / t, count=p.count, params=heads * nope * rank),
-        *shared_attention(p, shapes, lambda step: latent_attention(p, step, heads / t, 1.0, shapes.key_dim, rank, top)),
-        matmul("v_up", rows, rank, v, linear, heads=heads / t, count=p.count, params=heads * v * rank),
+        p.matmul("q_absorb", nope, rank, heads=heads / t, params=heads * nope * rank),
+        *shared_attention(
+            p, shapes, lambda step: _latent_attention(p, step, heads / t, 1.0, shapes.key_dim, rank, top)
+        ),
+        p.matmul("v_up", rank, v, heads=heads / t, params=heads * v * rank),
     ]
 
 
-def latent_shapes(p: Pass, heads: float, key_dim: float, value_dim: float) -> Shapes:
+def _latent_shapes(p: Pass, heads: float, key_dim: float, value_dim: float) -> Shapes:
     """What GPUs that share the tokens send one another: of keys and values the latent rows."""
     row = p.model.kv_lora_rank + p.model.qk_rope_head_dim
     return Shapes(heads, key_dim, value_dim, row * p.dtypes.kv_bytes)
 
 
-def latent_attention(
+def _latent_attention(
     p: Pass, step: Step, heads: float, kv_heads: float, key_dim: float, value_dim: float, top: float = inf
 ) -> Op:
     """Attention with the cache of MLA: one row of kv_lora_rank + qk_rope_head_dim elements for each token.
@@ -205,22 +187,22 @@ def latent_attention(
         return op
     row_bytes = row * p.dtypes.kv_bytes
     return op._replace(
-        kv_bytes=step.batch * (picked(step, top) + step.new_tokens) * row_bytes,
+        kv_bytes=step.batch * (_picked(step, top) + step.new_tokens) * row_bytes,
         cached_bytes=step.batch * step.total * row_bytes,
     )
 
 
-def picked(step: Step, top: float) -> Quantity:
+def _picked(step: Step, top: float) -> Quantity:
     """Rows of the cache that a pass reads at least once: each new token picks `top`, out of all there are."""
     return minimum(step.total, step.new_tokens * top)
 
 
-def indexer(p: Pass) -> list[Op]:
+def _indexer(p: Pass) -> list[Op]:
     """DeepSeek-V3.2's lightning indexer: every query scores every token with few small heads, and keeps the best.
 
     Queries come from the low-rank ones; one key a token is kept in a cache of its own. All of it on every GPU.
     """
-    m, linear, rows = p.model, p.dtypes.linear, p.step.rows
+    m, rows = p.model, p.step.rows
     heads, d = m.index_n_heads, m.index_head_dim
     scores = attention(
         "index_scores",
@@ -236,8 +218,8 @@ def indexer(p: Pass) -> list[Op]:
         count=p.count,
     )
     return [
-        matmul("index_queries", rows, m.q_lora_rank or m.hidden_size, heads * d, linear, count=p.count),
-        matmul("index_key_weights", rows, m.hidden_size, d + heads, linear, count=p.count),
+        p.matmul("index_queries", m.q_lora_rank or m.hidden_size, heads * d),
+        p.matmul("index_key_weights", m.hidden_size, d + heads),
         p.small_norm("index_key_norm", d, 2 * d),
         scores,
         elementwise("index_topk", rows, p.step.total, min(m.index_topk, 10**9), 4, count=p.count),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.collectives import all_reduce
 from llm_analysis.physics.dtypes import Dtypes
-from llm_analysis.physics.operators import Op, Step, elementwise
+from llm_analysis.physics.operators import MatmulFormat, Op, Step, elementwise, matmul
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
@@ -20,6 +20,7 @@ class Pass(NamedTuple):
     dtypes: Dtypes
     layout: Parallelism
     count: int = 1  # type: ignore[assignment]  # the tuple's method of that name gives way
+    part: str = "feed_forward"  # class of the weights of the layer's matrices (see operators.PARTS)
 
     @property
     def step(self) -> Step:
@@ -36,6 +37,36 @@ class Pass(NamedTuple):
         message = self.step.rows * self.model.hidden_size * self.dtypes.stream_bytes
         t, node = self.layout.tp_size, self.layout.gpus_per_node
         return all_reduce(name, message, t, node=node, count=self.count)
+
+    def matmul(
+        self,
+        name: str,
+        inputs: float,
+        outputs: float,
+        numbers: MatmulFormat | None = None,
+        *,
+        rows: Quantity | None = None,
+        heads: float = 1.0,
+        params: float | None = None,
+        bias: bool = False,
+    ) -> Op:
+        """Return the product of this GPU's rows with one matrix of the layer, or with one matrix for each head.
+
+        `numbers` defaults to the format of the layers' matrices, `rows` to the tokens of this GPU.
+        """
+        return matmul(
+            name,
+            (self.step.rows if rows is None else rows) * heads,
+            inputs,
+            outputs,
+            self.dtypes.linear if numbers is None else numbers,
+            part=self.part,
+            count=self.count,
+            params=params,
+            read=heads,
+            held=heads,
+            bias=bias,
+        )
 
     def norm(self, name: str) -> Op:
         """One norm over the hidden size: the stream in, the normalised stream out."""

@@ -11,25 +11,25 @@ from functools import partial
 
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.physics.collectives import all_to_all
-from llm_analysis.physics.operators import Op, elementwise, grouped_matmul, matmul
+from llm_analysis.physics.operators import Op, elementwise, matmul
 from llm_analysis.units import Quantity, maximum, minimum
 
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
     """Feed-forward of two matrices, or of three with a gate; `dense:7168` is 7168 wide."""
-    return feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
+    return _feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
 
 
-def feed_forward(p: Pass, width: int, name: str) -> list[Op]:
+def _feed_forward(p: Pass, width: int, name: str) -> list[Op]:
     """Up (and gate), activation, down: `width` columns in all, sharded."""
-    m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
+    m, t, rows = p.model, p.layout.tp_size, p.step.rows
     h, f, columns, bias = m.hidden_size, width, 2 if m.gated_mlp else 1, m.mlp_bias
     up = f"{name}_up_gate" if m.gated_mlp else f"{name}_up"
     up_params, down_params = (h + bias) * columns * f, (f + bias) * h
     return [
-        matmul(up, rows, h, columns * f / t, linear, count=p.count, params=up_params, bias=bias),
+        p.matmul(up, h, columns * f / t, params=up_params, bias=bias),
         elementwise(f"{name}_activation", rows, columns * f / t, f / t, p.dtypes.stream_bytes, count=p.count),
-        matmul(f"{name}_down", rows, f / t, h, linear, count=p.count, params=down_params, bias=bias),
+        p.matmul(f"{name}_down", f / t, h, params=down_params, bias=bias),
     ]
 
 
@@ -48,23 +48,21 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
     m, rows, width = p.model, p.step.rows, p.dtypes.stream_bytes
     h, E, k = m.hidden_size, m.num_experts, m.num_experts_per_tok
     ops = [
-        matmul(
-            "router", rows, h, E, p.dtypes.router, count=p.count, params=(h + m.router_bias) * E, bias=m.router_bias
-        ),
+        p.matmul("router", h, E, p.dtypes.router, params=(h + m.router_bias) * E, bias=m.router_bias),
         elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
-        *exchange(p, "dispatch", p.dtypes.routed.input_bytes),
-        *experts(p),
-        *exchange(p, "combine", width),
+        *_exchange(p, "dispatch", p.dtypes.routed.input_bytes),
+        *_experts(p),
+        *_exchange(p, "combine", width),
         elementwise("expert_sum", rows, k * h, h, width, count=p.count),
     ]
     if m.shared_expert_intermediate_size:
-        ops += feed_forward(p, m.shared_expert_intermediate_size, "shared_expert")
+        ops += _feed_forward(p, m.shared_expert_intermediate_size, "shared_expert")
     if m.shared_expert_gate:
-        ops.append(matmul("shared_expert_gate", rows, h, 1, p.dtypes.router, count=p.count))
+        ops.append(p.matmul("shared_expert_gate", h, 1, p.dtypes.router))
     return ops
 
 
-def experts(p: Pass) -> list[Op]:
+def _experts(p: Pass) -> list[Op]:
     """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products.
 
     The others wait for the busiest GPU, which has a row, and an expert to read, even where the mean is below one.
@@ -79,7 +77,15 @@ def experts(p: Pass) -> list[Op]:
     touched = maximum(distinct_experts(tokens, E, k) / ep, 1.0)
     up = "experts_up_gate" if m.gated_mlp else "experts_up"
     grouped = partial(
-        grouped_matmul, rows=routed, numbers=numbers, touched=touched, held=held, count=p.count, bias=bias
+        matmul,
+        rows=routed,
+        numbers=numbers,
+        kind="grouped_gemm",
+        part="expert",
+        read=touched,
+        held=held,
+        count=p.count,
+        bias=bias,
     )
     return [
         elementwise("experts_permute", routed, h / k, h, numbers.input_bytes, count=p.count),
@@ -91,7 +97,7 @@ def experts(p: Pass) -> list[Op]:
     ]
 
 
-def exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
+def _exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
     """Each GPU's share of its replica's tokens to the GPUs of their experts, or back.
 
     Nothing where the experts are spread inside the tensor-parallel group: all of its GPUs have all of its tokens, and

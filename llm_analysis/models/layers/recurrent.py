@@ -8,11 +8,11 @@ state read and updated; a decode step is a chunk of one.
 from __future__ import annotations
 
 from llm_analysis.models.layers.base import Pass
-from llm_analysis.physics.operators import Op, Step, elementwise, matmul
+from llm_analysis.physics.operators import Op, Step, elementwise
 from llm_analysis.units import Quantity, minimum
 
 
-def recurrence(
+def _recurrence(
     p: Pass, token_flops: Quantity, token_elements: float, state: float, conv: float, *, heads: float, params: float
 ) -> Op:
     """A scan over the new tokens of each sequence, with a state of `state` and a convolution's of `conv` elements.
@@ -24,6 +24,7 @@ def recurrence(
     return Op(
         name="scan",
         kind=f"{step.phase}_scan",
+        part=p.part,
         count=p.count,
         format=p.dtypes.stream,
         rate=p.dtypes.stream,
@@ -38,50 +39,32 @@ def recurrence(
     )
 
 
-def convolution(p: Pass, channels: float, kernel: int, bias: bool) -> Op:
+def _convolution(p: Pass, channels: float, kernel: int, bias: bool) -> Op:
     """A short causal convolution along the tokens, each channel for itself; `channels` of the whole model."""
     t, params = p.layout.tp_size, channels * (kernel + bias)
     op = elementwise("convolution", p.step.rows, channels / t, channels / t, p.dtypes.stream_bytes, count=p.count)
     weights = params / t * p.dtypes.stream_bytes
-    return with_weights(op, params, weights)
+    return _with_weights(op._replace(part=p.part), params, weights)
 
 
-def with_weights(op: Op, params: float, weight_bytes: float) -> Op:
+def _with_weights(op: Op, params: float, weight_bytes: float) -> Op:
     """`op` with sharded weights of its own."""
     return op._replace(params=params, weight_bytes=weight_bytes, stored_bytes=weight_bytes)
 
 
-def in_projection(p: Pass, outputs: float, bias: bool = False) -> Op:
+def _in_projection(p: Pass, outputs: float, bias: bool = False) -> Op:
     """The hidden size to all that a recurrent layer needs of a token; `outputs` of the whole model."""
     h, t = p.model.hidden_size, p.layout.tp_size
-    return matmul(
-        "in_projection",
-        p.step.rows,
-        h,
-        outputs / t,
-        p.dtypes.linear,
-        count=p.count,
-        params=(h + bias) * outputs,
-        bias=bias,
-    )
+    return p.matmul("in_projection", h, outputs / t, params=(h + bias) * outputs, bias=bias)
 
 
-def out_projection(p: Pass, inputs: float, bias: bool = False) -> Op:
+def _out_projection(p: Pass, inputs: float, bias: bool = False) -> Op:
     """Back to the hidden size; `inputs` of the whole model."""
     h, t = p.model.hidden_size, p.layout.tp_size
-    return matmul(
-        "out_projection",
-        p.step.rows,
-        inputs / t,
-        h,
-        p.dtypes.linear,
-        count=p.count,
-        params=(inputs + bias) * h,
-        bias=bias,
-    )
+    return p.matmul("out_projection", inputs / t, h, params=(inputs + bias) * h, bias=bias)
 
 
-def chunk_of(step: Step, chunk: float) -> Quantity:
+def _chunk_of(step: Step, chunk: float) -> Quantity:
     """Tokens that are scanned together: a chunk, or all new ones where they are fewer."""
     return minimum(step.new_tokens, chunk)
 
@@ -91,17 +74,17 @@ def mamba_block(p: Pass, kind: str) -> list[Op]:
 
     A token costs 9 FLOP for each element of the state: decay, input, update and output of the selective scan.
     """
-    m, t, linear, rows = p.model, p.layout.tp_size, p.dtypes.linear, p.step.rows
+    m, t = p.model, p.layout.tp_size
     inner, N, rank, bias = m.mamba_inner_size, m.ssm_state_size, m.time_step_rank, m.mamba_proj_bias
     mine, selected = inner / t, rank + 2 * N
-    ops = [in_projection(p, 2 * inner, bias), convolution(p, inner, m.conv_kernel, m.conv_bias)]
-    ops.append(matmul("select", rows, mine, selected, linear, count=p.count, params=inner * selected))
+    ops = [_in_projection(p, 2 * inner, bias), _convolution(p, inner, m.conv_kernel, m.conv_bias)]
+    ops.append(p.matmul("select", mine, selected, params=inner * selected))
     if m.mamba_inner_layernorms:
         ops.append(p.small_norm("select_norm", selected))
-    ops.append(matmul("time_step", rows, rank, mine, linear, count=p.count, params=(rank + 1) * inner, bias=True))
+    ops.append(p.matmul("time_step", rank, mine, params=(rank + 1) * inner, bias=True))
     moved = 4 * mine + 2 * N  # input, gate, time step, output; what is selected
-    scan = recurrence(p, 9 * mine * N, moved, mine * N, mine * m.conv_kernel, heads=mine, params=inner * (N + 1))
-    return [*ops, scan, out_projection(p, inner, bias)]
+    scan = _recurrence(p, 9 * mine * N, moved, mine * N, mine * m.conv_kernel, heads=mine, params=inner * (N + 1))
+    return [*ops, scan, _out_projection(p, inner, bias)]
 
 
 def mamba2_block(p: Pass, kind: str) -> list[Op]:
@@ -110,25 +93,25 @@ def mamba2_block(p: Pass, kind: str) -> list[Op]:
     heads, inner, N = m.mamba_num_heads, m.mamba_inner_size, m.ssm_state_size
     shared, mine = m.n_groups * N, inner / t
     channels = inner + 2 * shared
-    chunk = chunk_of(p.step, m.chunk_size)
+    chunk = _chunk_of(p.step, m.chunk_size)
     flops = chunk * (shared / t + mine) + 4 * mine * N
-    scan = recurrence(
+    scan = _recurrence(
         p, flops, 3 * mine + 2 * shared / t, mine * N, channels / t * m.conv_kernel, heads=heads / t, params=3 * heads
     )
     return [
-        in_projection(p, 2 * inner + 2 * shared + heads, m.mamba_proj_bias),
-        convolution(p, channels, m.conv_kernel, m.conv_bias),
+        _in_projection(p, 2 * inner + 2 * shared + heads, m.mamba_proj_bias),
+        _convolution(p, channels, m.conv_kernel, m.conv_bias),
         scan,
-        gated_norm(p, inner, inner),
-        out_projection(p, inner, m.mamba_proj_bias),
+        _gated_norm(p, inner, inner),
+        _out_projection(p, inner, m.mamba_proj_bias),
     ]
 
 
-def gated_norm(p: Pass, width: float, params: float) -> Op:
+def _gated_norm(p: Pass, width: float, params: float) -> Op:
     """A norm of a layer's inner width times a gate; `width` of the whole model."""
     t, stream = p.layout.tp_size, p.dtypes.stream_bytes
     op = elementwise("gated_norm", p.step.rows, 2 * width / t, width / t, stream, count=p.count)
-    return with_weights(op, params, params * stream)
+    return _with_weights(op, params, params * stream)
 
 
 def gated_delta_block(p: Pass, kind: str) -> list[Op]:
@@ -140,16 +123,16 @@ def gated_delta_block(p: Pass, kind: str) -> list[Op]:
     K, V, dk, dv = m.linear_num_key_heads, m.linear_num_value_heads, m.linear_key_head_dim, m.linear_value_head_dim
     keys, values = K * dk, V * dv
     channels = 2 * keys + values
-    chunk = chunk_of(p.step, m.chunk_size)
+    chunk = _chunk_of(p.step, m.chunk_size)
     state = V * dk * dv
     flops = (chunk * V * (2 * dk + dv) + 6 * state) / t
     conv = channels / t * m.linear_conv_kernel_dim
     return [
-        in_projection(p, channels + values + 2 * V),
-        convolution(p, channels, m.linear_conv_kernel_dim, False),
-        recurrence(p, flops, (channels + 2 * values) / t, state / t, conv, heads=V / t, params=2 * V),
-        gated_norm(p, values, dv),
-        out_projection(p, values),
+        _in_projection(p, channels + values + 2 * V),
+        _convolution(p, channels, m.linear_conv_kernel_dim, False),
+        _recurrence(p, flops, (channels + 2 * values) / t, state / t, conv, heads=V / t, params=2 * V),
+        _gated_norm(p, values, dv),
+        _out_projection(p, values),
     ]
 
 
@@ -158,10 +141,10 @@ def lightning_block(p: Pass, kind: str) -> list[Op]:
     m, t = p.model, p.layout.tp_size
     heads, d = m.num_attention_heads, m.head_dim
     inner, state = heads * d, heads * d * d
-    flops = (2 * chunk_of(p.step, m.chunk_size) * inner + 4 * state) / t
+    flops = (2 * _chunk_of(p.step, m.chunk_size) * inner + 4 * state) / t
     return [
-        in_projection(p, 4 * inner),  # queries, keys, values, gate
-        recurrence(p, flops, 4 * inner / t, state / t, 0.0, heads=heads / t, params=0.0),
-        gated_norm(p, inner, inner),
-        out_projection(p, inner),
+        _in_projection(p, 4 * inner),  # queries, keys, values, gate
+        _recurrence(p, flops, 4 * inner / t, state / t, 0.0, heads=heads / t, params=0.0),
+        _gated_norm(p, inner, inner),
+        _out_projection(p, inner),
     ]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from llm_analysis.errors import BadConfig, nearest, one_line, shown
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
 from llm_analysis.models.reading.families import family_of
 from llm_analysis.models.reading.fields import (
     ALIASES,
@@ -124,30 +125,6 @@ def whole(value: Any) -> int:
 
 # Names by which files call a kind of layer that we know under another.
 OTHER_NAMES = {"attention": "full_attention", "moe": "sparse", "mlp": "dense"}
-MIXERS = frozenset(
-    {
-        *("full_attention", "sliding_attention", "chunked_attention", "bidirectional_attention"),
-        *("shared_full_attention", "shared_sliding_attention", "latent_attention", "sparse_latent_attention"),
-        *("mamba", "mamba2", "gated_delta_net", "lightning_attention", "none"),
-    }
-)
-FEED_FORWARDS = frozenset({"dense", "sparse", "none"})
-# Sizes without which a kind of layer cannot be.
-NEEDS = {
-    "sliding_attention": ("sliding_window",),
-    "chunked_attention": ("attention_chunk_size",),
-    "latent_attention": ("kv_lora_rank",),
-    "sparse_latent_attention": ("kv_lora_rank", "index_n_heads", "index_head_dim", "index_topk"),
-    "mamba": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "time_step_rank"),
-    "mamba2": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size"),
-    "gated_delta_net": (
-        "linear_num_value_heads",
-        "linear_num_key_heads",
-        "linear_key_head_dim",
-        "linear_value_head_dim",
-    ),
-    "sparse": ("num_experts",),
-}
 
 
 def read_windows(fields: Fields) -> None:
@@ -231,12 +208,12 @@ def read_layers(fields: Fields) -> None:
     for key, known in (("layer_types", MIXERS), ("mlp_layer_types", FEED_FORWARDS)):
         kinds = [OTHER_NAMES.get(str(kind), str(kind)) for kind in fields.items_of(key)]
         for kind in kinds:
-            if kind.partition(":")[0] not in known:
+            if base_name(kind) not in known:
                 raise BadConfig(f"{key} has {kind!r}, a kind of layer that is not covered{nearest(kind, known)}")
         if kinds and len(kinds) != layers:
             raise BadConfig(f"{key} names {len(kinds)} layers of {layers}")
         for kind in dict.fromkeys(kinds):
-            for need in NEEDS.get(kind, ()):
+            for need in known[base_name(kind)].needs:
                 if not fields.whole(need):
                     raise BadConfig(f"missing key {need!r}, which {kind} layers need")
         if set(kinds) <= {"full_attention", "dense"}:
