@@ -91,6 +91,13 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """Return `text`. Raises ValueError if it holds a character that a terminal would act on, such as ESC or newline."""
+    if not text.isprintable():
+        raise ValueError(f"{shown(text)} has a character that cannot be printed")
+    return text
+
+
 def one_line(error: ValidationError, known: Iterable[str] = (), where: str = "") -> str:
     """The first complaint of a pydantic error as one line: the field, what it must be, what it was."""
     first = error.errors()[0]

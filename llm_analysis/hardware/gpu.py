@@ -1,115 +1,135 @@
-"""Physics 2: a GPU is a few numbers from its datasheet; a few more per kind of kernel say how close one gets to them.
+"""The GPU record: the figures of a datasheet that the estimates need.
 
-One line times every operator of every phase, of every method:
-
-    seconds = launch + ((flops (1 + fill / parallelism) / (peak e_flops))^p + (bytes / (bandwidth e_memory))^p)^(1/p)
-                     + ((messages latency)^p + (wire_bytes / (link_bandwidth e_link))^p)^(1/p)
-
-p = inf is the plain roofline, the larger of compute and memory; p = 2.8, say, rounds its knee, where neither unit is
-kept busy all of the time. Work in fewer pieces than the chip has room for leaves compute units idle: as many pieces as
-`fill` keep half of them busy. A collective has no FLOP and no HBM bytes, a kernel no messages and nothing on the wire.
+Peaks are dense (without structured sparsity), bandwidths are in bytes/s, and a link bandwidth is the rate at which one
+GPU sends in one direction over all its links together. Vendors often print both directions added up.
 """
 
+from math import inf
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from llm_analysis.errors import nearest, shown
+from llm_analysis.errors import nearest, printable, shown
+from llm_analysis.units import Quantity, minimum
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# What a GPU may have a peak for.
-RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4")
-# What no GPU is below or above, and the unit meant: beyond it stands a slip, such as GB/s for bytes/s.
-LINK_RANGE = (1e7, 1e14, "bytes/s (1 GB/s is 1e9)")
-RANGES = {
-    "memory_bytes": (1e9, 1e14, "bytes (1 GB is 1e9)"),
+RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4")  # formats that may have a peak
+GPUS_PER_SERVER = 8  # if neither the file nor the user gives another number
+_LOW_CONFIDENCE = "{}: some of its figures are announcements or recalled, not taken from a datasheet; check them"
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(gt=0, le=10**6)]
+_Text = Annotated[str, AfterValidator(printable)]
+# Plausible values. A value outside of its range is taken for one in another unit, such as GB/s instead of bytes/s.
+_LINK_RANGE = (1e7, 1e14, "bytes/s (1 GB/s is 1e9)")
+_MEMORY_RANGE = (1e9, 1e14, "bytes (1 GB is 1e9)")
+_RANGES = {
+    "memory_bytes": _MEMORY_RANGE,
+    "driver_memory_bytes": _MEMORY_RANGE,
     "memory_bandwidth": (1e10, 1e15, "bytes/s (1 GB/s is 1e9)"),
     "peak_flops": (1e11, 1e18, "FLOP/s (1 TFLOP/s is 1e12)"),
     "l2_bytes": (1e5, 1e12, "bytes (1 MB is 1e6)"),
     "boost_clock_hz": (1e8, 1e11, "Hz (1 GHz is 1e9)"),
-    **dict.fromkeys(("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth"), LINK_RANGE),
+    **dict.fromkeys(("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth"), _LINK_RANGE),
 }
-# GPUs in one server where the datasheet's link does not reach further: the usual eight.
-GPUS_PER_SERVER = 8
 
 
 class GPU(BaseModel):
-    """Datasheet facts: dense peaks in FLOP/s, bandwidths in bytes/s (links: one GPU, one direction), sizes in bytes."""
+    """Facts of one kind of GPU. Frozen; a file with an unknown key, or with a value in another unit, is rejected."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    name: str
-    vendor: str = ""
-    architecture: str = ""
+    name: Annotated[_Text, Field(min_length=1, max_length=200)]
+    vendor: _Text = ""
+    architecture: _Text = ""
     release_year: int | None = None
-    devices: Annotated[int, Field(gt=0)] = 1  # that software sees in one package, each with its share of all figures
-    memory_bytes: Positive
-    memory_bandwidth: Positive
-    peak_flops: dict[str, Positive] = Field(min_length=1)
-    l2_bytes: Positive | None = None
-    num_sms: int | None = None
-    boost_clock_hz: Positive | None = None
-    link: str = ""
-    link_bandwidth: Positive | None = None
-    link_domain_size: Annotated[int, Field(gt=0)] = 1
-    gpus_per_server: Annotated[int, Field(gt=0)] = GPUS_PER_SERVER
-    peer_bandwidth: Positive | None = None  # what one peer of a mesh gets
-    pcie_bandwidth: Positive | None = None
-    inter_node_bandwidth: Positive | None = None
-    tdp_watts: Positive | None = None
-    confidence: str = ""
+    devices: _Count = 1  # devices that software sees in one package; each has an equal share of all figures
+    memory_bytes: _Positive  # as sold
+    driver_memory_bytes: _Positive | None = None  # total memory that the driver reports (nvidia-smi, rocm-smi)
+    memory_bandwidth: _Positive
+    peak_flops: dict[str, _Positive] = Field(min_length=1)
+    l2_bytes: _Positive | None = None
+    num_sms: _Count | None = None  # streaming multiprocessors, compute units or cores
+    boost_clock_hz: _Positive | None = None
+    link: _Text = ""
+    link_bandwidth: _Positive | None = None  # over all links of one GPU together
+    link_domain_size: _Count = 1  # GPUs that the link joins
+    gpus_per_server: _Count = GPUS_PER_SERVER
+    peer_bandwidth: _Positive | None = None  # to one other GPU, where each pair has a link of its own (full mesh)
+    pcie_bandwidth: _Positive | None = None
+    inter_node_bandwidth: _Positive | None = None
+    tdp_watts: _Positive | None = None
+    confidence: _Text = ""  # high, medium or low
     source: str = ""
+    notes: Annotated[tuple[_Text, ...], Field(strict=False)] = ()  # what a user of any estimate must know
 
     @field_validator("peak_flops")
     @classmethod
-    def known_rates(cls, peaks: dict[str, float]) -> dict[str, float]:
-        """The peaks. A rate that is none of those known would never be used: it is a slip."""
+    def _check_rates(cls, peaks: dict[str, float]) -> dict[str, float]:
+        """Reject an unknown format: its peak would never be used."""
         for rate in peaks:
             if rate not in RATES:
                 raise ValueError(f"unknown rate {shown(rate)} in peak_flops{nearest(rate, RATES)}")
         return peaks
 
-    @field_validator(*RANGES)
+    @field_validator(*_RANGES)
     @classmethod
-    def in_range(cls, value: Any, info: ValidationInfo) -> Any:
-        """The value. One that no GPU has is in another unit."""
-        low, high, unit = RANGES[str(info.field_name)]
+    def _check_range(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject an implausible value and name the unit."""
+        low, high, unit = _RANGES[str(info.field_name)]
         for name, one in (value if isinstance(value, dict) else {"": value}).items():
             if one is not None and not low <= one <= high:
                 field = f"{info.field_name}.{name}".rstrip(".")
                 raise ValueError(f"{field} is in {unit}: {one:g} is no GPU's, which are from {low:g} to {high:g}")
         return value
 
-    def per_device(self) -> "GPU":
-        """One of the devices that software sees: itself, or one die of a package of several."""
-        if self.devices == 1:
-            return self
-        whole = {
-            name: getattr(self, name) for name in ("memory_bytes", "memory_bandwidth", "l2_bytes", "link_bandwidth")
-        }
-        shares = {name: value / self.devices for name, value in whole.items() if value}
-        rates = {name: rate / self.devices for name, rate in self.peak_flops.items()}
-        sms = self.num_sms // self.devices if self.num_sms else None
-        reach = self.link_domain_size * self.devices
-        return self.model_copy(
-            update={**shares, "peak_flops": rates, "num_sms": sms, "link_domain_size": reach, "devices": 1}
-        )
+    @property
+    def usable_memory_bytes(self) -> float:
+        """Memory that the driver reports, in bytes; the memory as sold if no report is on record."""
+        return self.driver_memory_bytes or self.memory_bytes
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs that a collective reaches without the network between servers."""
+        """Number of GPUs that reach each other without the network between servers."""
         return max(self.link_domain_size, self.gpus_per_server)
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes of the file, after a warning if the confidence in its figures is low."""
+        return ((_LOW_CONFIDENCE.format(self.name),) if self.confidence == "low" else ()) + self.notes
+
+    def per_device(self) -> "GPU":
+        """Return the GPU as software sees it: one die of a package of several, with its share of all figures."""
+        if self.devices == 1:
+            return self
+        shared = ("memory_bytes", "driver_memory_bytes", "memory_bandwidth", "l2_bytes", "link_bandwidth")
+        whole = {name: getattr(self, name) for name in shared}
+        return self.model_copy(
+            update={
+                **{name: value / self.devices for name, value in whole.items() if value},
+                "peak_flops": {rate: peak / self.devices for rate, peak in self.peak_flops.items()},
+                "num_sms": self.num_sms // self.devices if self.num_sms else None,
+                "link_domain_size": self.link_domain_size * self.devices,
+                "devices": 1,
+            }
+        )
+
     def in_nodes_of(self, gpus: int | None) -> "GPU":
-        """The same GPU in nodes of so many; beyond a node there is only the network between servers."""
+        """Return the GPU in nodes of `gpus` GPUs; only the network between servers joins the nodes."""
         if gpus is None:
             return self
         return self.model_copy(update={"gpus_per_server": gpus, "link_domain_size": min(self.link_domain_size, gpus)})
 
-    def link_over(self, span: int) -> tuple[str, float | None]:
-        """Name and bandwidth (bytes/s) of the slowest link that `span` consecutive GPUs need."""
+    def link_over(self, span: int, peers: Quantity = inf) -> tuple[str, Quantity | None]:
+        """Return the name and the bandwidth (bytes/s) of the slowest link that `span` consecutive GPUs need.
+
+        `peers` is the number of other GPUs that each one exchanges data with. In a full mesh each pair of GPUs has its
+        own link of `peer_bandwidth`, so a group of n GPUs can use n - 1 links of each GPU: (n - 1) * peer_bandwidth
+        bytes/s, at most `link_bandwidth`. Behind a switch one peer can get the whole `link_bandwidth`.
+        """
         if span <= self.link_domain_size:
-            return self.link, self.link_bandwidth
+            if self.peer_bandwidth is None or self.link_bandwidth is None:
+                return self.link, self.link_bandwidth
+            return self.link, minimum(self.link_bandwidth, minimum(peers, span - 1.0) * self.peer_bandwidth)
         if span <= self.gpus_per_node:
             return "PCIe", self.pcie_bandwidth
         return "inter-node", self.inter_node_bandwidth

@@ -78,8 +78,8 @@ def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
     memory = op.bytes / (gpu.memory_bandwidth * e.memory)
     network: Quantity = 0.0
     if op.span > 1:
-        bandwidth = gpu.link_over(op.span)[1]
-        wire = op.wire_bytes / (bandwidth * e.link) if bandwidth else op.wire_bytes * inf
+        bandwidth = gpu.link_over(op.span, op.messages)[1]
+        wire = op.wire_bytes / (bandwidth * e.link) if bandwidth is not None else op.wire_bytes * inf
         network = combine(op.messages * e.latency, wire, e.sharpness)
     seconds = e.launch + combine(compute, memory, e.sharpness) + network
     return Cost(e.launch, compute, memory, network, seconds)
@@ -90,8 +90,8 @@ def light_seconds(op: Op, gpu: GPU) -> Quantity:
     compute = op.flops / gpu.peak_flops[op.rate] if op.rate else 0.0
     seconds = maximum(compute, op.bytes / gpu.memory_bandwidth)
     if op.span > 1:
-        bandwidth = gpu.link_over(op.span)[1]
-        seconds += op.wire_bytes / bandwidth if bandwidth else op.wire_bytes * inf
+        bandwidth = gpu.link_over(op.span, op.messages)[1]
+        seconds += op.wire_bytes / bandwidth if bandwidth is not None else op.wire_bytes * inf
     return seconds
 
 

@@ -83,7 +83,13 @@ class LLMAnalysis:
             methods.fraction("inter_node_memory_efficiency", inter_node_memory_efficiency),
         )
         self.method = methods.chosen_method(method, self.efficiencies, runtime)
-        self.notes = (*self.model.notes, *told, *self.dtypes.notes, *check_layout(self.layout, self.model))
+        self.notes = (
+            *self.model.notes,
+            *gpu_config.all_notes,
+            *told,
+            *self.dtypes.notes,
+            *check_layout(self.layout, self.model),
+        )
         methods.check(self.method, self.model, self.dtypes, self.layout, self.gpu)
         self.runtime = NONE
         if self.method == "calibrated":

@@ -93,9 +93,9 @@ def block_pass(model: ModelConfig, b: float, q: float, dtypes: Dtypes, t: int) -
 
 
 def reduction(name: str, message_bytes: float, t: int, count: int) -> Op:
-    """The published all-reduce; at t = 1 it has no message and nothing on the wire."""
+    """Return the published all-reduce of `t` GPUs; at t = 1 it sends nothing."""
     wire = 2 * message_bytes * (t - 1) / t
-    return Op(name, "all_reduce", count=count, span=t, messages=float(min(t - 1, 1)), wire_bytes=wire)
+    return Op(name, "all_reduce", count=count, span=t, messages=t - 1.0, wire_bytes=wire)
 
 
 def prefill_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) -> list[Op]:

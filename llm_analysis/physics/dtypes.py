@@ -98,7 +98,8 @@ class Dtypes(NamedTuple):
 
     def on(self, peak_flops: Mapping[str, float], gpu_name: str) -> Dtypes:
         """These formats as this GPU runs them: half precision named, missing rates emulated, both told in `notes`."""
-        half = "fp16" if "fp16" in peak_flops else "bf16" if "bf16" in peak_flops else "fp32"
+        halves = {rate: peak_flops[rate] for rate in ("fp16", "bf16") if rate in peak_flops}
+        half = max(halves, key=halves.__getitem__, default="fp32")  # the faster one; fp16 if both are equally fast
         math, math_note = available(self.math, half, peak_flops, gpu_name)
         stream, stream_note = available(self.stream, half, peak_flops, gpu_name)
         notes = dict.fromkeys(note for note in (math_note, stream_note) if note)

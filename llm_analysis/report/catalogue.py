@@ -32,9 +32,9 @@ GPU_COLUMNS: dict[str, Callable[[Row], str]] = {
     "int8": lambda row: figure(row["int8_flops"], 1e12),
     "fp4": lambda row: figure(row["fp4_flops"], 1e12),
     "link": lambda row: figure(row["link_bandwidth"], GB),
-    "domain": lambda row: str(row["link_domain_size"]),
+    "joins": lambda row: str(row["link_domain_size"]),
 }
-GPU_LEGEND = "fp16 to fp4: dense TFLOP/s; link: GB/s one way; domain: GPUs that it joins"
+GPU_LEGEND = "fp16 to fp4: dense TFLOP/s; link: GB/s in one direction; joins: GPUs on the link"
 DTYPE_COLUMNS: dict[str, Callable[[Row], str]] = {
     "dtype": lambda row: row["name"],
     "weights": lambda row: f"{row['weight_bits'] + row['scale_bits']:g}",

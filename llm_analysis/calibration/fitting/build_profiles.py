@@ -230,8 +230,9 @@ def unmeasured_links(links: LinkKernels) -> LinkKernels:
     return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
 
 
-# RCCL on MI300X: 47.7 GB/s between 2 GPUs (one link of 64 of the mesh), 313 of 448 GB/s among 8 (ml-engineering).
-XGMI_FRACTIONS = {2: 47.7 / 448, 4: 3 * 47.7 / 448, 8: 312.9 / 448}
+# RCCL on MI300X reaches 47.7 GB/s between 2 GPUs, which share one link of 64 GB/s, and 312.9 GB/s among 8 GPUs, which
+# use 7 links each (ml-engineering). Fractions are of the links that the group can use.
+XGMI_FRACTIONS = {2: 47.7 / 64, 4: 47.7 / 64, 8: 312.9 / (7 * 64)}
 XGMI = (
     "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
 )
