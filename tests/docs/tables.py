@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
 from llm_analysis.calibration.fitting.runtime_fit import FACTORS
 from llm_analysis.catalog import names
+from llm_analysis.cli.flags import ALIASES
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
 
@@ -83,8 +84,17 @@ def architectures() -> str:
     return table(("`model_type`", "read the same way", "in the catalogue"), rows)
 
 
+def aliases() -> str:
+    """Return the flag names of other programs that are accepted, by the flag that they stand for."""
+    others: dict[str, list[str]] = {}
+    for alias, name in ALIASES.items():
+        others.setdefault(name, []).append(f"`--{alias}`")
+    return table(("flag", "also accepted"), ([f"`--{name}`", ", ".join(names)] for name, names in others.items()))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "benchmark": benchmark,
     "runtimes": runtimes,
     "architectures": architectures,
+    "aliases": aliases,
 }

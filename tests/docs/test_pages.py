@@ -14,6 +14,7 @@ from tables import TABLES, benchmark_estimate
 
 from llm_analysis.calibration.fitting.runtime_fit import TERMS
 from llm_analysis.inference.runtimes import runtime_names
+from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS
 
 CONSOLE = [(page, index) for page in PAGES for index in range(len(blocks(page, "console")))]
 LINE_OF_A_PATH = re.compile(r"`((?:llm_analysis|tests|examples|docs|\.ci|\.github)/[\w./-]*)`")
@@ -91,3 +92,7 @@ def test_the_json_page_lists_every_key_and_no_other() -> None:
 def test_the_page_of_runtimes_explains_every_term_and_names_every_runtime() -> None:
     assert set(TERMS) - words("runtimes.md") == set()
     assert set(runtime_names()) - words("runtimes.md") == set()
+
+
+def test_the_page_of_architectures_explains_every_layer_kind() -> None:
+    assert {*MIXERS, *FEED_FORWARDS} - {"none"} - words("architectures.md") == set()
