@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.layers.base import Pass
+from llm_analysis.models.layers.base import Pass, start_pass
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
 from llm_analysis.physics.collectives import collective
 from llm_analysis.physics.dtypes import Dtypes
@@ -62,15 +62,15 @@ def _embedding(p: Pass) -> list[Op]:
     """Token (and learned position) embeddings: `rows` look-ups in a table whose entries are spread over the GPUs."""
     m, t, stream = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     width, entry = m.embedding_width, p.dtypes.embedding_bits / 8
-    ops = [lookup("embedding", p.step.rows, width, m.vocab_size / t, entry, stream, params=m.vocab_size * width)]
+    ops = [lookup("embedding", p.rows, width, m.vocab_size / t, entry, stream, params=m.vocab_size * width)]
     if m.position_embedding_rows:
         rows, h = m.position_embedding_rows, m.hidden_size
-        ops.append(lookup("position_embedding", p.step.rows, h, rows, entry, stream, params=rows * h))
+        ops.append(lookup("position_embedding", p.rows, h, rows, entry, stream, params=rows * h))
     if width != m.hidden_size:
         ops.append(p.matmul("embedding_in", width, m.hidden_size, p.dtypes.router))
     if m.token_type_rows:
         params = m.token_type_rows * m.hidden_size
-        ops.append(lookup("token_type", p.step.rows, m.hidden_size, m.token_type_rows, entry, stream, params=params))
+        ops.append(lookup("token_type", p.rows, m.hidden_size, m.token_type_rows, entry, stream, params=params))
     if m.hidden_size_per_layer_input:
         ops += _layer_embedding(p)
     if m.embedding_norm:
@@ -84,7 +84,7 @@ def _layer_embedding(p: Pass) -> list[Op]:
     width = m.num_hidden_layers * m.hidden_size_per_layer_input
     entries, entry = m.vocab_size / p.layout.tp_size, p.dtypes.embedding_bits / 8
     return [
-        lookup("layer_embedding", p.step.rows, width, entries, entry, stream, params=m.vocab_size * width),
+        lookup("layer_embedding", p.rows, width, entries, entry, stream, params=m.vocab_size * width),
         p.matmul("layer_embedding_in", m.hidden_size, width, p.dtypes.router),
         p.small_norm("layer_embedding_norm", width, m.hidden_size_per_layer_input),
     ]
@@ -112,10 +112,10 @@ def _output_head(p: Pass) -> list[Op]:
 
 def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> list[Op]:
     """Operators of layers `first` .. `last` - 1; with the embedding before the first, the head after the last."""
-    once = Pass(model, step, dtypes, layout, part="embedding")
+    once = start_pass(model, step, dtypes, layout, "embedding")
     ops = _embedding(once) if first == 0 else []
     for (mixer, feed_forward), count in model.kinds_between(first, last).items():
-        ops += layer(Pass(model, step, dtypes, layout, count), mixer, feed_forward)
+        ops += layer(once._replace(count=count), mixer, feed_forward)
     return ops + (_output_head(once) if last == model.num_hidden_layers else [])
 
 
@@ -167,10 +167,11 @@ def _cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> float:
 
 def cached_bytes(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> float:
     """Bytes of KV cache and state that a GPU holds of layers `first` .. `last` - 1 after a pass."""
+    once = start_pass(model, step, dtypes, layout)
     ops = (
         op
         for (mixer, _), count in model.kinds_between(first, last).items()
-        for op in MIXERS[base_name(mixer)].ops(Pass(model, step, dtypes, layout, count), mixer)
+        for op in MIXERS[base_name(mixer)].ops(once._replace(count=count), mixer)
     )
     return sum(float(op.count * op.cached_bytes) for op in ops)
 

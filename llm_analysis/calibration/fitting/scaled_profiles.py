@@ -41,7 +41,7 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import Kernel, Profile, kernel
 from llm_analysis.hardware.roofline import cost
 from llm_analysis.models.forward import layer
-from llm_analysis.models.layers.base import Pass
+from llm_analysis.models.layers.base import start_pass
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.operators import Step, matmul
 from llm_analysis.physics.parallelism import Parallelism
@@ -105,7 +105,9 @@ def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
     """One layer of LAYER_MODEL over `rows` tokens of as many sequences, with the fractions of `base`."""
     dtypes = get_dtypes("fp16").on(gpu.peak_flops, gpu.name)
     ops = layer(
-        Pass(get_model(LAYER_MODEL), Step(rows, 1.0, 0.0, "decode"), dtypes, Parallelism()), "full_attention", "dense"
+        start_pass(get_model(LAYER_MODEL), Step(rows, 1.0, 0.0, "decode"), dtypes, Parallelism()),
+        "full_attention",
+        "dense",
     )
     seconds = [cost(op, gpu, kernel(base, op.kind, op.format).numbers).seconds for op in ops if op.kind in base.kernels]
     return np.asarray(sum(seconds), dtype=np.float64)

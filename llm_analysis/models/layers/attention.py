@@ -38,9 +38,7 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
         norm_heads = {"none": 0, "head": 1 if shared else 2, "full": m.num_attention_heads + kv_heads}[m.qk_norm]
         rotated, width = (mine + kv_mine) * d, p.dtypes.stream_bytes
         norms = norm_heads * d
-        ops.append(
-            elementwise("rotary", p.step.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms)
-        )
+        ops.append(elementwise("rotary", p.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms))
     return [*ops, *_attending(p, kind), *_output_projection(p, m.num_attention_heads * d, m.attention_output_gate)]
 
 
@@ -87,7 +85,7 @@ def _output_projection(p: Pass, inputs: float, gated: bool = False) -> list[Op]:
     """The heads' outputs, gated where the model gates them, back to the hidden size."""
     m, t, width = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     params = (inputs + m.attention_output_bias) * m.hidden_size
-    gate = [elementwise("output_gate", p.step.rows, 2 * inputs / t, inputs / t, width, count=p.count)] if gated else []
+    gate = [elementwise("output_gate", p.rows, 2 * inputs / t, inputs / t, width, count=p.count)] if gated else []
     out = p.matmul("attention_output", inputs / t, m.hidden_size, params=params, bias=m.attention_output_bias)
     return [*gate, out]
 
@@ -98,7 +96,7 @@ def latent_block(p: Pass, kind: str) -> list[Op]:
     Prefill expands the rows to heads; decode leaves them as they are, as one KV head that all queries share, with the
     expansions absorbed into the queries before and the outputs after. Sparse attention is always the latter.
     """
-    m, t, rows = p.model, p.layout.tp_size, p.step.rows
+    m, t, rows = p.model, p.layout.tp_size, p.rows
     h, heads, rank, rope = m.hidden_size, m.num_attention_heads, m.kv_lora_rank, m.qk_rope_head_dim
     rank_q = m.q_lora_rank
     key_dim = m.qk_nope_head_dim + rope
@@ -202,7 +200,7 @@ def _indexer(p: Pass) -> list[Op]:
 
     Queries come from the low-rank ones; one key a token is kept in a cache of its own. All of it on every GPU.
     """
-    m, rows = p.model, p.step.rows
+    m, rows = p.model, p.rows
     heads, d = m.index_n_heads, m.index_head_dim
     scores = attention(
         "index_scores",

@@ -13,28 +13,26 @@ from llm_analysis.units import Quantity
 
 
 class Pass(NamedTuple):
-    """All that a layer's operators depend on. `count` is how many layers of the kind the pass runs through."""
+    """All that a layer's operators depend on; made by `start_pass`."""
 
     model: ModelConfig
     whole: Step  # of all GPUs that share the tokens
+    step: Step  # the part of it that this GPU computes (see `context_parallel`)
+    rows: Quantity  # tokens of this part: rows of the GPU's matrix products
     dtypes: Dtypes
+    linear: MatmulFormat  # format of the layers' matrices
     layout: Parallelism
-    count: int = 1  # type: ignore[assignment]  # the tuple's method of that name gives way
-    part: str = "feed_forward"  # class of the weights of the layer's matrices (see operators.PARTS)
-
-    @property
-    def step(self) -> Step:
-        """What of the pass this GPU computes (see `context_parallel`): its matrices see no other rows."""
-        return self.layout.share(self.whole)
+    count: int = 1  # type: ignore[assignment]  # layers of the kind; hides the method of that name of tuple
+    part: str = ""  # class of the weights of the layer's matrices (see operators.PARTS)
 
     @property
     def stream_rows(self) -> Quantity:
         """Rows of the residual stream that this GPU normalises and adds."""
-        return self.step.rows / self.layout.sp_size
+        return self.rows / self.layout.sp_size
 
     def reduced(self, name: str) -> list[Op]:
         """The all-reduce that sums a row-sharded product over the tensor-parallel group."""
-        message = self.step.rows * self.model.hidden_size * self.dtypes.stream_bytes
+        message = self.rows * self.model.hidden_size * self.dtypes.stream_bytes
         t, node = self.layout.tp_size, self.layout.gpus_per_node
         return all_reduce(name, message, t, node=node, count=self.count)
 
@@ -52,14 +50,14 @@ class Pass(NamedTuple):
     ) -> Op:
         """Return the product of this GPU's rows with one matrix of the layer, or with one matrix for each head.
 
-        `numbers` defaults to the format of the layers' matrices, `rows` to the tokens of this GPU.
+        `numbers` defaults to `linear`, `rows` to the tokens of this GPU.
         """
         return matmul(
             name,
-            (self.step.rows if rows is None else rows) * heads,
+            (self.rows if rows is None else rows) * heads,
             inputs,
             outputs,
-            self.dtypes.linear if numbers is None else numbers,
+            numbers or self.linear,
             part=self.part,
             count=self.count,
             params=params,
@@ -76,9 +74,15 @@ class Pass(NamedTuple):
     def small_norm(self, name: str, size: float, params: float | None = None) -> Op:
         """A norm over `size` elements of each token inside a layer, on every GPU."""
         width, weights = self.dtypes.stream_bytes, size if params is None else params
-        return elementwise(name, self.step.rows, size, size, width, count=self.count, params=weights)
+        return elementwise(name, self.rows, size, size, width, count=self.count, params=weights)
 
     def residual(self, name: str) -> Op:
         """The stream plus a block's output."""
         h, width = self.model.hidden_size, self.dtypes.stream_bytes
         return elementwise(name, self.stream_rows, 2 * h, h, width, count=self.count, kind="residual")
+
+
+def start_pass(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, part: str = "") -> Pass:
+    """Return what the operators of a pass depend on, for one layer."""
+    share = layout.share(step)
+    return Pass(model, step, share, share.rows, dtypes, dtypes.linear, layout, 1, part)

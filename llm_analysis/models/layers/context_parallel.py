@@ -56,7 +56,7 @@ def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) ->
     return [
         *all_gather("kv_all_gather", missing * row_bytes * n / (n - 1), n, node=node, count=p.count, stride=t),
         op._replace(
-            flops=attend(p.whole).flops * p.step.rows / p.whole.rows,
+            flops=attend(p.whole).flops * p.rows / p.whole.rows,
             activation_bytes=op.activation_bytes + seen * row_bytes,
             kv_bytes=mine * row_bytes if shapes.writes else 0.0,
             cached_bytes=minimum(op.cached_bytes, total * row_bytes / n),
@@ -66,7 +66,7 @@ def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) ->
 
 def partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
     """The queries of all ranks over the tokens that the busiest holds, and the parts of its own outputs merged."""
-    n, t, node, rows = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.step.rows
+    n, t, node, rows = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.rows
     op, width, outputs = attend(p.whole), p.dtypes.stream_bytes, shapes.heads * shapes.value_dim
     held = p.whole.batch * p.whole.total * shapes.row_bytes  # by all ranks, where no window bounds it
     written = p.whole.rows * shapes.row_bytes if shapes.writes else 0.0

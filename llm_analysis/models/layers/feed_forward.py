@@ -22,7 +22,7 @@ def dense_block(p: Pass, kind: str) -> list[Op]:
 
 def _feed_forward(p: Pass, width: int, name: str) -> list[Op]:
     """Up (and gate), activation, down: `width` columns in all, sharded."""
-    m, t, rows = p.model, p.layout.tp_size, p.step.rows
+    m, t, rows = p.model, p.layout.tp_size, p.rows
     h, f, columns, bias = m.hidden_size, width, 2 if m.gated_mlp else 1, m.mlp_bias
     up = f"{name}_up_gate" if m.gated_mlp else f"{name}_up"
     up_params, down_params = (h + bias) * columns * f, (f + bias) * h
@@ -45,7 +45,7 @@ def distinct_experts(tokens: Quantity, experts: float, chosen: float) -> Quantit
 
 def sparse_block(p: Pass, kind: str) -> list[Op]:
     """Mixture of experts: router, the chosen experts of each token, and the experts that all tokens share."""
-    m, rows, width = p.model, p.step.rows, p.dtypes.stream_bytes
+    m, rows, width = p.model, p.rows, p.dtypes.stream_bytes
     h, E, k = m.hidden_size, m.num_experts, m.num_experts_per_tok
     ops = [
         p.matmul("router", h, E, p.dtypes.router, params=(h + m.router_bias) * E, bias=m.router_bias),
@@ -72,7 +72,7 @@ def _experts(p: Pass) -> list[Op]:
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
     shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
     # Of all ranks and replicas that these experts serve; some ranks have none where the sequences are fewer.
-    tokens = minimum(p.step.rows * max(ep / t, 1.0), p.whole.rows * max(ep / (t * p.layout.cp_size), 1.0))
+    tokens = minimum(p.rows * max(ep / t, 1.0), p.whole.rows * max(ep / (t * p.layout.cp_size), 1.0))
     routed = maximum(tokens * k / ep, 1.0) * p.layout.expert_imbalance
     touched = maximum(distinct_experts(tokens, E, k) / ep, 1.0)
     up = "experts_up_gate" if m.gated_mlp else "experts_up"
@@ -104,5 +104,5 @@ def _exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
     the all-reduce that ends the layer adds up what they made of them.
     """
     m, t, node = p.model, p.layout.tp_size, p.layout.gpus_per_node
-    sent, copies = p.step.rows / t * m.hidden_size * element_bytes, m.num_experts_per_tok
+    sent, copies = p.rows / t * m.hidden_size * element_bytes, m.num_experts_per_tok
     return all_to_all(f"experts_{name}", sent, copies, p.layout.expert_span, node=node, count=p.count)

@@ -42,7 +42,7 @@ def _recurrence(
 def _convolution(p: Pass, channels: float, kernel: int, bias: bool) -> Op:
     """A short causal convolution along the tokens, each channel for itself; `channels` of the whole model."""
     t, params = p.layout.tp_size, channels * (kernel + bias)
-    op = elementwise("convolution", p.step.rows, channels / t, channels / t, p.dtypes.stream_bytes, count=p.count)
+    op = elementwise("convolution", p.rows, channels / t, channels / t, p.dtypes.stream_bytes, count=p.count)
     weights = params / t * p.dtypes.stream_bytes
     return _with_weights(op._replace(part=p.part), params, weights)
 
@@ -110,7 +110,7 @@ def mamba2_block(p: Pass, kind: str) -> list[Op]:
 def _gated_norm(p: Pass, width: float, params: float) -> Op:
     """A norm of a layer's inner width times a gate; `width` of the whole model."""
     t, stream = p.layout.tp_size, p.dtypes.stream_bytes
-    op = elementwise("gated_norm", p.step.rows, 2 * width / t, width / t, stream, count=p.count)
+    op = elementwise("gated_norm", p.rows, 2 * width / t, width / t, stream, count=p.count)
     return _with_weights(op, params, params * stream)
 
 
