@@ -1,0 +1,374 @@
+"""Discrete-event simulation of one replica of a serving engine with continuous batching.
+
+Every running sequence gets one token per step, so a sequence that joins at step s with o tokens to come ends at step
+s + o; the end steps are kept in a heap. Between two events (an end, an arrival, prefill work, a full KV cache) the
+batch stays as it is and only the number of cached tokens grows, by n per step, so m steps are one jump:
+
+    seconds(m) = m a + g m (m - 1) / 2        a: first of these steps, g: growth per step (decode attention)
+
+Policies
+    mixed          each step decodes all sequences and fills the rest of the token budget with prefill (vLLM from 0.8,
+                   TensorRT-LLM); otherwise prefill steps run alone and first (SGLang, vLLM before 0.8)
+    chunked        a prompt beyond the budget is cut; otherwise it waits for a step that can take it whole
+    reserve        fraction of its output that a request needs as free KV cache to be admitted: 0 for vLLM, which
+                   preempts when the cache is full; 1 for TensorRT-LLM's GUARANTEED_NO_EVICT
+Preemption is by recomputation: the sequence that was admitted last frees its cache and queues first, with the tokens it
+has generated as a part of its prompt.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from math import ceil, inf, sqrt
+from typing import NamedTuple
+
+from llm_analysis.serving.step_times import StepTimes
+
+SLACK = 1e-9  # steps: rounding when a jump is solved for
+
+
+class Policy(NamedTuple):
+    """Limits and order of a scheduler."""
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    kv_tokens: float = inf  # capacity of the KV cache
+    block_tokens: int = 16  # of which a sequence holds half a block on average without using it
+    mixed: bool = True
+    chunked: bool = True
+    reserve: float = 0.0
+    cached_prefix: float = 0.0  # fraction of each prompt that the prefix cache holds
+    front_seconds: float = 0.0  # HTTP and tokenizer, before the engine has the request
+    front_serial_seconds: float = 0.0  # the part of it that one process does for one request after another
+
+
+class Request(NamedTuple):
+    """A request: when the client wants to send it, and its tokens."""
+
+    due: float
+    input_tokens: int
+    output_tokens: int
+
+
+class Replica:
+    """One engine: submit requests in the order of their due times, `advance`, then read the records.
+
+    `sent`, `first` and `end` are the times of each request's submission, first token and last token (0 until then).
+    `gaps` is a list of (seconds, how often) of the times between two tokens of a sequence.
+    """
+
+    def __init__(self, times: StepTimes, policy: Policy, max_concurrency: float = inf, decode_only: bool = False):
+        self.times, self.policy, self.max_concurrency, self.decode_only = times, policy, max_concurrency, decode_only
+        self.now = 0.0
+        self.requests: list[Request] = []
+        self.sent: list[float] = []
+        self.first: list[float] = []
+        self.end: list[float] = []
+        self.gaps: list[tuple[float, float]] = []
+        self.preemptions = 0
+        self.peak_sequences = 0
+        self.peak_kv_tokens = 0.0
+        self.steps = 0
+        self.prefill_steps = 0
+        self.gpu_seconds = 0.0  # in which a step ran
+        self.sequence_seconds = 0.0  # integral of running sequences
+        self.finished = 0
+        self._next = 0  # first request that is not submitted
+        self._front_free = 0.0
+        self._transit: deque[tuple[float, int]] = deque()  # submitted, not yet with the engine
+        self._waiting: deque[int] = deque()
+        self._prefilling: list[list[int]] = []  # [request, tokens done, tokens in all]
+        self._ends: list[tuple[int, int]] = []  # heap of (end step, request)
+        self._admitted: list[int] = []  # running ones in the order of admission; stale entries stay until they surface
+        self._end_step: dict[int, int] = {}
+        self._start: dict[int, tuple[int, int]] = {}  # (step of joining, cached tokens then)
+        self._recompute: dict[int, tuple[int, int]] = {}  # of preempted ones: (tokens to recompute, tokens to come)
+        self._running = 0
+        self._context = 0  # cached tokens of the running ones
+        self._held = 0  # KV tokens of prompts in prefill
+        self._reserved = 0.0  # output tokens still to come of the running and prefilling ones
+        self._step = 0
+        self._stalled: list[tuple[float, float]] = []  # (time of the last token, sequences) during prefill steps
+        self._lost: dict[int, float] = {}  # of preempted ones: when they got their last token
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that were submitted and have not ended."""
+        return self._next - self.finished
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Add requests; their due times must not decrease."""
+        self.requests += requests
+        empty = [0.0] * len(requests)
+        self.sent += empty
+        self.first += empty
+        self.end += empty
+
+    def advance(self, until: float = inf) -> None:
+        """Run until the clock reaches `until`, or all requests have ended."""
+        while True:
+            self._take(self.now, 0.0)
+            if not (self._running or self._waiting or self._prefilling):
+                coming = self._transit[0][0] if self._transit else self._due()
+                if coming == inf or coming >= until:
+                    return
+                self.now = max(self.now, coming)
+                self._take(self.now, 0.0)
+                if not self._waiting:
+                    continue
+            if self.now >= until:
+                return
+            chunks = self._schedule() if self._waiting or self._prefilling else []
+            if chunks:
+                self._prefill_step(chunks)
+            else:
+                self._jump(until)
+
+    def _arrival(self) -> float:
+        """Return when the engine gets the next request that is in transit or will be submitted."""
+        if self._transit:
+            return self._transit[0][0]
+        start = max(self._due(), self._front_free)
+        return start + self.policy.front_serial_seconds + self.policy.front_seconds
+
+    def _due(self) -> float:
+        """Return when the next request can be submitted."""
+        if self._next >= len(self.requests) or self._next - self.finished >= self.max_concurrency:
+            return inf
+        return self.requests[self._next].due
+
+    def _take(self, now: float, not_before: float) -> None:
+        """Submit what is due, and queue what has reached the engine."""
+        requests, policy = self.requests, self.policy
+        while self._next < len(requests) and self._next - self.finished < self.max_concurrency:
+            due = requests[self._next].due
+            if due > now:
+                break
+            sent = due if due > not_before else not_before
+            self.sent[self._next] = sent
+            start = sent if sent > self._front_free else self._front_free
+            self._front_free = start + policy.front_serial_seconds
+            self._transit.append((self._front_free + policy.front_seconds, self._next))
+            self._next += 1
+        transit = self._transit
+        while transit and transit[0][0] <= now:
+            self._waiting.append(transit.popleft()[1])
+
+    def _schedule(self) -> list[tuple[int, int, int, int]]:
+        """Return the prefill work of the next step, (request, tokens, tokens done before, tokens in all) of each chunk.
+
+        Admits waiting requests, first come first served, while sequences, tokens and KV cache allow.
+        """
+        p = self.policy
+        budget = p.max_num_batched_tokens - (self._running if p.mixed else 0)
+        chunks: list[tuple[int, int, int, int]] = []
+        for entry in self._prefilling:
+            if budget <= 0:
+                break
+            tokens = min(budget, entry[2] - entry[1])
+            chunks.append((entry[0], tokens, entry[1], entry[2]))
+            entry[1] += tokens
+            budget -= tokens
+        waiting, count = self._waiting, self._running + len(self._prefilling)
+        half = p.block_tokens / 2
+        while waiting and budget > 0 and count < p.max_num_seqs:
+            i = waiting[0]
+            if i in self._recompute:
+                total, to_come = self._recompute[i]
+                done = 0
+            else:
+                total, to_come = self.requests[i].input_tokens, self.requests[i].output_tokens
+                done = min(int(total * p.cached_prefix), total - 1)
+            used = self._context + self._held + half * (count + 1)
+            if used + total + p.reserve * (self._reserved + to_come) > p.kv_tokens and count:
+                break
+            need = total - done
+            if self.decode_only:
+                need = 0
+            elif need > budget:
+                if not p.chunked and (chunks or (p.mixed and self._running)):
+                    break
+                need = budget if p.chunked else need
+            waiting.popleft()
+            self._held += total
+            self._reserved += to_come
+            self._prefilling.append([i, done + need, total] if not self.decode_only else [i, total, total])
+            chunks.append((i, need, done, total))
+            budget -= need
+            count += 1
+        return chunks
+
+    def _prefill_step(self, chunks: list[tuple[int, int, int, int]]) -> None:
+        """Run one step with prefill; under `mixed` the running sequences get a token too."""
+        times, n = self.times, self._running if self.policy.mixed else 0
+        if n and self._full(n):
+            self._preempt()
+            n = self._running
+        ending = [i for i, tokens, done, total in chunks if done + tokens >= total]
+        if self.decode_only:
+            seconds, ending = 0.0, [entry[0] for entry in self._prefilling]
+        else:
+            parts = [(tokens, done) for _, tokens, done, _ in chunks]
+            seconds = times.step_seconds(n, self._context, parts, len(ending))
+            self.prefill_steps += 1
+            self.steps += 1
+        self.sequence_seconds += seconds * (self._running + len(self._prefilling))
+        self.gpu_seconds += seconds
+        now = self.now = self.now + seconds
+        self._take(now, 0.0)
+        if n:
+            self._tokens(1, n, seconds)
+        elif self._running and not self.decode_only and not self._stalled:
+            self._stalled.append((now - seconds, float(self._running)))
+        before = self.finished
+        if ending:
+            self._join(ending, now)
+        self.peak_kv_tokens = max(self.peak_kv_tokens, self._context + self._held)
+        self._finish(now, before)
+
+    def _join(self, ending: list[int], now: float) -> None:
+        """Move requests with a complete prompt to the running ones; each has its first token."""
+        done = set(ending)
+        self._prefilling = [entry for entry in self._prefilling if entry[0] not in done]
+        joined = 0
+        for i in ending:
+            total, to_come = self._recompute.pop(i) if i in self._recompute else self._fresh(i)
+            self._held -= total
+            self._reserved -= to_come
+            if not self.first[i]:
+                self.first[i] = now
+            elif i in self._lost:
+                self.gaps.append((now - self._lost.pop(i), 1.0))
+            if to_come <= 1:
+                self._close(i, now)
+                continue
+            end = self._step + to_come - 1
+            self._end_step[i] = end
+            self._start[i] = (self._step, total)
+            heappush(self._ends, (end, i))
+            self._admitted.append(i)
+            self._running += 1
+            self._context += total
+            self._reserved += to_come - 1
+            joined += 1
+        if self._stalled and joined:
+            self._stalled.append((now, float(joined)))
+        self.peak_sequences = max(self.peak_sequences, self._running + len(self._prefilling))
+
+    def _fresh(self, i: int) -> tuple[int, int]:
+        """Return the prompt and output tokens of a request that was not preempted."""
+        return self.requests[i].input_tokens, self.requests[i].output_tokens
+
+    def _jump(self, until: float) -> None:
+        """Decode until the next event in one go."""
+        p, times = self.policy, self.times
+        n = self._running
+        if self._full(n):
+            self._preempt()
+            n = self._running
+        ends = self._ends
+        while self._end_step.get(ends[0][1]) != ends[0][0]:
+            heappop(ends)
+        m = ends[0][0] - self._step
+        free = p.kv_tokens - self._context - self._held - p.block_tokens / 2 * n
+        if free < n * m:
+            m = max(int(free // n), 1)
+        line, slope = times.decode_line(n, self._context)
+        base = times.body(n) + times.head(n) + line
+        a, g = times.with_host(base, n, 0.0), slope * n
+        if a > base and times.host.overlapped:  # the host is slower, until the attention has grown
+            m = min(m, max(int((a - base) / g), 1)) if g > 0 else m
+            g = 0.0
+        if len(times.kinks) > 2:
+            mean = self._context / n
+            edge = next((k for k in times.kinks if k > mean), inf)
+            m = min(m, max(ceil(edge - mean), 1))
+        limit = until
+        if n < p.max_num_seqs and not self._waiting:  # otherwise an arrival changes nothing before the next end
+            limit = min(limit, self._arrival())
+        wait = limit - self.now
+        if wait < m * a + g * m * (m - 1) / 2:
+            m = min(m, _steps_in(wait, a, g))
+        seconds = m * a + g * m * (m - 1) / 2
+        self.now += seconds
+        self.steps += m
+        self.gpu_seconds += seconds
+        self.sequence_seconds += seconds * n
+        self._tokens(m, n, seconds)
+        self._take(self.now, 0.0)
+        self._finish(self.now, self.finished)
+
+    def _tokens(self, m: int, n: int, seconds: float) -> None:
+        """Give each of the running sequences `m` tokens over `seconds`."""
+        each = seconds / m
+        if self._stalled:
+            first_end = self.now - seconds + each
+            self.gaps += [(first_end - since, count) for since, count in self._stalled]
+            self._stalled = []
+            if m > 1:
+                self.gaps.append((each, float(n * (m - 1))))
+        else:
+            self.gaps.append((each, float(n * m)))
+        self._step += m
+        self._context += n * m
+        self._reserved -= n * m
+        if self._context + self._held > self.peak_kv_tokens:
+            self.peak_kv_tokens = self._context + self._held
+
+    def _finish(self, now: float, before: int) -> None:
+        """End the sequences that have all their tokens.
+
+        A client at its concurrency limit sends the next requests if more have finished than `before` the step.
+        """
+        ends, step = self._ends, self._step
+        while ends and ends[0][0] <= step:
+            end, i = heappop(ends)
+            if self._end_step.get(i) == end:
+                del self._end_step[i]
+                start, held = self._start.pop(i)
+                self._running -= 1
+                self._context -= held + step - start
+                self._close(i, now)
+        if self.finished > before and self.max_concurrency < inf:
+            self._take(now, now)
+
+    def _close(self, i: int, now: float) -> None:
+        """Record the end of a request."""
+        self.end[i] = now
+        self.finished += 1
+
+    def _full(self, n: int) -> bool:
+        """Return whether the next token of `n` sequences does not fit in the KV cache."""
+        p = self.policy
+        return self._context + self._held + n + p.block_tokens / 2 * n > p.kv_tokens and n > 1
+
+    def _preempt(self) -> None:
+        """Preempt the sequences that were admitted last until the others' next tokens fit."""
+        while self._full(self._running):
+            i = self._admitted.pop()
+            if i not in self._end_step:
+                continue
+            end = self._end_step.pop(i)
+            start, held = self._start.pop(i)
+            cached, to_come = held + self._step - start, end - self._step
+            self._running -= 1
+            self._context -= cached
+            self._reserved -= to_come
+            self._recompute[i] = (cached + 1, to_come)
+            self._waiting.appendleft(i)
+            self._lost[i] = self.now
+            if self._stalled:
+                self._lost[i], count = self._stalled.pop()
+                if count > 1:
+                    self._stalled.append((self._lost[i], count - 1))
+            self.preemptions += 1
+
+
+def _steps_in(wait: float, a: float, g: float) -> int:
+    """Return the least number of steps that take `wait` seconds or more; one at least."""
+    if g <= 0:
+        return max(ceil(wait / a - SLACK), 1)
+    half = a - g / 2
+    return max(ceil((sqrt(half * half + 2 * g * wait) - half) / g - SLACK), 1)

@@ -1,0 +1,175 @@
+"""Step times of a serving engine as tables, built once per scenario from the operators that `infer` times.
+
+A step runs n decode sequences and the chunks of k prompts together. Matrix products, norms and collectives see the rows
+of both; the output head sees one row per sequence that gets a token; each attention sees its own sequences:
+
+    seconds = body(n + chunk tokens) + head(sequences) + decode(n, cached tokens) + sum over chunks of prefill(chunk)
+
+    body      operators that prefill and decode have in common, by rows
+    head      final logits, by sequences
+    decode    operators of a decode pass alone (attention, the absorbed products of MLA), by sequences and context
+    prefill   operators of a prefill pass alone (attention, the expanded products of MLA), by tokens and context
+
+For a given number of sequences the decode part is linear in the cached tokens between two kinks (where a window fills
+up), so two points per stretch are exact. The prefill part over the chunk's tokens is linear in both arguments for the
+same reason. The other tables are linear between grid points whose ratio is 2^(1/4).
+
+The engine's own host time is added as `serial` (the GPU waits) or overlapped (the slower of the two counts).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+from llm_analysis.hardware.roofline import pass_seconds
+from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.models.forward import stage_ops, stage_sends
+from llm_analysis.physics.operators import Op, Step
+
+GRID_RATIO = 2 ** (1 / 4)
+HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
+DIGITS = 12  # of a second: table entries are rounded, so that the last bits of libm's pow do not reach an answer
+
+
+class Host(NamedTuple):
+    """Host time of an engine in seconds per step; `overlapped` if the next step is prepared while the GPU works."""
+
+    step: float = 0.0
+    sequence: float = 0.0
+    prefill: float = 0.0  # least seconds of a step with prefill beyond the CUDA-graph size: kernel launches
+    graph_rows: float = 512.0  # rows up to which steps are replayed from CUDA graphs
+    overlapped: bool = False
+
+
+class Table(NamedTuple):
+    """A function of one number, linear between grid points and beyond the last."""
+
+    x: list[float]
+    y: list[float]
+
+    def __call__(self, x: float) -> float:
+        """Return the value at `x`."""
+        i = min(max(bisect_right(self.x, x) - 1, 0), len(self.x) - 2)
+        x0, y0 = self.x[i], self.y[i]
+        return y0 + (self.y[i + 1] - y0) * (x - x0) / (self.x[i + 1] - x0)
+
+
+class StepTimes(NamedTuple):
+    """Seconds of the parts of a step (see the head of this file)."""
+
+    body: Table
+    head: Table
+    kinks: list[float]  # contexts between which the attention parts are linear
+    decode: list[Table]  # by sequences, at each of `kinks`
+    prefill: list[Table]  # seconds per token of the chunk, by its tokens, at each of `kinks`
+    prefill_launch: float  # once for all chunks of a step
+    host: Host
+
+    def decode_line(self, n: int, total_context: float) -> tuple[float, float]:
+        """Return (seconds, seconds per cached token) of the decode part at `n` sequences.
+
+        The slope is that between the kinks around the mean context.
+        """
+        kinks = self.kinks
+        mean = total_context / n
+        j = 0 if len(kinks) == 2 else min(max(bisect_right(kinks, mean) - 1, 0), len(kinks) - 2)
+        low, high = self.decode[j](n), self.decode[j + 1](n)
+        slope = (high - low) / (kinks[j + 1] - kinks[j])
+        return low + slope * (mean - kinks[j]), slope / n
+
+    def chunk_seconds(self, tokens: float, context: float) -> float:
+        """Return the seconds of the prefill part of one chunk that sees `context` cached tokens."""
+        kinks = self.kinks
+        j = 0 if len(kinks) == 2 else min(max(bisect_right(kinks, context) - 1, 0), len(kinks) - 2)
+        low, high = self.prefill[j](tokens), self.prefill[j + 1](tokens)
+        return tokens * (low + (high - low) * (context - kinks[j]) / (kinks[j + 1] - kinks[j]))
+
+    def step_seconds(self, n: int, total_context: float, chunks: Sequence[tuple[float, float]], ending: int) -> float:
+        """Return the seconds of one step.
+
+        It runs `n` decode sequences with `total_context` cached tokens, and `chunks` as (tokens, context of each), of
+        which `ending` complete a prompt.
+        """
+        rows = n + sum(tokens for tokens, _ in chunks)
+        seconds = self.body(rows) + (self.head(n + ending) if n + ending else 0.0)
+        if n:
+            seconds += self.decode_line(n, total_context)[0]
+        if chunks:
+            seconds += self.prefill_launch + sum(self.chunk_seconds(tokens, context) for tokens, context in chunks)
+        return self.with_host(seconds, n + ending, rows if chunks else 0.0)
+
+    def with_host(self, seconds: float, sequences: int, prefill_rows: float) -> float:
+        """Return the seconds of a step whose GPU work takes `seconds`, the host's included."""
+        host = self.host
+        if prefill_rows > host.graph_rows:
+            seconds = max(seconds, host.prefill)
+        own = host.step + host.sequence * sequences
+        return max(seconds, own) if host.overlapped else seconds + own
+
+
+def build_step_times(
+    analysis: LLMAnalysis, host: Host, max_rows: float, max_sequences: float, max_context: float
+) -> StepTimes:
+    """Return the tables of a scenario, up to the given rows, sequences and context."""
+    rows, sequences = _grid(max_rows), _grid(max_sequences)
+    kinks = sorted({0.0, max_context, *(k for k in analysis.model.decode_kinks if 0 < k < max_context)})
+    common = {(op.name, op.kind) for op in _ops(analysis, Step(1.0, 2.0))}
+    common &= {(op.name, op.kind) for op in _ops(analysis, Step(1.0, 1.0, 2.0, "decode"))}
+
+    def seconds(step: Step, part: str) -> float:
+        ops = [op for op in _ops(analysis, step) if _part(op, common) == part]
+        return round(float(pass_seconds(analysis.timed(ops))), DIGITS)
+
+    def decode_at(context: float) -> Table:
+        return Table(sequences, [seconds(Step(n, 1.0, context, "decode"), "own") for n in sequences])
+
+    launch = sum(
+        float(op.count) * float(cost.launch)
+        for _, op, cost in analysis.timed([op for op in _ops(analysis, Step(1.0, 2.0)) if _part(op, common) == "own"])
+    )
+
+    def prefill_at(context: float) -> Table:
+        return Table(rows, [(seconds(Step(1.0, tokens, context), "own") - launch) / tokens for tokens in rows])
+
+    return StepTimes(
+        body=Table(rows, [seconds(Step(r, 1.0, 1.0, "decode"), "body") for r in rows]),
+        head=Table(sequences, [seconds(Step(n, 1.0, 1.0, "decode"), "head") for n in sequences]),
+        kinks=kinks,
+        decode=[decode_at(context) for context in kinks],
+        prefill=[prefill_at(context) for context in kinks],
+        prefill_launch=round(launch, DIGITS),
+        host=host,
+    )
+
+
+def _ops(analysis: LLMAnalysis, step: Step) -> list[Op]:
+    """Return the operators of a pass through all layers.
+
+    The stages of a pipeline work on as many micro-batches at a time, so that each sees its share of the rows.
+    """
+    a, pp = analysis, analysis.layout.pp_size
+    if pp == 1:
+        return stage_ops(a.model, step, a.dtypes, a.layout, 0, a.model.num_hidden_layers)
+    batch = max(float(step.batch) / pp, 1.0) if step.phase == "decode" else float(step.batch)
+    micro = step._replace(batch=batch)
+    ops = stage_ops(a.model, micro, a.dtypes, a.layout, 0, a.model.num_hidden_layers)
+    return ops + stage_sends(a.model, micro, a.dtypes, a.layout)
+
+
+def _part(op: Op, common: set[tuple[str, str]]) -> str:
+    """Return the part of a step that an operator belongs to."""
+    if op.name in HEAD:
+        return "head"
+    return "body" if (op.name, op.kind) in common else "own"
+
+
+def _grid(most: float) -> list[float]:
+    """Return 1, 2, 3, ... and then points whose ratio is `GRID_RATIO`, up to `most` or beyond."""
+    points, x = [1.0, 2.0], 2.0
+    while x < most and x < inf:
+        x = max(float(round(x * GRID_RATIO)), x + 1.0)
+        points.append(x)
+    return points

@@ -1,0 +1,242 @@
+"""The simulation with jumps against an independent one that takes every step by itself, written with SimPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis.serving.scheduler import Policy, Replica, Request
+from llm_analysis.serving.step_times import Host, StepTimes, Table
+
+simpy = pytest.importorskip("simpy")
+
+ROWS = [1.0, 64.0, 512.0, 4096.0, 65536.0]
+
+
+def step_times(host: Host = Host(), kinks: tuple[float, ...] = (0.0, 1e6)) -> StepTimes:  # noqa: B008
+    """A made-up GPU: 5 ms for the weights, 40 us per row beyond 64, 10 ns per cached token."""
+    return StepTimes(
+        body=Table(ROWS, [0.005 + 4e-5 * max(r - 64, 0.0) for r in ROWS]),
+        head=Table([1.0, 1e4], [1e-4, 1e-2]),
+        kinks=list(kinks),
+        decode=[Table([1.0, 1e4], [1e-8 * min(k, 3e5) + 2e-5, 1e-4 * min(k, 3e5) + 2e-5]) for k in kinks],
+        prefill=[Table([1.0, 1e5], [1e-8 * k, 1e-8 * k + 1e-4]) for k in kinks],
+        prefill_launch=1e-4,
+        host=host,
+    )
+
+
+@dataclass
+class Sequence:
+    """One request in the reference simulation."""
+
+    number: int
+    request: Request
+    sent: float = 0.0
+    tokens: list[float] = field(default_factory=list)  # when each was given
+    cached: int = 0
+    prompt: int = 0  # to prefill; after a preemption the generated tokens too
+    order: int = 0
+
+
+class Reference:
+    """An engine that takes one step at a time. Shares nothing with `Replica` but the records that both read."""
+
+    def __init__(self, times: StepTimes, policy: Policy, requests: list[Request], max_concurrency: float) -> None:
+        self.times, self.policy = times, policy
+        self.env = simpy.Environment()
+        self.sequences = [Sequence(i, request) for i, request in enumerate(requests)]
+        self.waiting: list[Sequence] = []
+        self.prefilling: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.admissions = 0
+        self.wake = self.env.event()
+        capacity = len(requests) if max_concurrency == inf else int(max_concurrency)
+        self.slots = simpy.Resource(self.env, capacity=max(capacity, 1))
+        self.held: dict[int, Any] = {}
+        self.env.process(self.client())
+        self.env.process(self.engine())
+
+    def client(self) -> Iterator[Any]:
+        for sequence in self.sequences:
+            if sequence.request.due > self.env.now:
+                yield self.env.timeout(sequence.request.due - self.env.now)
+            slot = self.slots.request()
+            yield slot
+            self.held[sequence.number] = slot
+            sequence.sent = self.env.now
+            sequence.prompt = sequence.request.input_tokens
+            self.waiting.append(sequence)
+            if not self.wake.triggered:
+                self.wake.succeed()
+
+    def used(self) -> float:
+        """KV tokens of running sequences and of prompts in prefill."""
+        return sum(s.cached for s in self.running) + sum(s.prompt for s in self.prefilling)
+
+    def admit(self, budget: int) -> list[tuple[Sequence, int, int]]:
+        """(sequence, tokens, tokens before) of the prefill work of a step."""
+        p, work = self.policy, []
+        for sequence in self.prefilling:
+            tokens = min(budget, sequence.prompt - sequence.cached)
+            if tokens > 0:
+                work.append((sequence, tokens, sequence.cached))
+                budget -= tokens
+        while self.waiting and budget > 0:
+            sequence, count = self.waiting[0], len(self.running) + len(self.prefilling)
+            to_come = sequence.request.output_tokens - len(sequence.tokens)
+            reserved = sum(s.request.output_tokens - len(s.tokens) for s in self.running + self.prefilling)
+            need = self.used() + sequence.prompt + p.block_tokens / 2 * (count + 1) + p.reserve * (reserved + to_come)
+            if count >= p.max_num_seqs or (count and need > p.kv_tokens):
+                break
+            if sequence.prompt > budget and not p.chunked and (work or (p.mixed and self.running)):
+                break
+            tokens = min(budget, sequence.prompt) if p.chunked else sequence.prompt
+            work.append((sequence, tokens, 0))
+            budget -= tokens
+            self.prefilling.append(self.waiting.pop(0))
+            self.admissions += 1
+            sequence.order = self.admissions
+        return work
+
+    def full(self) -> bool:
+        n = len(self.running)
+        return n > 1 and self.used() + n + self.policy.block_tokens / 2 * n > self.policy.kv_tokens
+
+    def others_at_this_time(self) -> Iterator[Any]:
+        """Let the client send all that is due now."""
+        while self.env.peek() <= self.env.now:
+            yield self.env.timeout(0)
+
+    def engine(self) -> Iterator[Any]:
+        while True:
+            while not (self.waiting or self.prefilling or self.running):
+                self.wake = self.env.event()
+                yield self.wake
+                yield from self.others_at_this_time()
+            work = self.admit(self.policy.max_num_batched_tokens - (len(self.running) if self.policy.mixed else 0))
+            decoding = self.running if self.policy.mixed or not work else []
+            while decoding and self.full():
+                victim = max(self.running, key=lambda s: s.order)
+                self.running.remove(victim)
+                victim.prompt, victim.cached = victim.cached + 1, 0
+                self.waiting.insert(0, victim)
+                self.preemptions += 1
+            ending = [s for s, tokens, before in work if before + tokens >= s.prompt]
+            context = sum(s.cached for s in self.running)
+            parts = [(float(tokens), float(before)) for _, tokens, before in work]
+            yield self.env.timeout(self.times.step_seconds(len(decoding), context, parts, len(ending)))
+            for s, tokens, _ in work:
+                s.cached += tokens
+            for s in decoding:
+                s.cached += 1
+            for s in [*decoding, *ending]:
+                s.tokens.append(self.env.now)
+            for s in ending:
+                self.prefilling.remove(s)
+                self.running.append(s)
+            for s in [s for s in self.running if len(s.tokens) >= s.request.output_tokens]:
+                self.running.remove(s)
+                self.slots.release(self.held.pop(s.number))
+            yield from self.others_at_this_time()
+
+
+POLICIES = {
+    "mixed": Policy(max_num_seqs=32, max_num_batched_tokens=512),
+    "prefill first": Policy(max_num_seqs=32, max_num_batched_tokens=2048, mixed=False),
+    "prefill first, whole prompts": Policy(max_num_seqs=32, max_num_batched_tokens=512, mixed=False, chunked=False),
+    "whole prompts": Policy(max_num_seqs=32, max_num_batched_tokens=700, chunked=False),
+    "few sequences": Policy(max_num_seqs=4, max_num_batched_tokens=512),
+    "small cache": Policy(max_num_seqs=32, max_num_batched_tokens=512, kv_tokens=3000.0),
+    "small cache, prefill first": Policy(32, 2048, kv_tokens=3000.0, mixed=False),
+    "small cache, outputs reserved": Policy(32, 512, kv_tokens=3000.0, reserve=1.0),
+}
+HOSTS = {
+    "no host time": Host(),
+    "serial": Host(step=2e-3, sequence=5e-5),
+    "overlapped": Host(step=4.5e-3, sequence=3e-4, prefill=0.03, overlapped=True),
+}
+
+
+def load(count: int, rate: float, seed: int) -> list[Request]:
+    random, now, requests = Random(seed), 0.0, []
+    for _ in range(count):
+        now += random.expovariate(rate) if rate < inf else 0.0
+        requests.append(Request(now, random.randint(1, 900), random.randint(1, 300)))
+    return requests
+
+
+def both(
+    times: StepTimes, policy: Policy, requests: list[Request], max_concurrency: float = inf
+) -> tuple[Replica, Reference]:
+    replica = Replica(times, policy, max_concurrency)
+    replica.submit(requests)
+    replica.advance()
+    reference = Reference(times, policy, requests, max_concurrency)
+    reference.env.run()
+    return replica, reference
+
+
+def assert_agree(replica: Replica, reference: Reference) -> None:
+    """All times agree to 1e-6: a jump adds up the same linear step times in closed form."""
+    assert replica.preemptions == reference.preemptions
+    for s in reference.sequences:
+        assert replica.sent[s.number] == pytest.approx(s.sent, rel=1e-6, abs=1e-9)
+        assert replica.first[s.number] == pytest.approx(s.tokens[0], rel=1e-6)
+        assert replica.end[s.number] == pytest.approx(s.tokens[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("rate", [2.0, 8.0, inf])
+def test_the_simulation_agrees_with_a_step_by_step_one(name: str, rate: float) -> None:
+    assert_agree(*both(step_times(), POLICIES[name], load(150, rate, 7)))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", ["mixed", "prefill first"])
+def test_both_agree_on_host_time(name: str, host: str) -> None:
+    assert_agree(*both(step_times(HOSTS[host]), POLICIES[name], load(150, 6.0, 8)))
+
+
+@pytest.mark.parametrize("name", ["mixed", "prefill first", "small cache"])
+def test_both_agree_on_a_closed_loop(name: str) -> None:
+    assert_agree(*both(step_times(), POLICIES[name], load(150, inf, 9), 16))
+
+
+def test_both_agree_where_a_sliding_window_fills_up() -> None:
+    times = step_times(kinks=(0.0, 400.0, 3e5, 1e6))
+    assert_agree(*both(times, POLICIES["mixed"], load(150, 6.0, 10)))
+
+
+@given(st.integers(0, 10**6), st.floats(0.5, 50.0), st.sampled_from(sorted(POLICIES)), st.integers(1, 40))
+def test_both_agree_on_any_load(seed: int, rate: float, name: str, max_concurrency: int) -> None:
+    assert_agree(*both(step_times(), POLICIES[name], load(40, rate, seed), max_concurrency))
+
+
+def test_preemption_happens_where_the_cache_is_small() -> None:
+    """Otherwise the agreement above would say nothing about it."""
+    replica, _ = both(step_times(), POLICIES["small cache"], load(150, inf, 7))
+    assert replica.preemptions > 0
+    replica, _ = both(step_times(), POLICIES["small cache, outputs reserved"], load(150, inf, 7))
+    assert replica.preemptions == 0
+
+
+@given(st.integers(0, 10**6), st.floats(0.5, 50.0), st.sampled_from(sorted(POLICIES)))
+def test_no_request_and_no_token_is_lost(seed: int, rate: float, name: str) -> None:
+    requests = load(60, rate, seed)
+    replica = Replica(step_times(), POLICIES[name])
+    replica.submit(requests)
+    replica.advance()
+    assert replica.finished == len(requests)
+    assert all(sent <= first <= end for sent, first, end in zip(replica.sent, replica.first, replica.end, strict=True))
+    assert sum(count for _, count in replica.gaps) == sum(r.output_tokens - 1 for r in requests)
+    spans = sum(end - first for first, end in zip(replica.first, replica.end, strict=True))
+    assert sum(seconds * count for seconds, count in replica.gaps) == pytest.approx(spans, rel=1e-6)
