@@ -144,10 +144,17 @@ def read_minimax(fields: Fields) -> None:
     ]
 
 
+def read_minimax_m2(fields: Fields) -> None:
+    """Read MiniMax-M2: softmax attention in every layer, which a list of ones may repeat."""
+    if set(fields.items_of("attn_type_list")) <= {1}:
+        fields.pop("attn_type_list", None)
+
+
 def read_mamba(fields: Fields) -> None:
     """Mamba: no attention; each channel of the state space is a head of its own."""
     layers, inner = fields.whole("num_hidden_layers"), fields.take_whole("expand", 2) * fields.whole("hidden_size")
     inner = fields.whole("intermediate_size", inner) or inner
+    fields.pop("d_inner", None)  # the same width under an older name
     rank = fields.pop("time_step_rank", "auto")
     fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
     fields.offer(mamba_num_heads=inner, mamba_head_dim=1, mamba_proj_bias=fields.take_flag("use_bias"))
@@ -183,10 +190,11 @@ def read_nemotron_h(fields: Fields) -> None:
     fields.take_whole("expand")
     fields.pop("use_bias", None)
     pattern = str(fields.pop("hybrid_override_pattern", ""))
-    names = {"mamba": "M", "attention": "*", "moe": "E", "mlp": "-"}
+    names = {"mamba": "M", "attention": "*", "moe": "E", "mlp": "-", "linear_attention": "M", "full_attention": "*"}
     pattern = pattern or "".join(names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type"))
     halves = {"M": ("mamba2", "none"), "*": ("full_attention", "none"), "E": ("none", "sparse"), "-": ("none", "dense")}
     layers = by_letter("hybrid_override_pattern", pattern, halves)
+    fields.offer(num_hidden_layers=len(layers))
     fields.offer(layer_types=[mixer for mixer, _ in layers], mlp_layer_types=[feed for _, feed in layers])
 
 
@@ -209,6 +217,7 @@ def read_granite_hybrid(fields: Fields) -> None:
 def read_gemma4(fields: Fields) -> None:
     """Gemma 4: the last layers share KV caches; dense and expert halves side by side; an embedding for each layer."""
     layers = fields.whole("num_hidden_layers")
+    fields.pop("vocab_size_per_layer_input", None)  # the same vocabulary
     shared = min(fields.take_whole("num_kv_shared_layers"), layers)
     kinds = fields.items_of("layer_types") or every(fields, 6, "full_attention", "sliding_attention")
     fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
@@ -277,6 +286,7 @@ class Family(NamedTuple):
     defaults: Mapping[str, Any] = {}
     read: Callable[[Fields], None] = nothing
     sizes: Mapping[str, Any] = {}
+    linear_attention: str = ""  # kind of the layers that transformers 5 calls `linear_attention`
 
 
 TIED = {"tie_word_embeddings": True}
@@ -362,7 +372,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": Family({"router_bias": True}),
     "deepseek_v32": Family({"router_bias": True}),
     "minimax": Family({}, read_minimax),
-    "minimax_m2": Family({"qk_norm_kind": "full", "router_bias": True}),
+    "minimax_m2": Family({"qk_norm_kind": "full", "router_bias": True}, read_minimax_m2),
     "mimo": Family(SPARE_OUTPUT_BIAS | {"attention_bias": True}),
     "jamba": Family({"rotary": False, "mamba_inner_layernorms": True}, read_jamba),
     "mamba": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6} | TIED, read_mamba),
@@ -381,7 +391,7 @@ FAMILIES: dict[str, Family] = {
     "stablelm": Family(LAYERNORM, read_stablelm),
     "granite": Family(TIED),
     "granitemoe": Family(TIED),
-    "granitemoehybrid": Family(TIED, read_granite_hybrid),
+    "granitemoehybrid": Family(TIED, read_granite_hybrid, linear_attention="mamba2"),
     "exaone4": Family({"qk_norm": "head"}),
     "ernie4_5": Family(TIED, read_biased("use_bias", False)),
     "ernie4_5_moe": Family(TIED | {"router_bias": True}, read_biased("use_bias", False)),

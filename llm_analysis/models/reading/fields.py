@@ -1,13 +1,16 @@
-"""A model file's keys under our names for them: nested parts lifted out, older names translated, nulls dropped."""
+"""Look up the keys of a model file under their different names, and list the keys that nothing read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_analysis.errors import BadConfig, shown
 
-# Field of ModelConfig (or a key that `conventions` and `patterns` read): the other names under which files hold it.
+MAX_SIZE = 10**9  # of any single size in a model file
+
+# Field of ModelConfig, or key that a family or the reader takes: the other names of it in published files.
 ALIASES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "n_embed", "d_model", "hidden_dim", "model_dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
@@ -39,10 +42,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "chunk_size": ("mamba_chunk_size",),
     "state_dtype": ("mamba_ssm_dtype", "mamba_ssm_cache_dtype"),
     "num_nextn_predict_layers": ("mtp_num_hidden_layers", "num_mtp_modules"),
+    "rope_scaling": ("rope_parameters",),
 }
 
-# Keys of a config.json that say nothing of time or memory, so that one of our own files may hold them. Caps on logits
-# are among them: a few FLOP for each score, inside a kernel that is timed by its products.
+# Keys without effect on time or memory. One of our own files may hold them, and a config.json gets no note for them.
+# Caps on logits are among them: they cost a few FLOP per score, inside a kernel that its matrix products dominate.
 # fmt: off
 IGNORED = frozenset(
     {
@@ -57,73 +61,128 @@ IGNORED = frozenset(
         "tokenizer_class", "cache_implementation", "use_mrope", "num_params_total", "num_active_params_total",
     }
 )
-# Where a model of several senses keeps its language model, and where a few families keep halves of a layer.
+# Numbers, lists and objects in published files that change neither sizes nor time, beside the patterns below.
+_WITHOUT_EFFECT = frozenset(
+    {
+        # text generation and classification
+        "max_length", "min_length", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
+        "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "num_return_sequences",
+        "chunk_size_feed_forward", "num_labels", "id2label", "label2id", "task_specific_params", "user_defined_symbols",
+        "sparse_pred_ignore_index", "num_logits_to_keep", "sep_token", "generation_config",
+        # initialisation and training
+        "init_config", "init_std", "embedding_fraction", "rescale_every", "ep_size", "num_ckpt", "moe_capacity",
+        "moe_norm_min", "aux_loss_alpha", "seq_aux", "dim_model_base", "hc_eps", "expert_parallel_size",
+        # position encoding
+        "original_max_position_embeddings", "initial_context_length", "rope_ratio", "rope_percent",
+        "rotary_emb_fraction", "rotary_percent", "rotary_emb_scale_base", "alibi_bias_max", "offset_alibi",
+        "attn_rotary_emb", "no_rope_layers",
+        "no_rope_layer_interval", "layer_switch", "floor_scale", "attn_scale", "rope_scaling_factor", "base",
+        "original_rope_theta", "swa_rope_theta", "rotary_base", "rotary_embedding_base", "longrope_scaling_policy",
+        "relative_attention_num_buckets", "relative_attention_max_distance",
+        # scales and clips of activations and logits
+        "scale_emb", "scale_depth", "route_scale", "logits_scaling", "clip_qkv", "swiglu_alpha", "logits_soft_cap",
+        "gegelu_limit", "mup_attn_multiplier", "moe_normalize_expert_weights", "attention_scale", "softmax_scale",
+        "embedding_scale", "output_multiplier_scale",
+        # state-space details without weights
+        "time_step_floor", "time_step_max", "time_step_min", "time_step_limit", "time_step_scale",
+        # deployment
+        "context_window_size", "prefill_chunk_size", "tensor_parallel_shards", "max_batch_size", "attention_sink_size",
+        "transformers.js_config", "unsloth_version", "quantization", "pruned_heads", "torchscript",
+        # grouping of experts for routing, and layouts of the same weights
+        "num_expert_group", "moe_router_scaling_factor", "blocksparse_params", "full_attn_mod", "interpolate_factor",
+        # parts that read images
+        "embd_layer", "img_processor",
+        # used only by multi-token prediction layers, which num_nextn_predict_layers counts
+        "mtp_layers_block_type", "mtp_transformer_layers", "mtp_loss_scaling_factor", "mtp_per_layer_config",
+    }
+)
+# fmt: on
+_HARMLESS_PATTERN = re.compile(
+    r"(_token_ids?|_token_index|_id|_dropout|_dropout_prob|_pdrop|_drop|_eps|_epsilon|_theta|_std|_init_scale|_coef"
+    r"|_loss_weight|_jitter_noise|_init_variance_scale|_cutoff_factor|_z_loss|_softcap|_softcapping|_scaling_factor"
+    r"|(?<!dim)_multipliers?|_init_factor|_rescale_layer|_rope_freqs?|_limit|_interpolation)$"
+    r"|^(dropout|initializer|vision|image|video|audio|mm_|speech|talker|token2wav|token_?2|projector|multimodal|pad_)"
+)
+# Words of keys that give a size, a number of parts or a pattern of layers.
+_SIZE_PATTERN = re.compile(
+    r"(_size|_dims?|_dim_\w+|_rank|_width|_inner|_heads?|headdim|_layers?|_experts?|_ngroups|_groups|_ratios?|_rates"
+    r"|_freq|_pattern|_types?|_type_list|_config|_blocks?|_modules|_indices|_idxs?|_expert_num|_factor|_num_inputs"
+    r"|_multiple_of|_dim_multiplier|_mult)$|^(num_|n_|is_moe|altup|laurel|ssm_|mamba_|conv|linear_|d_|lru_|moe_latent)"
+)
+# Keys that look like sizes and give a note only: attention in chunks still reads the whole context.
+_NOTED = frozenset({"dual_chunk_attention_config"})
+# Where a model with images or audio keeps its language model, and where a few families keep the halves of a layer.
 LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
 LAYER_PARTS = ("attn_config", "ffn_config")
 SHARED_WITH_PARTS = ("tie_word_embeddings", "quantization_config", "model_type", "use_fp8_e4m3")
+# Model types of the outer file whose text part holds a meaningless flag: the class of the text part writes its default.
+_TIED_OUTSIDE = ("qwen3_vl_moe",)
 
 
 class Fields(dict[str, Any]):
-    """Keys and values of a model file. `take_...` removes a key that only steers how the others are read."""
+    """Keys and values of a model file. `take_...` removes a key that only steers how other keys are read."""
 
     def whole(self, key: str, default: int = 0) -> int:
-        """The whole number under `key`. Raises BadConfig where it is something else."""
+        """Return the whole number under `key`. Raise BadConfig for anything else."""
         value = self.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**9:
-            raise BadConfig(f"{key} must be a whole number, not {shown(value)}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SIZE:
+            raise BadConfig(f"{key} must be a whole number from 0 to {MAX_SIZE:,}, not {shown(value)}")
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """The truth value under `key`. Raises BadConfig where it is something else."""
+        """Return the truth value under `key`. Raise BadConfig for anything else."""
         value = self.get(key, default)
         if not isinstance(value, bool):
             raise BadConfig(f"{key} must be true or false, not {shown(value)}")
         return value
 
     def items_of(self, key: str) -> list[Any]:
-        """The list under `key`; empty where there is none. Raises BadConfig where it is something else."""
+        """Return the list under `key`, empty if the key is missing. Raise BadConfig for anything else."""
         value = self.get(key, [])
         if not isinstance(value, list):
             raise BadConfig(f"{key} must be a list, not {shown(value)}")
         return value
 
     def take_whole(self, key: str, default: int = 0) -> int:
-        """`whole`, removing the key."""
+        """Return `whole` of the key and remove it."""
         value = self.whole(key, default)
         self.pop(key, None)
         return value
 
     def take_flag(self, key: str, default: bool = False) -> bool:
-        """`flag`, removing the key."""
+        """Return `flag` of the key and remove it."""
         value = self.flag(key, default)
         self.pop(key, None)
         return value
 
     def take_items(self, key: str) -> list[Any]:
-        """`items_of`, removing the key."""
+        """Return `items_of` the key and remove it."""
         value = self.items_of(key)
         self.pop(key, None)
         return value
 
     def offer(self, **values: Any) -> None:
-        """Values for the keys that the file leaves out."""
+        """Set the values of keys that the file leaves out."""
         for key, value in values.items():
             self.setdefault(key, value)
 
 
 def is_hugging_face(raw: Mapping[str, Any]) -> bool:
-    """Whether the file is a config.json as published, whose many other keys do not concern us."""
+    """Return whether the file is a published config.json, which holds many keys that this program does not need."""
     return any(key in raw for key in ("architectures", "transformers_version", "torch_dtype", "dtype", *LANGUAGE_PARTS))
 
 
 def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of the language model, out of a file that may hold other models too, layers' parts made flat."""
+    """Return the keys of the language model of a file, with the nested parts of a layer made flat."""
     found = dict(raw)
     for part in LANGUAGE_PARTS:
         inner = raw.get(part)
         if isinstance(inner, Mapping):
             found = {key: raw[key] for key in SHARED_WITH_PARTS if raw.get(key) is not None}
-            found |= {key: value for key, value in inner.items() if value is not None}
+            own = {key: value for key, value in inner.items() if value is not None}
+            if raw.get("model_type") in _TIED_OUTSIDE and "tie_word_embeddings" in found:
+                own.pop("tie_word_embeddings", None)
+            found |= own
             break
     for part in LAYER_PARTS:
         inner = found.pop(part, None)
@@ -133,7 +192,7 @@ def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(raw: Mapping[str, Any]) -> Fields:
-    """The keys that are not null, under our names for them. Of several names the first in ALIASES counts."""
+    """Return the keys that are not null under our names for them. Of several names the first in ALIASES counts."""
     fields = Fields({key: value for key, value in raw.items() if value is not None})
     for field, others in ALIASES.items():
         for other in others:
@@ -144,15 +203,40 @@ def renamed(raw: Mapping[str, Any]) -> Fields:
 
 
 def every(fields: Fields, period: int, chosen: str, other: str, offset: int | None = None) -> list[str]:
-    """A list of layers: `chosen` in each `period` of them at `offset` (the last by default), `other` elsewhere."""
+    """Return one kind per layer: `chosen` at `offset` (default: the last) of each `period` layers, else `other`."""
     layers = range(fields.whole("num_hidden_layers"))
     at = period - 1 if offset is None else offset
     return [chosen if period and i % period == at % period else other for i in layers]
 
 
 def by_letter(key: str, pattern: str, meaning: Mapping[str, Any]) -> list[Any]:
-    """What each letter of `pattern` stands for. Raises BadConfig for one that stands for nothing."""
+    """Return the meaning of each letter of `pattern`. Raise BadConfig for a letter without one."""
     strange = [letter for letter in pattern if letter not in meaning]
     if strange:
         raise BadConfig(f"{key} has {strange[0]!r}, which is none of {', '.join(meaning)}")
     return [meaning[letter] for letter in pattern]
+
+
+def unread(fields: Mapping[str, Any], read: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the keys that nothing read: those that look like sizes, and other numbers, lists and objects.
+
+    Text, true/false, zeros, empty values and keys known to be without effect are left out.
+    """
+    known = {*read, *IGNORED, *_WITHOUT_EFFECT}
+    sizes: list[str] = []
+    others: list[str] = []
+    for key, value in fields.items():
+        if key not in known and _is_number_or_container(value) and not _HARMLESS_PATTERN.search(key):
+            is_size = key not in _NOTED and _SIZE_PATTERN.search(key) and _is_size(value)
+            (sizes if is_size else others).append(key)
+    return sizes, others
+
+
+def _is_number_or_container(value: object) -> bool:
+    """Return whether the value is a number other than zero, or a list or object that is not empty."""
+    return isinstance(value, (int, float, list, dict)) and not isinstance(value, bool) and bool(value)
+
+
+def _is_size(value: object) -> bool:
+    """Return whether the value can change a size: a factor or a number of groups of 1 cannot."""
+    return not isinstance(value, (int, float)) or value > 1

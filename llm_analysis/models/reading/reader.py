@@ -1,138 +1,208 @@
-"""Per-layer patterns: which mixer and which feed-forward each layer has, from the keys by which files say so.
+"""Read a model file: find the family, fill in sizes, list the layers, and report keys that nothing read.
 
-What the `quantization_config` of a checkpoint says of its weights, as one of our everyday dtype names.
+`read_model` takes a Hugging Face config.json, or one of our own files with a subset of its keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
 from llm_analysis.errors import BadConfig, nearest, one_line, shown
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
-from llm_analysis.models.reading.families import family_of
+from llm_analysis.models.reading.families import Family, family_of
 from llm_analysis.models.reading.fields import (
     ALIASES,
     IGNORED,
+    MAX_SIZE,
     Fields,
     by_letter,
     every,
     is_hugging_face,
     language_model,
     renamed,
+    unread,
 )
+from llm_analysis.models.reading.quantization import weights_of
 
-# Methods that name the format themselves.
-METHODS = {
-    "fp8": "fp8",
-    "fbgemm_fp8": "fp8",
-    "mxfp4": "mxfp4",
-    "nvfp4": "nvfp4",
-    "eetq": "w8a16",
-    "finegrained_fp8": "fp8",
+# Names of layer kinds in published files: our names for them.
+OTHER_NAMES = {
+    "attention": "full_attention",
+    "moe": "sparse",
+    "mlp": "dense",
+    # Written by transformers 5; `linear_attention` is the recurrence of the family (Family.linear_attention).
+    "indexed_attention": "sparse_latent_attention",
+    "deepseek_sparse_attention": "sparse_latent_attention",
 }
-# NVIDIA ModelOpt's names of algorithms.
-ALGORITHMS = {
-    "FP8": "fp8",
-    "FP8_PB_WO": "fp8_block",
-    "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
-    "NVFP4": "nvfp4",
-    "NVFP4_AWQ": "nvfp4",
-    "W4A16_AWQ": "int4",
-    "INT4_AWQ": "int4",
-    "W8A8_SQ_PER_CHANNEL": "int8",
-    "INT8_SQ": "int8",
-    "W8A16": "w8a16",
-    "MXFP4": "mxfp4",
-}
+# Activations of a feed-forward with a gate, where the type of a file is unknown; others are used with and without one.
+_GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
 
 
-class Weights(NamedTuple):
-    """How a checkpoint holds its weights."""
-
-    format: str = ""  # everyday dtype name; empty: as the user asks
-    part: str = "all"  # all | experts
-    note: str = ""
-
-
-def weights_of(raw: Mapping[str, Any]) -> Weights:
-    """The format of a parsed config.json's weights; empty where it is not quantised."""
-    found: Any = raw.get("quantization_config") or raw.get("compression_config")
-    if not isinstance(found, Mapping):
-        if raw.get("use_fp8_e4m3") is True:
-            return Weights("fp8")
-        return Weights()
-    name, method = format_of(found), str(found.get("quant_method", "")) or "unnamed"
-    if not name:
-        bits = whole(found.get("bits")) or whole(found.get("w_bit"))
-        kind = f"{method!r}" + (f" of {bits} bits" if bits else "")
-        return Weights(note=f"quantization {kind} is not one we know: weights take dtype_name, 16 bits without it")
-    if attention_left_alone(found.get("modules_to_not_convert") or found.get("ignore")):
-        return Weights(name, "experts", f"{name} checkpoint: only the experts' weights are quantised")
-    return Weights(name)
+def read_model(raw: Mapping[str, Any], name: str, where: str = "") -> ModelConfig:
+    """Return the model that a parsed JSON file describes. Raise BadConfig with one line that names the key."""
+    where = where or name
+    try:
+        return ModelConfig(**_read_fields(raw, name))
+    except ValidationError as error:
+        raise BadConfig(one_line(error, {*ModelConfig.model_fields, *ALIASES}, where)) from None
+    except BadConfig as error:
+        raise BadConfig(f"{where}: {error}") from None
 
 
-def attention_left_alone(modules: Any) -> bool:
-    """Whether a list of modules that stay as they are names the attention of all layers, by a wildcard."""
-    names = modules if isinstance(modules, list) else []
-    return any("self_attn" in str(name) and "*" in str(name) for name in names)
+def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the fields of a `ModelConfig`, with the unknown keys of a file of our own. Raise BadConfig."""
+    published = is_hugging_face(raw)
+    fields = renamed(language_model(raw))
+    family, notes = family_of(fields)
+    guessed = bool(notes)
+    if guessed:
+        _check_activation(fields)
+    _rename_kinds(fields, family)
+    fields.offer(**family.defaults, **(family.sizes if published else {}))
+    weights = weights_of(fields)
+    for key in ("quantization_config", "compression_config", "use_fp8_e4m3"):
+        fields.pop(key, None)
+    fields.offer(name=name, weight_format=weights.format, quantized_part=weights.part)
+    if "vision_config" in raw:
+        notes.append("only the language model is counted, not the vision part")
+    fields["notes"] = (*notes, weights.note) if weights.note else tuple(notes)
+    _read_layer_overrides(fields)
+    family.read(fields)
+    _read_yarn(fields)
+    _fill_in(fields)
+    _read_layers(fields)
+    known = {key: value for key, value in fields.items() if key in ModelConfig.model_fields}
+    if not published:
+        return known | {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
+    sizes, others = unread(fields, known)
+    if sizes:
+        described = f"model_type {fields.get('model_type', '')!r}"
+        raise BadConfig(
+            f"{_listed(sizes)}: not understood for {described}, and may change sizes; remove if without effect"
+        )
+    if others:
+        known["notes"] += (f"keys of the file that were not read: {_listed(others)}",)
+    return known
 
 
-def format_of(config: Mapping[str, Any]) -> str:
-    """The everyday dtype name of a `quantization_config`, or "" where it is of no kind we know."""
-    method = str(config.get("quant_method", "")).lower().replace("_", "-")
-    if method in ("awq", "gptq", "auto-round", "gptq-marlin", "awq-marlin", "hqq"):
-        return {4: "int4", 8: "w8a16"}.get(whole(config.get("bits", config.get("w_bit", 4))), "")
-    if method.startswith("bitsandbytes") or "load_in_4bit" in config or "load_in_8bit" in config:
-        return "int4" if config.get("load_in_4bit") or config.get("_load_in_4bit") else "int8"
-    algorithm = config.get("quant_algo") or nested(config, "quantization", "quant_algo")
-    if algorithm:
-        return ALGORITHMS.get(str(algorithm).upper(), "")
-    groups = config.get("config_groups")
-    if isinstance(groups, Mapping) and groups:
-        return group_format(next(iter(groups.values())))
-    if method == "quark":
-        kind = str(nested(config, "global_quant_config", "weight", "dtype"))
-        return {"fp8_e4m3": "fp8", "fp4": "mxfp4", "int8": "int8", "int4": "int4"}.get(kind, "")
-    name = METHODS.get(method.replace("-", "_"), "")
-    return "fp8_block" if name == "fp8" and config.get("weight_block_size") else name
+def _listed(keys: list[str], most: int = 6) -> str:
+    """Return the first keys as text, with the number of the rest."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(shown(key)[1:-1] for key in keys[:most]) + more
 
 
-def group_format(group: Any) -> str:
-    """The everyday dtype name of one group of a compressed-tensors checkpoint: weights' bits, kind and group size."""
-    weights = nested(group, "weights")
-    bits, kind = whole(nested(weights, "num_bits")), str(nested(weights, "type"))
-    if kind == "float":
-        return {8: "fp8", 4: "nvfp4" if whole(nested(weights, "group_size")) == 16 else "mxfp4"}.get(bits, "")
-    activations = whole(nested(group, "input_activations", "num_bits")) or 16
-    return {(4, 16): "int4", (8, 8): "int8", (8, 16): "w8a16", (4, 8): "w4a8"}.get((bits, activations), "")
+def _check_activation(fields: Fields) -> None:
+    """Raise BadConfig if the activation of an unknown family does not tell whether its feed-forward has a gate."""
+    activation = fields.get("hidden_act", fields.get("hidden_activation", "silu"))
+    if "gated_mlp" not in fields and str(activation) not in _GATED_ACTIVATIONS:
+        raise BadConfig(
+            f"model_type {fields.get('model_type', '')!r} is not covered, and hidden_act {shown(activation)} does not "
+            'say whether its feed-forward has a gate; add "gated_mlp": true or false'
+        )
 
 
-def nested(value: Any, *keys: str) -> Any:
-    """What lies under `keys`, one inside the other; None where the path ends."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+def _rename_kinds(fields: Fields, family: Family) -> None:
+    """Translate the kinds of layers in a file into our names, `linear_attention` into the family's recurrence."""
+    names = OTHER_NAMES | ({"linear_attention": family.linear_attention} if family.linear_attention else {})
+    for key in ("layer_types", "mlp_layer_types"):
+        if key in fields:
+            fields[key] = [names.get(str(kind), str(kind)) for kind in fields.items_of(key)]
 
 
-def whole(value: Any) -> int:
-    """`value` if it is a whole number, else 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _read_layer_overrides(fields: Fields) -> None:
+    """Read `per_layer_config`, the sizes of single layers in files that transformers 5 saved.
+
+    Heads may differ between full-attention layers and the rest, the feed-forward's width between any two layers.
+    Raise BadConfig for other differences.
+    """
+    overrides = fields.pop("per_layer_config", None)
+    if not overrides:
+        return
+    layers, kinds = fields.whole("num_hidden_layers"), fields.items_of("layer_types")
+    if not isinstance(overrides, dict) or not all(str(i).isdecimal() and int(i) < layers for i in overrides):
+        raise BadConfig("per_layer_config must be an object of layer numbers")
+    sizes = {int(i): renamed(sizes if isinstance(sizes, dict) else {}) for i, sizes in overrides.items()}
+    full = {i for i, kind in enumerate(kinds) if kind == "full_attention"}
+    for key in dict.fromkeys(key for layer in sizes.values() for key in layer):
+        values = {i: layer.whole(key) for i, layer in sizes.items() if key in layer}
+        if key == "intermediate_size":
+            widths = [values.get(i, fields.whole(key)) for i in range(layers)]
+            fields["mlp_layer_types"] = [f"dense:{width}" for width in widths]
+        elif key in ("head_dim", "num_key_value_heads") and set(values) == full and len({*values.values()}) == 1:
+            field = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}[key]
+            fields[field] = next(iter(values.values()))
+        else:
+            raise BadConfig(f"per_layer_config gives {key} of some layers, which is not covered")
 
 
-# Names by which files call a kind of layer that we know under another.
-OTHER_NAMES = {"attention": "full_attention", "moe": "sparse", "mlp": "dense"}
+def _read_yarn(fields: Fields) -> None:
+    """Extend the positions by YaRN's factor, which published files apply to their original length.
+
+    YaRN (Peng et al. 2023) multiplies `original_max_position_embeddings` by `factor`; engines such as vLLM serve that
+    length, and some files (Qwen2.5) leave `max_position_embeddings` as it was before.
+    """
+    scaling = fields.get("rope_scaling")
+    if not isinstance(scaling, dict) or scaling.get("rope_type", scaling.get("type")) != "yarn":
+        return
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if isinstance(factor, (int, float)) and isinstance(original, int) and 0 < factor * original <= MAX_SIZE:
+        fields["max_position_embeddings"] = max(int(factor * original), fields.whole("max_position_embeddings"))
 
 
-def read_windows(fields: Fields) -> None:
-    """Sets `layer_types` from a sliding window and its pattern; drops a window that bounds nothing."""
+def _fill_in(fields: Fields) -> None:
+    """Set sizes that follow from others, and read keys that most families share."""
+    heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
+    if heads:
+        fields.offer(num_key_value_heads=heads, head_dim=hidden // heads)
+    ratio: Any = fields.pop("expansion_ratio", 4)
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1000:
+        raise BadConfig(f"expansion_ratio must be a number above 0 and below 1000, not {shown(ratio)}")
+    fields.offer(intermediate_size=int(ratio * hidden))
+    bias = fields.take_flag("attention_bias")
+    fields.offer(qkv_bias=bias, attention_output_bias=bias)
+    if "model_max_length" in fields:
+        fields.offer(max_position_embeddings=fields.take_whole("model_max_length"))
+    kind = fields.pop("qk_norm_kind", "head")
+    if fields.take_flag("use_qk_norm"):
+        fields.offer(qk_norm=kind)
+    if "position_offset" in fields:
+        offset = fields.take_whole("position_offset")
+        fields.offer(position_embedding_rows=fields.whole("max_position_embeddings") + offset)
+    if fields.pop("state_dtype", None) == "float32":
+        fields.offer(state_element_bytes=4)
+
+
+def _read_layers(fields: Fields) -> None:
+    """Set one known kind for each mixer and feed-forward. Raise BadConfig with the key that is wrong."""
+    _read_windows(fields)
+    _read_latent(fields)
+    _read_experts(fields)
+    layers = fields.whole("num_hidden_layers")
+    for key, known in (("layer_types", MIXERS), ("mlp_layer_types", FEED_FORWARDS)):
+        kinds = [str(kind) for kind in fields.items_of(key)]
+        for kind in kinds:
+            if base_name(kind) not in known:
+                raise BadConfig(f"{key} has {shown(kind)}, a kind of layer that is not covered{nearest(kind, known)}")
+        if kinds and len(kinds) != layers:
+            raise BadConfig(f"{key} gives the kinds of {len(kinds)} layers, but the model has {layers}")
+        for kind in dict.fromkeys(kinds):
+            for need in known[base_name(kind)].needs:
+                if not fields.whole(need):
+                    raise BadConfig(f"missing key {need!r}, which {kind} layers need")
+        if set(kinds) <= {"full_attention", "dense"}:
+            kinds = []
+        fields[key] = tuple(kinds)
+
+
+def _read_windows(fields: Fields) -> None:
+    """Set `layer_types` from a sliding window and its pattern; drop a window no shorter than the context."""
     window, pattern = fields.whole("sliding_window"), fields.pop("sliding_window_pattern", None)
     full_until = fields.take_whole("max_window_layers")
     used = fields.take_flag("use_sliding_window", True)
-    if not used or not window or window >= fields.whole("max_position_embeddings", 10**9):
+    if not used or not window or window >= fields.whole("max_position_embeddings", MAX_SIZE):
         fields.pop("sliding_window", None)
         kinds = [str(kind).replace("sliding_attention", "full_attention") for kind in fields.items_of("layer_types")]
         if kinds:
@@ -150,8 +220,8 @@ def read_windows(fields: Fields) -> None:
     fields.offer(layer_types=["full_attention"] * full + ["sliding_attention"] * (layers - full))
 
 
-def read_latent(fields: Fields) -> None:
-    """Multi-head latent attention in all layers, where there is a rank to compress keys and values to."""
+def _read_latent(fields: Fields) -> None:
+    """Set latent attention in all layers if the file has a rank for keys and values."""
     if not fields.whole("kv_lora_rank"):
         return
     fields.pop("qk_head_dim", None)
@@ -159,25 +229,27 @@ def read_latent(fields: Fields) -> None:
         if not fields.whole(key):
             raise BadConfig(f"missing key {key!r}, which latent attention (kv_lora_rank) needs")
     fields["head_dim"] = fields.whole("qk_nope_head_dim") + fields.whole("qk_rope_head_dim")
+    if set(map(str, fields.items_of("indexer_types"))) <= {"full"}:
+        fields.pop("indexer_types", None)
     kind = "sparse_latent_attention" if fields.whole("index_topk") else "latent_attention"
     fields.offer(layer_types=[kind] * fields.whole("num_hidden_layers"))
 
 
-def read_experts(fields: Fields) -> None:
-    """Sets the experts' sizes, and `mlp_layer_types` from the keys that say which layers have experts."""
-    kinds = sparse_layers(fields)
+def _read_experts(fields: Fields) -> None:
+    """Set the sizes of experts, and `mlp_layer_types` from the keys that say which layers have experts."""
+    kinds = _sparse_layers(fields)
+    number = fields.take_whole("n_shared_experts")
     if not fields.whole("num_experts"):
         return
     if not 0 < fields.whole("num_experts_per_tok") <= fields.whole("num_experts"):
-        raise BadConfig("num_experts_per_tok must be from 1 to num_experts where a model has experts")
+        raise BadConfig("num_experts_per_tok must be from 1 to num_experts in a model with experts")
     fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
-    number = fields.take_whole("n_shared_experts")
     fields.offer(shared_expert_intermediate_size=number * fields.whole("moe_intermediate_size"))
     fields.offer(mlp_layer_types=["sparse" if sparse else "dense" for sparse in kinds])
 
 
-def sparse_layers(fields: Fields) -> list[bool]:
-    """Which layers have experts; all of them where the file says nothing."""
+def _sparse_layers(fields: Fields) -> list[bool]:
+    """Return for each layer whether it has experts; all have if the file does not say."""
     layers = fields.whole("num_hidden_layers")
     dense_first, dense_listed = fields.take_whole("first_k_dense_replace"), fields.take_items("mlp_only_layers")
     step = fields.take_whole("decoder_sparse_step", 1) or 1
@@ -185,7 +257,8 @@ def sparse_layers(fields: Fields) -> list[bool]:
     start, end = fields.take_whole("moe_layer_start_index"), fields.take_whole("moe_layer_end_index", layers)
     interval = fields.take_whole("moe_layer_interval", 1) or 1
     frequency: Any = fields.pop("moe_layer_freq", 1)
-    listed = fields.take_items("moe_layers")
+    listed, flags = fields.take_items("moe_layers"), fields.take_items("is_moe_layer")
+    frequency = flags or frequency
     if isinstance(frequency, list):
         return [bool(sparse) for sparse in frequency]
     if not isinstance(frequency, int) or frequency < 1:
@@ -197,86 +270,3 @@ def sparse_layers(fields: Fields) -> list[bool]:
         and (i + 1) % step == (i + 1) % interleave == i % frequency == (i + 1) % interval == 0
         for i in range(layers)
     ]
-
-
-def read_layers(fields: Fields) -> None:
-    """All of a model's layers, checked: one known kind for each. Raises BadConfig with the key that is wrong."""
-    read_windows(fields)
-    read_latent(fields)
-    read_experts(fields)
-    layers = fields.whole("num_hidden_layers")
-    for key, known in (("layer_types", MIXERS), ("mlp_layer_types", FEED_FORWARDS)):
-        kinds = [OTHER_NAMES.get(str(kind), str(kind)) for kind in fields.items_of(key)]
-        for kind in kinds:
-            if base_name(kind) not in known:
-                raise BadConfig(f"{key} has {kind!r}, a kind of layer that is not covered{nearest(kind, known)}")
-        if kinds and len(kinds) != layers:
-            raise BadConfig(f"{key} names {len(kinds)} layers of {layers}")
-        for kind in dict.fromkeys(kinds):
-            for need in known[base_name(kind)].needs:
-                if not fields.whole(need):
-                    raise BadConfig(f"missing key {need!r}, which {kind} layers need")
-        if set(kinds) <= {"full_attention", "dense"}:
-            kinds = []
-        fields[key] = tuple(kinds)
-
-
-def read_model(raw: Mapping[str, Any], name: str, where: str = "") -> ModelConfig:
-    """The model that a parsed JSON file describes. Raises BadConfig with one line that names the key."""
-    where = where or name
-    try:
-        return ModelConfig(**read_fields(raw, name))
-    except ValidationError as error:
-        raise BadConfig(one_line(error, {*ModelConfig.model_fields, *ALIASES}, where)) from None
-    except BadConfig as error:
-        raise BadConfig(f"{where}: {error}") from None
-
-
-def read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The fields of a `ModelConfig`, and in one of our own files the keys that are none. Raises BadConfig."""
-    published = is_hugging_face(raw)
-    fields = renamed(language_model(raw))
-    family, notes = family_of(fields)
-    guessed = bool(notes)
-    fields.offer(**family.defaults, **(family.sizes if published else {}))
-    weights = weights_of(fields)
-    for key in ("quantization_config", "compression_config", "use_fp8_e4m3"):
-        fields.pop(key, None)
-    fields.offer(name=name, weight_format=weights.format, quantized_part=weights.part)
-    if "vision_config" in raw:
-        notes.append("only the language model is counted, not the vision part")
-    fields["notes"] = (*notes, weights.note) if weights.note else tuple(notes)
-    family.read(fields)
-    fill_in(fields)
-    read_layers(fields)
-    known = {key: value for key, value in fields.items() if key in ModelConfig.model_fields}
-    strange = {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
-    if not published:
-        return known | strange
-    sizes = [key for key, value in strange.items() if type(value) is int and not key.endswith(("_id", "_index"))]
-    if guessed and sizes:
-        known["notes"] += (f"keys that were not understood: {', '.join(sizes)}",)
-    return known
-
-
-def fill_in(fields: Fields) -> None:
-    """Sizes that follow from others, and keys that most families share."""
-    heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
-    if heads:
-        fields.offer(num_key_value_heads=heads, head_dim=hidden // heads)
-    ratio: Any = fields.pop("expansion_ratio", 4)
-    if not isinstance(ratio, (int, float)) or not 0 < ratio < 1000:
-        raise BadConfig(f"expansion_ratio must be a number above 0, not {shown(ratio)}")
-    fields.offer(intermediate_size=int(ratio * hidden))
-    bias = fields.take_flag("attention_bias")
-    fields.offer(qkv_bias=bias, attention_output_bias=bias)
-    if "model_max_length" in fields:
-        fields.offer(max_position_embeddings=fields.take_whole("model_max_length"))
-    kind = fields.pop("qk_norm_kind", "head")
-    if fields.take_flag("use_qk_norm"):
-        fields.offer(qk_norm=kind)
-    if "position_offset" in fields:
-        offset = fields.take_whole("position_offset")
-        fields.offer(position_embedding_rows=fields.whole("max_position_embeddings") + offset)
-    if fields.pop("state_dtype", None) == "float32":
-        fields.offer(state_element_bytes=4)

@@ -203,6 +203,92 @@ def test_compressed_tensors(bits: int, kind: str, group: int | None, activations
     assert published("llama", quantization_config=config).weight_format == name
 
 
+# --- keys that nothing reads, and files that transformers 5 has saved
+
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("nemotron_h", "moe_latent_size", 1024),
+        ("llama", "laurel_rank", 64),
+        ("qwen3", "sparse_attention_config", {"block_size": 64}),
+        ("mistral", "cross_attention_layers", [3, 8]),
+        ("deepseek_v3", "zero_expert_num", 256),
+    ],
+)
+def test_an_unread_key_that_changes_sizes_is_rejected(model_type: str, key: str, value: Any) -> None:
+    pattern = {"hybrid_override_pattern": "M*E-" * 8, **EXPERTS} if model_type == "nemotron_h" else {}
+    pattern |= {"mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64} if pattern else {}
+    assert not published(model_type, **pattern).notes
+    with pytest.raises(BadConfig, match=f"{key}: not understood for model_type '{model_type}'"):
+        published(model_type, **pattern, **{key: value})
+
+
+def test_other_unread_numbers_lists_and_objects_are_listed_in_one_note() -> None:
+    model = published("llama", some_number=2.5, some_list=[1], some_object={"a": 1}, some_flag=True, some_text="a")
+    assert model.notes == ("keys of the file that were not read: some_number, some_list, some_object",)
+    many = published("llama", **{f"key{i}": i + 1 for i in range(9)})
+    assert many.notes[0].endswith("key5 and 3 more")
+
+
+def test_keys_without_effect_give_no_note() -> None:
+    harmless = {"temperature": 0.7, "image_token_id": 5, "attention_dropout": 0.1, "logits_scaling": 8.0}
+    assert not published("llama", **harmless, rope_parameters={"rope_theta": 1e4}, id2label={"0": "a"}).notes
+
+
+def test_the_activation_of_an_unknown_type_must_tell_whether_there_is_a_gate() -> None:
+    with pytest.raises(BadConfig, match="hidden_act 'relu2' does not say whether its feed-forward has a gate"):
+        published("brand_new", hidden_act="relu2")
+    ungated = published("brand_new", hidden_act="relu2", gated_mlp=False)
+    assert num_params(published("llama")) - num_params(ungated) == 32 * 4096 * 11008
+
+
+def test_layer_kinds_that_transformers_5_writes() -> None:
+    sparse = LATENT | {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}
+    saved = published("deepseek_v32", **sparse, layer_types=["indexed_attention"] * 32)
+    assert saved == published("deepseek_v32", **sparse)
+    mamba = {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 64}
+    old, new = (
+        published("granitemoehybrid", **mamba, layer_types=[kind, full] * 16)
+        for kind, full in (("mamba", "attention"), ("linear_attention", "full_attention"))
+    )
+    assert old == new
+    sizes = {key: value for key, value in SIZES.items() if key != "num_hidden_layers"}
+    kinds = ["linear_attention", "moe", "full_attention", "mlp"]
+    common = {"model_type": "nemotron_h", "architectures": ["X"], "mamba_num_heads": 8, "mamba_head_dim": 64}
+    common |= {"ssm_state_size": 64, **EXPERTS, **sizes}
+    new = read_model(common | {"layers_block_type": kinds}, "x")
+    assert new == read_model(common | {"hybrid_override_pattern": "ME*-", "num_hidden_layers": 4}, "x")
+
+
+def test_sizes_of_single_layers_that_transformers_5_writes() -> None:
+    old = {"global_head_dim": 512, "num_global_key_value_heads": 2, "sliding_window": 512}
+    kinds = (["sliding_attention"] * 5 + ["full_attention"]) * 5 + ["sliding_attention"] * 2
+    full = {f"{i:02}": {"head_dim": 512, "num_key_value_heads": 2} for i in range(5, 32, 6)}
+    common = {"layer_types": kinds, "num_key_value_heads": 8}
+    assert published("gemma4", **common, **old) == published(
+        "gemma4", **common, sliding_window=512, per_layer_config=full
+    )
+    with pytest.raises(BadConfig, match="per_layer_config gives head_dim of some layers, which is not covered"):
+        published("gemma4", **common, per_layer_config={"0": {"head_dim": 128}})
+
+
+def test_the_flag_of_tied_embeddings_of_a_model_with_images() -> None:
+    """The text part decides, but for Qwen3-VL-MoE, whose text part holds the default of its class."""
+    for kind, tied in (("qwen3_vl", True), ("qwen3_vl_moe", False)):
+        text = SIZES | {"model_type": f"{kind}_text", "tie_word_embeddings": True}
+        raw = {"model_type": kind, "text_config": text, "tie_word_embeddings": False}
+        assert read_model(raw, "x").tie_word_embeddings is tied
+
+
+def test_yarn_extends_the_positions() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    assert published("qwen2", max_position_embeddings=32768, rope_scaling=yarn).max_position_embeddings == 131072
+    assert published("qwen2", max_position_embeddings=163840, rope_parameters=yarn).max_position_embeddings == 163840
+
+
 # --- what cannot be read
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -211,7 +297,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "gemma3n_text", "altup_num_inputs": 4}, "it has altup_num_inputs"),
     ({"hidden_size": "4096"}, "hidden_size must be a whole number"),
     ({"layer_types": ["conv"] * 32}, "layer_types has 'conv'"),
-    ({"layer_types": ["full_attention"] * 31 + ["none"] * 2}, "names 33 layers of 32"),
+    ({"layer_types": ["full_attention"] * 31 + ["none"] * 2}, "gives the kinds of 33 layers, but the model has 32"),
     ({"num_experts": 8}, "num_experts_per_tok must be"),
     ({"kv_lora_rank": 512}, "missing key 'qk_nope_head_dim'"),
     ({"layer_types": ["mamba2"] * 32}, "missing key 'mamba_num_heads', which mamba2 layers need"),
@@ -230,9 +316,9 @@ def test_what_cannot_be_read_is_refused_by_name(keys: dict[str, Any], complaint:
 
 
 def test_an_unknown_type_that_looks_like_a_llama_is_read_as_one() -> None:
-    model = published("brand_new", num_zero_experts=3, pad_id=0)
+    model = published("brand_new", some_number=3, pad_id=0)
     assert "'brand_new' is not one we know: read as a Llama" in model.notes[0]
-    assert model.notes[1] == "keys that were not understood: num_zero_experts"
+    assert model.notes[1] == "keys of the file that were not read: some_number"
     assert num_params(model) == num_params(published("llama"))
 
 
