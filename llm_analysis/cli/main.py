@@ -20,6 +20,8 @@ NAME = "llm-analysis"
 COMMANDS = {
     "infer": ("infer", "infer", "Estimate prefill and decode latency, memory and cost."),
     "explain": ("infer", "explain", "Compare an estimate with the speed of light."),
+    "compare": ("compare", "compare_command", "Compare two to six scenarios side by side."),
+    "plot": ("plot", "plot", "Draw a picture: roofline, breakdown, batch, pareto, cost or parity."),
     "models": ("catalogue", "models", "List the models of the catalogue."),
     "gpus": ("catalogue", "gpus", "List the GPUs of the catalogue."),
     "dtypes": ("catalogue", "dtypes", "List the number formats."),

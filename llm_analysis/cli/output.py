@@ -65,7 +65,7 @@ class Output(NamedTuple):
 
     text: str
     folder: Path = Path()
-    files: Mapping[str, str] = MappingProxyType({})
+    files: Mapping[str, str | bytes] = MappingProxyType({})
     failure: str = ""
     notes: Sequence[str] = ()
 
@@ -74,7 +74,7 @@ class Output(NamedTuple):
         return self._replace(notes=notes) if style == "csv" else self
 
 
-def write_together(folder: Path, files: Mapping[str, str]) -> None:
+def write_together(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Writes all files or none: each whole under a passing name first, then all renamed.
 
     Raises BadValue with the folder as it was before, earlier files of the same names included.
@@ -82,15 +82,15 @@ def write_together(folder: Path, files: Mapping[str, str]) -> None:
     passing = {folder / name: folder / f".llm-analysis-{os.urandom(8).hex()}" for name in files}
     earlier: dict[Path, bytes | None] = {}
     try:
-        for path, text in zip(passing.values(), files.values(), strict=True):
+        for path, content in zip(passing.values(), files.values(), strict=True):
             with path.open(mode="xb") as file:
-                file.write(text.encode())
+                file.write(content if isinstance(content, bytes) else content.encode())
         for final, path in passing.items():
             earlier[final] = final.read_bytes() if final.exists() else None
             os.replace(path, final)
     except BaseException as error:
-        for final, content in earlier.items():
-            put_back(final, content)
+        for final, before in earlier.items():
+            put_back(final, before)
         for path in passing.values():
             path.unlink(missing_ok=True)
         if isinstance(error, (OSError, ValueError)):

@@ -1,6 +1,8 @@
 """Decisions: many estimates at once, and the choice among them.
 
+combinations   all combinations of flag values
 ranges   lists and ranges of flag values: 1,2,4 and 1:256 and 512:8192:512 and 1:4096:*2
+compare  quantities, ratios, and the operators that cause a difference
 launch   launch commands of vLLM, SGLang and TensorRT-LLM
 where    conditions on columns: tpot<20ms and fits=1
 """

@@ -4,5 +4,7 @@ tables        tables and units
 estimate      the answer of infer
 explanation   the answer of explain
 accuracy      the answers of validate and calibrate
+compare       the answer of compare
+plots         pictures (matplotlib)
 catalogue     lists of models, GPUs and number formats
 """

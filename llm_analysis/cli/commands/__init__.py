@@ -2,5 +2,7 @@
 
 infer       infer and explain
 catalogue   models, gpus and dtypes
+compare     compare
+plot        plot
 accuracy    validate and calibrate
 """

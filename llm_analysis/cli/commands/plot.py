@@ -1,0 +1,111 @@
+"""The command `plot`: pictures of estimates and of their accuracy."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from llm_analysis.cli.commands.compare import FILES, SINGLE, estimates_of
+from llm_analysis.cli.commands.infer import asked, infer
+from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
+from llm_analysis.cli.output import Output, existing_folder, path_of
+from llm_analysis.errors import BadValue, choice, shown
+from llm_analysis.explore.combinations import axes, combinations
+from llm_analysis.explore.where import SECONDS, quantity
+from llm_analysis.inference.estimate import Estimate
+
+MOST_BARS, MOST_BATCHES = 12, 4096
+DEFAULT_BATCHES = "1:1024,3:768,5:640,7:896"
+
+
+@with_flags_of(infer, without=(*FILES, "format"), raw=True)
+def plot(
+    *,
+    kind: Annotated[str, Flag("roofline, breakdown, batch, pareto, cost or parity", OUTPUT)] = "roofline",
+    output_file: Annotated[str | None, Flag("picture to write, .png or .svg; the default is KIND.png", OUTPUT)] = None,
+    max_tpot: Annotated[str | None, Flag("limit to draw, such as 20ms", OUTPUT)] = None,
+    measurements: Annotated[str | None, Flag("of parity: CSV file of measurements of your own", OUTPUT)] = None,
+    **flags: Any,
+) -> Output:
+    """Draw a picture and write it to a file. Flags may list values: --batch_size_per_gpu 1:256."""
+    from llm_analysis.report import plots
+
+    choice("kind", kind, plots.KINDS)
+    target = picture_path("output_file", f"{kind}.png" if output_file is None else output_file)
+    limit = None if max_tpot is None else quantity("max_tpot", max_tpot, SECONDS)
+    flags |= {"format": "table"}
+    if kind == "parity":
+        figure = plots.parity(_scored(measurements))
+    elif kind == "roofline":
+        estimate = estimates_of(flags, 1)[0]
+        analysis, _ = asked(next(combinations(axes(flags, SINGLE))))
+        rates = (analysis.dtypes.math, analysis.dtypes.stream)
+        figure = plots.roofline(estimate, analysis.gpu, rates)
+    elif kind == "breakdown":
+        figure = plots.breakdown(estimates_of(flags, MOST_BARS))
+    elif kind == "batch":
+        figure = _batch(flags, limit)
+    else:
+        raise BadValue(f"plot --kind {kind} is drawn by `llm-analysis plan --plot FILE`")
+    return with_picture(Output(""), target, figure)
+
+
+def picture_path(flag: str, value: str) -> Path:
+    """Return the path of a picture to write. Raises BadValue for another ending, or a folder that is missing."""
+    from llm_analysis.report.plots import FORMATS
+
+    path = path_of(flag, value)
+    if path.suffix[1:].lower() not in FORMATS or path.is_dir():
+        raise BadValue(f"{flag} must be a file ending in .png or .svg, not {shown(value)}")
+    existing_folder(str(path.parent), f"the folder of {flag}")
+    return path
+
+
+def with_picture(output: Output, path: Path, figure: Any) -> Output:
+    """Return the output with a picture among its files, and a line that names it."""
+    from llm_analysis.report.plots import drawn
+
+    text = "\n\n".join(part for part in (output.text, f"wrote {path}") if part)
+    files = {**output.files, path.name: drawn(figure, path.suffix[1:].lower())}
+    return output._replace(text=text, folder=path.parent, files=files)
+
+
+def _scored(measurements: str | None) -> Any:
+    """Return the score of a table of measurements. Raises BadValue if no row can be estimated."""
+    from llm_analysis.calibration.measurements import EVIDENCE
+    from llm_analysis.calibration.validation import score
+
+    found = score(EVIDENCE if measurements is None else path_of("measurements", measurements))
+    if not found.rows:
+        raise BadValue(f"no row could be estimated: {found.skipped[0][1] if found.skipped else 'all are set apart'}")
+    return found
+
+
+def _batch(flags: Mapping[str, Any], max_tpot: float | None) -> Any:
+    """Return latency and throughput over batch sizes: those given, else 1 to 1024. Raises LLMAnalysisError."""
+    from llm_analysis.report import plots
+
+    given = flags["batch_size_per_gpu"]
+    batches = {"batch_size_per_gpu": DEFAULT_BATCHES if given == 1 else given}
+    found = estimates_of({**flags, **batches}, MOST_BATCHES)
+    estimates = sorted(found, key=lambda e: e.batch_size_per_gpu)
+    if len({e.batch_size_per_gpu for e in estimates}) < len(estimates):
+        raise BadValue("plot --kind batch takes several values of batch_size_per_gpu, and one of every other flag")
+    first, gpus = estimates[0], estimates[0].num_gpus
+    curves = plots.Curves(
+        [e.batch_size_per_gpu for e in estimates],
+        [e.decode_latency for e in estimates],
+        [e.prefill_latency for e in estimates],
+        _band(estimates, "decode"),
+        _band(estimates, "prefill"),
+        [e.decode_tokens_per_sec / gpus for e in estimates],
+        [e.total_tokens_per_sec / gpus for e in estimates],
+        [e.fits for e in estimates],
+    )
+    work = f"{first.seq_len:,} tokens in, {first.num_tokens_to_generate:,} out"
+    return plots.batch(curves, plots.on_gpus(first), work, max_tpot)
+
+
+def _band(estimates: Sequence[Estimate], phase: str) -> Any:
+    """Return the low and the high edges of a latency; None without a band."""
+    edges = tuple([getattr(e, f"{phase}_latency_{end}") for e in estimates] for end in ("low", "high"))
+    return None if None in edges[0] else edges
