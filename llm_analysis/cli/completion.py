@@ -55,7 +55,7 @@ def script(shell: str, commands: Mapping[str, tuple[str, Mapping[str, Declared]]
     if shell == "fish":
         return "\n".join(_fish(commands))
     flags = {name: " ".join(f"--{flag}" for flag in found) for name, (_, found) in commands.items()}
-    every = {flag.name: flag for _, found in commands.values() for flag in found.values() if not flag.is_switch}
+    every = {flag.name: flag for _, found in commands.values() for flag in found.values() if flag.kind is not bool}
     values = {f"--{name}": " ".join(_values(name)) for name in every}
     text = _BASH.format(
         commands=" ".join(commands),
