@@ -96,3 +96,9 @@ def test_the_page_of_runtimes_explains_every_term_and_names_every_runtime() -> N
 
 def test_the_page_of_architectures_explains_every_layer_kind() -> None:
     assert {*MIXERS, *FEED_FORWARDS} - {"none"} - words("architectures.md") == set()
+
+
+def test_the_picture_of_the_layout_names_every_package() -> None:
+    (picture,) = blocks(ROOT / "CONTRIBUTING.md", "text")
+    packages = {path.parent.name for path in (ROOT / "llm_analysis").glob("*/__init__.py")}
+    assert packages - set(re.findall(r"\w+", picture)) == set()
