@@ -52,6 +52,7 @@ def test_each_generated_table_is_the_one_computed(page: Path) -> None:
 def test_every_link_and_path_leads_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [page.parent / link for link in re.findall(r"\]\(([^)#:]+)[)#]", text)]
+    links += [page.parent / picture for picture in re.findall(r'src="([^":]+)"', text)]
     paths = [ROOT / path for path in LINE_OF_A_PATH.findall(text) if "NAME" not in path]
     assert [str(path) for path in [*links, *paths] if not path.exists()] == []
 
