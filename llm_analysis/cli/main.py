@@ -1,8 +1,8 @@
 """The entry point: dispatch with Fire, exit statuses.
 
 stdout carries the answer, stderr everything else. Exit status 0: answered; 1: the question makes no sense; 2: unknown
-command or flag. Commands are pure functions that return an `Output`. Nothing is printed or written before all flags are
-checked and the command has returned.
+command or flag; 3: the model does not fit, under --must_fit. Commands are pure functions that return an `Output`.
+Nothing is printed or written before all flags are checked and the command has returned.
 """
 
 import gc
@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from llm_analysis.cli.flags import checked, flags_of, parsers
-from llm_analysis.cli.output import LOG, LONGEST_LINE, Output, complaint, printing, start_logging, write_together
+from llm_analysis.cli.output import LOG, LONGEST_LINE, Output, complaint, printing, start_logging
+from llm_analysis.cli.writing import write_together
 from llm_analysis.errors import LLMAnalysisError, UsageError, nearest, shown
 
 NAME = "llm-analysis"
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for note in output.notes:
         complaint(f"note: {note}", 0)
     if output.failure:
-        sys.exit(complaint(output.failure, 1))
+        complaint(output.failure, output.status)
+    if output.status:
+        sys.exit(output.status)
 
 
 def run(arguments: Sequence[str]) -> Output:

@@ -33,8 +33,15 @@ def check_finite(e: Estimate) -> None:
         raise BadValue(f"{wrong} comes out as no finite number: some value asked for is far too large or too small")
 
 
+def does_not_fit(e: Estimate) -> str:
+    """Return the line that says that the model does not fit and what would fit; nothing if it fits."""
+    if e.fits:
+        return ""
+    return next((note for note in e.notes if note.startswith("does not fit")), "does not fit in the GPU's memory")
+
+
 def heading(e: Estimate) -> str:
-    """The question in one or two lines."""
+    """Return the question in two lines; before them a line of its own if the model does not fit."""
     layout = ", ".join(
         f"{name} {size}"
         for name, size in (
@@ -49,7 +56,9 @@ def heading(e: Estimate) -> str:
     )
     gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
     work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out{served(e)}"
-    return f"{e.model_name} {e.dtype_name} on {gpus}: {work}\nmethod {e.method}{how(e)}"
+    misfit = does_not_fit(e).partition(";")[0]
+    first = f"{misfit.replace('does not fit', 'DOES NOT FIT', 1)}\n" if misfit else ""
+    return f"{first}{e.model_name} {e.dtype_name} on {gpus}: {work}\nmethod {e.method}{how(e)}"
 
 
 def served(e: Estimate) -> str:
@@ -150,20 +159,31 @@ def as_csv(e: Estimate) -> str:
     return csv_of([{key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}])
 
 
-def described(e: Estimate) -> str:
-    """The question as part of a file name: {model}-{gpu}-{dtype}-tp{}-pp{}-dp{}-sp{}-fe{}-hbme{}, cp{} above 1."""
-    efficiencies = [
-        e.method if value is None else f"{value:g}" for value in (e.flops_efficiency, e.hbm_memory_efficiency)
-    ]
+def _file_name(e: Estimate) -> str:
+    """Return the question as part of a file name: model, GPU, format, layout, workload, method or efficiencies."""
     context = f"-cp{e.cp_size}" if e.cp_size > 1 else ""
-    layout = f"tp{e.tp_size}{context}-pp{e.pp_size}-dp{e.dp_size}-sp{e.sp_size}"
-    name = f"{e.model_name}-{e.gpu_name}-{e.dtype_name}-{layout}-fe{efficiencies[0]}-hbme{efficiencies[1]}"
+    experts = f"-ep{e.ep_size}" if e.ep_size > 1 else ""
+    layout = f"tp{e.tp_size}{context}-pp{e.pp_size}-dp{e.dp_size}-sp{e.sp_size}{experts}"
+    options = {
+        "-n": e.num_samples if e.num_samples > 1 else 0,
+        "-prefix": e.cached_prefix_len,
+        "-chunk": e.prefill_chunk_size,
+        "-draft": e.num_draft_tokens,
+    }
+    served = "".join(f"{name}{value}" for name, value in options.items() if value)
+    served += "" if e.use_kv_cache else "-nocache"
+    served += "-disaggregated" if e.disaggregated else ""
+    work = f"bs{e.batch_size_per_gpu}-in{e.seq_len}-out{e.num_tokens_to_generate}{served}"
+    method = e.runtime or e.method
+    if e.method == "published":
+        method = f"fe{e.flops_efficiency:g}-hbme{e.hbm_memory_efficiency:g}"
+    name = f"{e.model_name}-{e.gpu_name}-{e.dtype_name}-{layout}-{work}-{method}"
     return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
 
 
 def summary_files(e: Estimate, prefix: str, suffix: str) -> dict[str, str]:
-    """The two summaries under their file names."""
-    name = f"{prefix}{described(e)}{suffix}"
+    """Return the two summaries by file name."""
+    name = f"{prefix}{_file_name(e)}{suffix}"
     return {
         f"{name}-summary.json": rendered(e, "json") + "\n",
         f"{name}-summary-readable.txt": rendered(e, "table") + "\n",

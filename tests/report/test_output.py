@@ -5,6 +5,9 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import catalog
-from llm_analysis.cli.output import write_together
+from llm_analysis.cli.writing import write_together
 from llm_analysis.errors import BadValue
 from llm_analysis.physics.dtypes import EVERYDAY
 from llm_analysis.report.tables import scaled, seconds, table
@@ -53,8 +56,9 @@ MODELS = ("llama-2-7b", "llama-3.1-70b", "opt-13b", "qwen2.5-72b", "mistral-7b-v
 
 def answered(ask: Ask, *arguments: str) -> dict[str, Any]:
     answer = ask(*BASE, *arguments, "--format", "json")
-    assert (answer.status, answer.err) == (0, "")
     found: dict[str, Any] = json.loads(answer.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert answer.status == 0
+    assert (answer.err == "") is found["fits"]
     return found
 
 
@@ -112,8 +116,11 @@ def test_the_notes_of_a_csv_go_to_stderr(ask: Ask, command: str) -> None:
     as_json, as_csv = ask(*question, "--format", "json"), ask(*question, "--format", "csv")
     notes = json.loads(as_json.out)["notes"]
     assert len(notes) > 2
-    assert as_csv.err.splitlines() == [f"llm-analysis: note: {note}" for note in notes]
-    assert (as_csv.status, "note" in as_csv.out, as_json.err, ask(*question).err) == (0, False, "", "")
+    (misfit,) = (note for note in notes if note.startswith("does not fit"))
+    stderr = [f"llm-analysis: note: {note}" for note in notes if note != misfit] + [f"llm-analysis: {misfit}"]
+    assert as_csv.err.splitlines() == stderr
+    assert (as_csv.status, "note" in as_csv.out) == (0, False)
+    assert as_json.err == ask(*question).err == f"{stderr[-1]}\n"
 
 
 @every_question
@@ -230,7 +237,7 @@ def test_a_time_reads_back(value: float) -> None:
 
 # Files
 
-NAME = "test-13b-a100-sxm-40gb-w16a16e16-tp2-pp1-dp1-sp1-fe0.7-hbme0.9"
+NAME = "test-13b-a100-sxm-40gb-w16a16e16-tp2-pp1-dp1-sp1-bs1-in512-out32-fe0.7-hbme0.9"
 
 
 def test_two_files_under_their_names(ask: Ask, tmp_path: Path) -> None:
@@ -246,7 +253,15 @@ def test_two_files_under_their_names(ask: Ask, tmp_path: Path) -> None:
 def test_all_layouts_stand_in_the_name(ask: Ask, tmp_path: Path) -> None:
     ask(*BASE, *QUESTIONS["replicas and stages"], "--dtype_name", "bf16", "--output_dir", str(tmp_path))
     (name,) = {path.name.split("-summary")[0] for path in tmp_path.iterdir()}
-    assert name.startswith("test-13b-a100-sxm-40gb-bf16-tp4-pp2-dp2-sp4-fe")
+    assert name == "test-13b-a100-sxm-40gb-bf16-tp4-pp2-dp2-sp4-bs1-in512-out32-ideal"
+
+
+def test_summaries_of_two_workloads_have_two_names(ask: Ask, tmp_path: Path) -> None:
+    workloads = [["--seq_len", "100"], ["--seq_len", "200"], ["--batch_size_per_gpu", "2"], ["--osl", "5"]]
+    workloads += [["--prefill_chunk_size", "64"], ["--num_samples", "2"], ["--use_kv_cache", "False"]]
+    for workload in workloads:
+        assert ask(*BASE, *workload, "--method", "ideal", "--output_dir", str(tmp_path)).status == 0
+    assert len(os.listdir(tmp_path)) == 2 * len(workloads)
 
 
 def test_a_prefix_and_a_suffix_keep_their_spelling(ask: Ask, tmp_path: Path) -> None:
@@ -320,6 +335,66 @@ def test_a_failure_halfway_leaves_the_folder_as_it_was(
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "kept"}
     write_together(tmp_path, {"a": "new", "b": "new"})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def killed_at(step: int, folder: Path) -> None:
+    """Write two files in a process that kills itself just before a call of `os.replace`."""
+    script = f"""
+import os, signal
+from pathlib import Path
+from llm_analysis.cli.writing import write_together
+calls, replace = 0, os.replace
+def replacing(source, target):
+    global calls
+    calls += 1
+    if calls == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = replacing
+write_together(Path({str(folder)!r}), {{"a": "killed", "b": "killed"}})
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_next_process_finishes_the_files_of_a_killed_one(tmp_path: Path, step: int) -> None:
+    killed_at(step, tmp_path)
+    write_together(tmp_path, {"c": "next"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "killed", "b": "killed", "c": "next"}
+
+
+def test_files_that_a_killed_process_had_not_completed_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".llm-analysis-0").mkdir()
+    (tmp_path / ".llm-analysis-0" / "a").write_text("half")
+    write_together(tmp_path, {"b": "next"})
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_two_processes_do_not_mix_their_files(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from pathlib import Path
+from llm_analysis.cli.writing import write_together
+for i in range(50):
+    text = sys.argv[1] + str(i)
+    write_together(Path({str(tmp_path)!r}), {{"a": text, "b": text}})
+"""
+    running = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "xy"]
+    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+
+
+def test_a_new_folder_is_created_with_its_parents(ask: Ask, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert ask(*BASE, "--method", "ideal", "--output_dir", str(folder)).status == 0
+    assert len(os.listdir(folder)) == 2
+
+
+def test_a_folder_whose_file_cannot_be_written_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="nothing written"):
+        write_together(tmp_path / "a" / "b", {"x" * 300: "name too long"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_the_place_of_the_second_file(ask: Ask, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from math import inf
 from typing import Annotated
 
 from llm_analysis.cli.flags import Flag
-from llm_analysis.cli.output import Format, Output, existing_folder, path_of
+from llm_analysis.cli.output import Format, Output
+from llm_analysis.cli.writing import output_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.report.tables import FORMATS
@@ -43,7 +44,7 @@ def validate(
         raise BadValue(f"no row could be estimated: {reason}{'; --runtime scores all rows as one' if own else ''}")
     found = zip(limits.items(), (result.overall.median_abs_error, result.overall.p90_abs_error), strict=True)
     over = [f"{name} {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most]
-    output = Output(accuracy.score_text(result, format), failure="; ".join(over))
+    output = Output(accuracy.score_text(result, format), failure="; ".join(over), status=1 if over else 0)
     return output.noting(accuracy.remarks(result), format)
 
 
@@ -78,7 +79,7 @@ def calibrate(
         raise BadValue(f"output_file must end in .json, not {shown(output_file)}")
     if target.is_dir():
         raise BadValue(f"output_file {shown(output_file)} is a folder")
-    folder = existing_folder(str(target.parent), "the folder of output_file")
+    folder = output_folder(str(target.parent), "the folder of output_file")
     name = f"my-{target.stem}" if target.stem in runtime_names() else target.stem
     found = calibrate.calibrated(path_of("measurements", measurements), runtime, name)
     output = Output(

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from llm_analysis.cli.commands.infer import asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, flags_of, with_flags_of
-from llm_analysis.cli.output import Output, path_of
+from llm_analysis.cli.output import Output
+from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadConfig, BadValue, nearest, shown
 from llm_analysis.explore.combinations import axes, combinations, count
 from llm_analysis.explore.compare import MOST, compare

@@ -1,16 +1,18 @@
 """The commands `infer` and `explain`: estimate a workload, and explain the estimate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
-from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output, existing_folder, name_part
+from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.question import question
+from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice
 from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.workload import Workload
-from llm_analysis.report.estimate import check_finite, rendered, summary_files
+from llm_analysis.report.estimate import check_finite, does_not_fit, rendered, summary_files
 from llm_analysis.report.tables import FORMATS
 
 _model = partial(Flag, group="Model, GPU and number format")
@@ -84,6 +86,7 @@ def infer(
         float | None, _draft("probability that a proposed token is accepted if all earlier ones are")
     ] = None,
     gpu_memory_utilization: Annotated[float, _memory("usable fraction of the GPU memory; 0.9 in vLLM")] = 1.0,
+    must_fit: Annotated[bool, _memory("exit with status 3 if the model does not fit")] = False,
     kv_cache_dtype_bytes: Annotated[
         float | None, _memory("size of one KV cache element; the default is the activation format", unit="bytes")
     ] = None,
@@ -113,7 +116,7 @@ def infer(
         float | None, _output("price of one GPU for one hour; adds the cost per million tokens")
     ] = None,
     format: Format = "table",
-    output_dir: Annotated[str | None, _output("folder for two summary files, JSON and text")] = None,
+    output_dir: Annotated[str | None, _output("folder for two summary files, JSON and text; created if needed")] = None,
     output_file_prefix: Annotated[str, _output("prefix of the names of these files")] = "",
     output_file_suffix: Annotated[str, _output("suffix of the names of these files")] = "",
     log_level: Annotated[
@@ -121,24 +124,17 @@ def infer(
     ] = "WARNING",
 ) -> Output:
     """Estimate prefill and decode latency, memory, cost and the share of each operator."""
-    analysis, workload = asked(locals())
+    flags = locals()
+    analysis, workload = asked(flags)
     estimate = analysis.inference(**workload.model_dump(), cost_per_gpu_hour=cost_per_gpu_hour)
     check_finite(estimate)
-    output = Output(rendered(estimate, format)).noting(estimate.notes, format)
+    output = _delivered(rendered(estimate, format), estimate, estimate.notes, flags)
     if output_dir is None:
         if output_file_prefix or output_file_suffix:
             raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
         return output
     affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
-    return output._replace(folder=existing_folder(output_dir), files=summary_files(estimate, *affixes))
-
-
-def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
-    """Return the analysis and the workload of a command's flags; set the log level. Raises LLMAnalysisError."""
-    choice("format", flags["format"], FORMATS)
-    choice("log_level", flags["log_level"], LOG_LEVELS)
-    LOG.setLevel(flags["log_level"])
-    return question(flags)
+    return output._replace(folder=output_folder(output_dir), files=summary_files(estimate, *affixes))
 
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", "output_dir", "output_file_prefix", "output_file_suffix"))
@@ -149,4 +145,18 @@ def explain(**flags: Any) -> Output:
 
     found = explanation(*asked(flags))
     check_finite(found.estimate)
-    return Output(explanation_text(found, flags["format"])).noting(found.notes, flags["format"])
+    return _delivered(explanation_text(found, flags["format"]), found.estimate, found.notes, flags)
+
+
+def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
+    """Return the analysis and the workload of a command's flags; set the log level. Raises LLMAnalysisError."""
+    choice("format", flags["format"], FORMATS)
+    set_log_level(flags["log_level"])
+    return question(flags)
+
+
+def _delivered(text: str, estimate: Estimate, notes: Sequence[str], flags: Mapping[str, Any]) -> Output:
+    """Return the output with a line on stderr if the model does not fit; with status 3 under --must_fit."""
+    misfit = does_not_fit(estimate)
+    output = Output(text, failure=misfit, status=3 if misfit and flags["must_fit"] else 0)
+    return output.noting([note for note in notes if note != misfit], flags["format"])
