@@ -100,6 +100,14 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def existing_folder(value: object, flag: str) -> Path:
+    """Return a folder that exists and can be written to. Raises BadValue."""
+    path = output_folder(value, flag)
+    if not path.is_dir():
+        raise BadValue(f"{flag} {shown(value, 240)}: no such folder; create it first")
+    return path
+
+
 def output_folder(value: object, flag: str = "output_dir") -> Path:
     """Return a folder that exists or can be created, and can be written to. Raises BadValue."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from llm_analysis.cli.flags import Flag
 from llm_analysis.cli.output import Format, Output
-from llm_analysis.cli.writing import output_folder, path_of
+from llm_analysis.cli.writing import existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.report.tables import FORMATS
@@ -79,7 +79,7 @@ def calibrate(
         raise BadValue(f"output_file must end in .json, not {shown(output_file)}")
     if target.is_dir():
         raise BadValue(f"output_file {shown(output_file)} is a folder")
-    folder = output_folder(str(target.parent), "the folder of output_file")
+    folder = existing_folder(str(target.parent), "the folder of output_file")
     name = f"my-{target.stem}" if target.stem in runtime_names() else target.stem
     found = calibrate.calibrated(path_of("measurements", measurements), runtime, name)
     output = Output(

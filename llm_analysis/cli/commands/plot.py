@@ -8,7 +8,7 @@ from llm_analysis.cli.commands.compare import FILES, SINGLE, estimates_of
 from llm_analysis.cli.commands.infer import asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Output
-from llm_analysis.cli.writing import output_folder, path_of
+from llm_analysis.cli.writing import existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, shown
 from llm_analysis.explore.combinations import axes, combinations
 from llm_analysis.explore.where import SECONDS, quantity
@@ -57,7 +57,7 @@ def picture_path(flag: str, value: str) -> Path:
     path = path_of(flag, value)
     if path.suffix[1:].lower() not in FORMATS or path.is_dir():
         raise BadValue(f"{flag} must be a file ending in .png or .svg, not {shown(value)}")
-    output_folder(str(path.parent), f"the folder of {flag}")
+    existing_folder(str(path.parent), f"the folder of {flag}")
     return path
 
 
