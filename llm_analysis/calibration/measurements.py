@@ -25,7 +25,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.units import Array
+from llm_analysis.units import Array, Quantity
 
 REQUIRED = (
     "id",
@@ -93,7 +93,7 @@ class Measurement:
         shared = max(self.tp_size, self.ep_size)
         return Parallelism(tp_size=shared, pp_size=self.pp_size, ep_size=self.ep_size)
 
-    def passes(self, model: ModelConfig) -> Iterator[tuple[float, Step]]:
+    def passes(self, model: ModelConfig) -> Iterator[tuple[Quantity, Step]]:
         """(how often, pass) of everything that the figure covers; prompts that a step carries along are `joining`."""
         b, s, steps = self.batch_size, self.seq_len, self.decode_steps
         if self.metric != "tpot":

@@ -25,6 +25,8 @@ from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import LLMAnalysis
 from llm_analysis.inference.memory import weights_fit
+from llm_analysis.inference.passes import carried
+from llm_analysis.inference.pipeline import pass_ops
 from llm_analysis.inference.runtimes import (
     Band,
     Runtime,
@@ -32,7 +34,6 @@ from llm_analysis.inference.runtimes import (
     get_runtime,
     place,
 )
-from llm_analysis.inference.workload import carried
 from llm_analysis.physics.operators import Step
 from llm_analysis.units import Array, Quantity
 
@@ -129,7 +130,7 @@ def phase_of(m: Measurement) -> str:
 def estimated(m: Measurement, analysis: LLMAnalysis) -> float:
     """Seconds of all that a row covers. Raises Unsupported for a row that covers nothing."""
     passes = m.passes(analysis.model)
-    seconds = sum(weight * float(pass_with(analysis, step, m.joining, Step(1.0, m.seq_len))) for weight, step in passes)
+    seconds = sum(float(weight * pass_with(analysis, step, m.joining, Step(1.0, m.seq_len))) for weight, step in passes)
     if seconds <= 0:
         raise Unsupported("nothing to estimate: no pass in this row")
     return seconds
@@ -146,7 +147,7 @@ def pass_with(analysis: LLMAnalysis, step: Step, joining: float, prompt: Step) -
     if analysis.layout.pp_size > 1:
         return alone + joining * analysis.seconds(prompt)
     often, prompts = min(joining, 1.0), max(joining, 1.0)
-    decode, prefill = (next(analysis.ways(s)).stages[0].ops for s in (step, prompt._replace(batch=prompts)))
+    decode, prefill = (pass_ops(analysis.scenario, s) for s in (step, prompt._replace(batch=prompts)))
     return (1.0 - often) * alone + often * pass_seconds(analysis.timed(carried(decode, prefill)))
 
 
@@ -158,7 +159,7 @@ def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None
         used = build_for(found or runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)
         used = used.as_server() if m.kind == "serving" else used
     analysis = LLMAnalysis(model, gpu, m.dtypes(), m.layout(), method=method, runtime=used)
-    weights_fit(model, analysis.dtypes, analysis.layout, gpu)
+    weights_fit(analysis.scenario)
     return analysis
 
 

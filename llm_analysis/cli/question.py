@@ -10,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 from llm_analysis import catalog
 from llm_analysis.errors import BadValue, one_line, shown
 from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.inference.passes import MTP, own_draft
 from llm_analysis.inference.runtimes import get_runtime
-from llm_analysis.inference.workload import MTP, Workload, own_draft
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
@@ -31,8 +33,8 @@ KEYWORDS = (
 Part = TypeVar("Part", bound=BaseModel)
 
 
-def question(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
-    """The analysis and the workload that the flags of a command ask for. Raises LLMAnalysisError."""
+def question(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
+    """Return the scenario and the workload that the flags of a command ask for. Raises LLMAnalysisError."""
     layout, model = part(Parallelism, flags), catalog.get_model(required("model_name", flags), flags["allow_download"])
     analysis = LLMAnalysis(
         model,
@@ -43,7 +45,7 @@ def question(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
         runtime=None if flags["runtime"] is None else get_runtime(flags["runtime"]),
         **{name: flags[name] for name in KEYWORDS},
     )
-    return analysis, part(Workload, flags)
+    return analysis.scenario, part(Workload, flags)
 
 
 def draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | None:

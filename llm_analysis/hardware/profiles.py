@@ -151,7 +151,7 @@ def links() -> Links:
     return Links(**raw | {"links": by_link})
 
 
-def chain(gpu: GPU) -> list[tuple[Profile, str]]:
+def chain(gpu: GPU | Chip) -> list[tuple[Profile, str]]:
     """The profiles that may speak for a GPU, nearest first, each with the note that using it deserves."""
     known = max((name for name in SPEAK_FOR if gpu.architecture.startswith(name)), key=len)
     found = [(profile_named(gpu.name), "")] if gpu.name in profile_names() else []
@@ -167,11 +167,24 @@ def same_chip(gpu: GPU) -> bool:
     return any((profile.architecture, profile.num_sms) == (gpu.architecture, gpu.num_sms) for profile in measured)
 
 
+class Chip(NamedTuple):
+    """What a look-up of profiles depends on."""
+
+    name: str
+    architecture: str
+    num_sms: int | None
+
+
 def profile_for(gpu: GPU) -> Profile:
-    """The profile that speaks for a GPU; `note` tells where it is not its own.
+    """Return the profile of a GPU, completed from fallback profiles; `note` says if it is not the GPU's own.
 
     `fill` counts pieces of work, so it grows with the number of SMs.
     """
+    return _profile_for(Chip(gpu.name, gpu.architecture, gpu.num_sms))
+
+
+@cache
+def _profile_for(gpu: Chip) -> Profile:
     (profile, note), *others = chain(gpu)
     num_sms = gpu.num_sms or profile.num_sms
     own_scale = num_sms / profile.num_sms

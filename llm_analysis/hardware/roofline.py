@@ -1,4 +1,13 @@
-"""TODO."""
+"""The cost line: seconds of one operator on a GPU.
+
+    seconds = launch + ((flops (1 + fill / parallelism) / (peak e_flops))^p + (bytes / (bandwidth e_memory))^p)^(1/p)
+                     + ((messages latency)^p + (wire_bytes / (link_bandwidth e_link))^p)^(1/p)
+
+It times every operator of every phase under every method. p = inf is the plain roofline, the larger of compute and
+memory; a finite p rounds its knee, where neither unit is busy all of the time. Work in fewer pieces than the chip can
+hold leaves compute units idle: with `fill` pieces half of them are busy. A collective has no FLOP and no HBM bytes, a
+kernel no messages and no bytes on the wire.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +19,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.physics.operators import Op
-from llm_analysis.units import Quantity, maximum, minimum
+from llm_analysis.units import NUMBER, Quantity, maximum, minimum, power, where
+
+TINY = 1e-300  # seconds; keeps 0 / 0 out of the ratio of two times
 
 
-def combine(a: Quantity, b: Quantity, sharpness: float) -> Quantity:
-    """(a^p + b^p)^(1/p) of two times in seconds: p = 1 adds them, p = inf takes the larger.
+def combine(a: Quantity, b: Quantity, sharpness: Quantity) -> Quantity:
+    """Return (a^p + b^p)^(1/p) of two times in seconds: p = 1 adds them, p = inf takes the larger.
 
     The larger is factored out, so that times of a nanosecond neither underflow nor lose digits.
     """
-    if sharpness == inf:
-        return maximum(a, b)
-    large, small = maximum(a, b), minimum(a, b)
-    ratio = small / (large + TINY)
-    return large * (1 + ratio**sharpness) ** (1 / sharpness)
-
-
-TINY = 1e-300
+    large = maximum(a, b)
+    if isinstance(sharpness, NUMBER) and sharpness == inf:
+        return large
+    small = minimum(a, b)
+    if isinstance(sharpness, NUMBER):
+        return large * power(1 + power(small / (large + TINY), sharpness), 1 / sharpness)
+    finite = where(sharpness == inf, 1.0, sharpness)
+    return where(sharpness == inf, large, large * power(1 + power(small / (large + TINY), finite), 1 / finite))
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -85,19 +96,10 @@ def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
     return Cost(e.launch, compute, memory, network, seconds)
 
 
-def light_seconds(op: Op, gpu: GPU) -> Quantity:
-    """Seconds of one run at the datasheet's speed: those of `cost` under `IDEAL`, without its terms."""
-    compute = op.flops / gpu.peak_flops[op.rate] if op.rate else 0.0
-    seconds = maximum(compute, op.bytes / gpu.memory_bandwidth)
-    if op.span > 1:
-        bandwidth = gpu.link_over(op.span, op.messages)[1]
-        seconds += op.wire_bytes / bandwidth if bandwidth is not None else op.wire_bytes * inf
-    return seconds
-
-
-Timed = Sequence[tuple[float, Op, Cost]]  # weight of the pass in a sum over passes, an operator of it, its cost
+TimedOp = tuple[Quantity, Op, Cost]  # weight of the pass in a sum over passes, an operator of it, its cost
+Timed = Sequence[TimedOp]
 
 
 def pass_seconds(timed: Timed) -> Quantity:
-    """Seconds of all operators, each as often as it runs."""
+    """Return the seconds of all operators, each as often as it runs."""
     return sum((weight * op.count * c.seconds for weight, op, c in timed), 0.0)

@@ -1,13 +1,21 @@
-"""The answer: one record, whose field names are the JSON keys and the words of the tables."""
+"""The answer: one record whose field names are the JSON keys and the words of the tables."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.roofline import Cost, Timed, light_seconds, pass_seconds
-from llm_analysis.physics.operators import Op
+from llm_analysis.hardware.roofline import IDEAL, Timed, TimedOp, cost, pass_seconds
+from llm_analysis.inference.memory import Memory, remedies
+from llm_analysis.inference.workload import Workload
+from llm_analysis.units import NUMBER, Mask, Quantity, first_largest, minimum, some, where
 
+if TYPE_CHECKING:
+    from llm_analysis.inference.scenario import Scenario
+
+Figure: TypeAlias = Any  # a float; a float64 array if the workload holds arrays
 TERMS = ("compute", "memory", "launch", "network")
 
 
@@ -17,26 +25,67 @@ class OperatorTime(NamedTuple):
     phase: str
     name: str
     kind: str
-    count: float  # type: ignore[assignment]  # the tuple's method of that name gives way
-    seconds: float
-    share: float  # of its phase
-    flops: float
-    bytes: float
-    wire_bytes: float
-    achieved_fraction: float  # speed of light / seconds
-    bound: str  # the term that weighs most
-    compute_seconds: float
-    memory_seconds: float
-    launch_seconds: float
-    network_seconds: float
+    count: Figure
+    seconds: Figure
+    share: Figure  # of its phase
+    flops: Figure
+    bytes: Figure
+    wire_bytes: Figure
+    achieved_fraction: Figure  # speed of light / seconds
+    bound: str  # the largest term; an array of names if the quantities are arrays
+    compute_seconds: Figure
+    memory_seconds: Figure
+    launch_seconds: Figure
+    network_seconds: Figure
+
+
+class Basis:
+    """What an estimate was computed from, and the parts of the answer that are computed when they are read."""
+
+    def __init__(self, scenario: Scenario, workload: Workload, prefill: Timed, decode: Timed, memory: Memory) -> None:
+        self.scenario, self.workload, self.memory = scenario, workload, memory
+        self.prefill, self.decode = prefill, decode
+
+    @cached_property
+    def operators(self) -> tuple[OperatorTime, ...]:
+        """One row for each operator of each phase."""
+        gpu = self.scenario.gpu
+        return (*_operator_rows("prefill", self.prefill, gpu), *_operator_rows("decode", self.decode, gpu))
+
+    @cached_property
+    def max_batch(self) -> Figure:
+        """The largest batch that fits."""
+        return self.memory.max_batch
+
+    @cached_property
+    def max_context(self) -> Figure:
+        """The longest context that fits."""
+        return self.memory.max_context
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, where numbers of another GPU, format or engine were taken, and what does not fit."""
+        s, w = self.scenario, self.workload
+        ops = [op for timed in (self.prefill, self.decode) for _, op, _ in timed]
+        found = (*s.notes, *s.method.notes(ops), *s.runtime_notes())
+        tokens, limit = w.seq_len + w.num_tokens_to_generate, s.model.max_position_embeddings
+        if some(tokens > limit):
+            shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
+            found += (f"{shown} in the end are beyond the {limit} positions of {s.model.name}",)
+        fits = self.memory.fits
+        if isinstance(fits, bool) and not fits:
+            found += remedies(self.memory, s, w)
+        return found
 
 
 class Estimate(NamedTuple):
-    """Everything that `infer` says. Latencies in seconds, memory in bytes; tokens/s of all replicas together.
+    """Everything that `infer` answers. Latencies in seconds, memory in bytes; tokens/s of all replicas together.
 
     `prefill_latency` is the time to the first token (TTFT) without queueing: the pass over the prompt. `decode_latency`
-    is the mean time of the following tokens (TPOT), the first excluded. Between `low` and `high` lie 80 % of published
-    figures of the runtime, on rows that its fit did not see; None where there are none.
+    is the mean time per token after the first (TPOT). Between `low` and `high` lie 80 % of published figures like it;
+    None if there are none. Quantities are arrays if those of the workload are. `basis` holds the scenario, the workload
+    and the timed operators; `operators`, `notes`, `max_batch_size_per_gpu` and `max_context_len` are computed from it
+    when they are read.
     """
 
     model_name: str
@@ -46,12 +95,12 @@ class Estimate(NamedTuple):
     runtime: str | None
     flops_efficiency: float | None
     hbm_memory_efficiency: float | None
-    batch_size_per_gpu: int
-    seq_len: int
-    num_tokens_to_generate: int
+    batch_size_per_gpu: Figure
+    seq_len: Figure
+    num_tokens_to_generate: Figure
     use_kv_cache: bool
     num_samples: int
-    cached_prefix_len: int
+    cached_prefix_len: Figure
     prefill_chunk_size: int | None
     draft_model_name: str | None
     num_draft_tokens: int
@@ -64,88 +113,124 @@ class Estimate(NamedTuple):
     sp_size: int
     ep_size: int
     num_gpus: int
-    prefill_latency: float
-    decode_latency: float
-    total_decode_latency: float
-    total_latency: float
-    total_per_token_latency: float
+    prefill_latency: Figure
+    decode_latency: Figure
+    total_decode_latency: Figure
+    total_latency: Figure
+    total_per_token_latency: Figure
     total_latency_is: str
-    prefill_latency_low: float | None
-    prefill_latency_high: float | None
-    decode_latency_low: float | None
-    decode_latency_high: float | None
-    total_latency_low: float | None
-    total_latency_high: float | None
-    prefill_tokens_per_sec: float
-    decode_tokens_per_sec: float
-    total_tokens_per_sec: float
-    request_tokens_per_sec: float
-    num_params_total: float
-    weight_memory_per_gpu: float
-    attention_weight_memory_per_gpu: float
-    state_space_weight_memory_per_gpu: float
-    feed_forward_weight_memory_per_gpu: float
-    expert_weight_memory_per_gpu: float
-    embedding_weight_memory_per_gpu: float
-    norm_weight_memory_per_gpu: float
-    kv_cache_memory_per_gpu: float
-    kv_cache_bytes_per_token: float
-    activation_memory_per_gpu: float
-    runtime_memory_per_gpu: float
-    memory_left_per_gpu: float
-    memory_per_gpu: float
+    prefill_latency_low: Figure
+    prefill_latency_high: Figure
+    decode_latency_low: Figure
+    decode_latency_high: Figure
+    total_latency_low: Figure
+    total_latency_high: Figure
+    prefill_tokens_per_sec: Figure
+    decode_tokens_per_sec: Figure
+    total_tokens_per_sec: Figure
+    request_tokens_per_sec: Figure
+    num_params_total: Figure
+    weight_memory_per_gpu: Figure
+    attention_weight_memory_per_gpu: Figure
+    state_space_weight_memory_per_gpu: Figure
+    feed_forward_weight_memory_per_gpu: Figure
+    expert_weight_memory_per_gpu: Figure
+    embedding_weight_memory_per_gpu: Figure
+    norm_weight_memory_per_gpu: Figure
+    kv_cache_memory_per_gpu: Figure
+    kv_cache_bytes_per_token: Figure
+    activation_memory_per_gpu: Figure
+    runtime_memory_per_gpu: Figure
+    memory_left_per_gpu: Figure
+    memory_per_gpu: Figure
     gpu_memory_utilization: float
-    fits: bool
-    max_batch_size_per_gpu: int
-    max_context_len: int
-    cost_per_million_tokens: float | None
-    notes: tuple[str, ...]
-    operators: tuple[OperatorTime, ...]
+    fits: Figure
+    cost_per_million_tokens: Figure
+    basis: Basis
+
+    @property
+    def max_batch_size_per_gpu(self) -> Figure:
+        """The largest batch that fits, for the lengths asked for."""
+        return self.basis.max_batch
+
+    @property
+    def max_context_len(self) -> Figure:
+        """The most tokens of each sequence that fit, at the batch asked for."""
+        return self.basis.max_context
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know about this answer, as sentences."""
+        return self.basis.notes
+
+    @property
+    def operators(self) -> tuple[OperatorTime, ...]:
+        """One row for each operator of each phase."""
+        return self.basis.operators
 
     def as_dict(self) -> dict[str, Any]:
-        """The answer as plain values, in the order of the fields."""
-        plain = self._asdict()
-        plain["notes"] = list(self.notes)
-        plain["operators"] = [row._asdict() for row in self.operators]
-        return plain
+        """Return the answer as plain values under its JSON keys, in the order of `KEYS`."""
+        plain = {key: getattr(self, key) for key in KEYS}
+        return plain | {"notes": list(self.notes), "operators": [row._asdict() for row in self.operators]}
 
 
-def operator_rows(phase: str, timed: Timed, gpu: GPU) -> list[OperatorTime]:
-    """One row per operator name, in the order of the pass. The weights of `timed` sum to 1 over a pass."""
-    groups: dict[str, list[tuple[float, Op, Cost]]] = {}
+# JSON keys: the fields, and the properties that are computed when they are read.
+_COMPUTED = ("max_batch_size_per_gpu", "max_context_len", "cost_per_million_tokens", "notes", "operators")
+KEYS = (*(name for name in Estimate._fields if name not in ("basis", *_COMPUTED)), *_COMPUTED)
+
+
+def _operator_rows(phase: str, timed: Timed, gpu: GPU) -> Iterator[OperatorTime]:
+    """Yield one row per operator name, in the order of the pass. The weights of `timed` sum to 1 over a pass."""
+    groups: dict[str, list[TimedOp]] = {}
     for entry in timed:
         groups.setdefault(entry[1].name, []).append(entry)
     total = pass_seconds(timed)
-    return [operator_row(phase, entries, gpu, float(total)) for entries in groups.values()]
+    for entries in groups.values():
+        yield _operator_row(phase, entries, gpu, total)
 
 
-def operator_row(phase: str, entries: Timed, gpu: GPU, total: float) -> OperatorTime:
-    """The sums of one operator over its entries."""
-    count = seconds = flops = moved = wire = light = compute = memory = launch = network = 0.0
+def _operator_row(phase: str, entries: Timed, gpu: GPU, total: Quantity) -> OperatorTime:
+    """Return the sums of one operator over its entries."""
+    count = seconds = flops = moved = wire = light = compute = memory = launch = network = 0.0  # type: Quantity
     for weight, op, c in entries:
-        runs = float(weight * op.count)
-        count += runs
-        seconds += runs * float(c.seconds)
-        flops += runs * float(op.flops)
-        moved += runs * float(op.bytes)
-        wire += runs * float(op.wire_bytes)
-        light += runs * float(light_seconds(op, gpu))
-        compute += runs * float(c.compute)
-        memory += runs * float(c.memory)
-        launch += runs * float(c.launch)
-        network += runs * float(c.network)
+        runs = weight * op.count
+        count = count + runs
+        seconds = seconds + runs * c.seconds
+        flops = flops + runs * op.flops
+        moved = moved + runs * op.bytes
+        wire = wire + runs * op.wire_bytes
+        light = light + runs * cost(op, gpu, IDEAL).seconds
+        compute = compute + runs * c.compute
+        memory = memory + runs * c.memory
+        launch = launch + runs * c.launch
+        network = network + runs * c.network
     op, terms = entries[0][1], dict(zip(TERMS, (compute, memory, launch, network), strict=True))
+    timed = seconds > 0
+    if isinstance(total, NUMBER) and isinstance(timed, bool):
+        share, fraction = (seconds / total if total else 0.0), (minimum(light / seconds, 1.0) if timed else 1.0)
+    else:
+        share, fraction = seconds / total, where(timed, minimum(light / where(timed, seconds, 1.0), 1.0), 1.0)
     return OperatorTime(
         phase=phase,
         name=op.name,
         kind=op.kind,
         count=count,
         seconds=seconds,
-        share=seconds / total if total else 0.0,
+        share=share,
         flops=flops,
         bytes=moved,
         wire_bytes=wire,
-        achieved_fraction=min(light / seconds, 1.0) if seconds else 1.0,
-        bound=max(terms, key=lambda term: terms[term]) if seconds else "nothing",
+        achieved_fraction=fraction,
+        bound=_bound(terms, timed),
         **{f"{term}_seconds": value for term, value in terms.items()},
     )
+
+
+def _bound(terms: dict[str, Quantity], timed: Mask) -> Any:
+    """Return the name of the largest term, or an array of names; `nothing` for an operator that takes no time."""
+    largest = first_largest(list(terms.values()))
+    if isinstance(timed, bool) and all(isinstance(one, NUMBER) for one in largest):
+        return list(terms)[largest.index(1.0)] if timed else "nothing"
+    import numpy as np
+
+    return np.select([~np.asarray(timed), *(one > 0 for one in largest)], ["nothing", *terms], "nothing")

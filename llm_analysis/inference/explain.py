@@ -27,10 +27,10 @@ from typing import Any
 
 from llm_analysis.errors import LLMAnalysisError, Unsupported
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.roofline import IDEAL, Cost, Timed, cost
-from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.hardware.roofline import IDEAL, Cost, Efficiency, Timed, cost
+from llm_analysis.inference.analysis import estimate as answer
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.methods import Choice
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.operators import Op
@@ -47,7 +47,7 @@ TERMS = {
     "lost_host": "lost to host",
 }
 LINKS = ("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth")
-Change = Callable[[LLMAnalysis], LLMAnalysis]  # the same analysis with one input changed; raises LLMAnalysisError
+Change = Callable[[Scenario], Scenario]  # the scenario with one input changed; raises LLMAnalysisError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +79,27 @@ class Explanation:
         return plain | lines | {"notes": list(self.notes)}
 
 
-def explanation(analysis: LLMAnalysis, workload: Workload) -> Explanation:
-    """Where the time of a static batch goes, and what would shorten it. Raises LLMAnalysisError as `inference` does."""
-    estimate = analysis.inference(**workload.model_dump())
-    prefill, decode = (
-        terms_of(analysis.prefill(workload), analysis.gpu),
-        terms_of(analysis.decode(workload), analysis.gpu),
-    )
+def explanation(scenario: Scenario, workload: Workload) -> Explanation:
+    """Return where the time of a static batch goes and what would shorten it. Raises LLMAnalysisError."""
+    estimate = answer(scenario, workload)
+    gpu, basis = scenario.gpu, estimate.basis
+    prefill, decode = terms_of(basis.prefill, gpu), terms_of(basis.decode, gpu)
     terms = tuple(line(name, prefill[name], decode[name], estimate) for name in TERMS)
     savings, notes = [], list(estimate.notes)
     if any(min(term.prefill_seconds, term.decode_seconds) < 0 for term in terms):
         notes.append("a loss below 0 is a gain: data found in a cache, or work that another kernel does on the way")
     for name, (label, change) in WHAT_IFS.items():
-        if name in ONLY and not ONLY[name](analysis, estimate):
+        if name in ONLY and not ONLY[name](scenario, estimate):
             continue
         try:
-            changed = change(analysis)
-            other = changed.inference(**workload.model_dump())
+            other = answer(change(scenario), workload)
         except LLMAnalysisError as error:
             notes.append(f"{label}: {error}")
             continue
         saved = [before - after for before, after in zip(latencies(estimate), latencies(other), strict=True)]
         savings.append(line(name, saved[0], saved[1], estimate))
-        new = [note.removeprefix(f"{label}: ") for note in told(changed) if note not in told(analysis)]
+        known = fallbacks(estimate)
+        new = [note.removeprefix(f"{label}: ") for note in fallbacks(other) if note not in known]
         notes += [f"{label}: {note}" for note in new]
     savings.sort(key=lambda saved: -saved.total_seconds)
     return Explanation(estimate, terms, tuple(savings), tuple(notes))
@@ -112,9 +110,11 @@ def latencies(estimate: Estimate) -> tuple[float, float]:
     return estimate.prefill_latency, estimate.decode_latency
 
 
-def told(analysis: LLMAnalysis) -> tuple[str, ...]:
-    """What an analysis notes on its inputs, fall-backs included, once it has answered."""
-    return (*analysis.notes, *getattr(analysis.efficiency, "notes", ()))
+def fallbacks(estimate: Estimate) -> tuple[str, ...]:
+    """Return the notes on the inputs of an estimate, and on the kernels that others stand in for."""
+    basis = estimate.basis
+    ops = [op for timed in (basis.prefill, basis.decode) for _, op, _ in timed]
+    return (*basis.scenario.notes, *basis.scenario.method.notes(ops))
 
 
 def line(name: str, prefill: float, decode: float, e: Estimate) -> Line:
@@ -153,80 +153,58 @@ def waits_for(op: Op) -> str:
     return "network" if op.span > 1 else "launch"
 
 
-def anew(a: LLMAnalysis, **changed: Any) -> LLMAnalysis:
-    """The same analysis with some of its inputs changed. Raises LLMAnalysisError where they make no sense together."""
-    runtime = a.runtime if a.method == "calibrated" else None
-    inputs: dict[str, Any] = {
-        "gpu_config": a.gpu,
-        "dtype_config": a.dtypes,
-        "parallelism_config": a.layout,
-        "runtime": runtime,
-    }
-    return LLMAnalysis(
-        a.model,
-        **(inputs | changed),
-        method=a.method,
-        draft_config=a.draft,
-        flops_efficiency=a.efficiencies.flops,
-        hbm_memory_efficiency=a.efficiencies.memory,
-        intra_node_memory_efficiency=a.efficiencies.intra_node,
-        inter_node_memory_efficiency=a.efficiencies.inter_node,
-    )
-
-
-def on_better(a: LLMAnalysis, factor: float, *names: str) -> LLMAnalysis:
+def on_better(a: Scenario, factor: float, *names: str) -> Scenario:
     """The same on a GPU with some of its datasheet's figures multiplied."""
     figures = {name: value for name in names if (value := getattr(a.gpu, name)) is not None}
     better = {name: value * factor for name, value in figures.items()}
-    return anew(a, gpu_config=a.gpu.model_copy(update=better))
+    return a.changed(gpu=a.gpu.model_copy(update=better))
 
 
-def faster_compute(a: LLMAnalysis) -> LLMAnalysis:
+def faster_compute(a: Scenario) -> Scenario:
     """The same on a GPU with 10 % more FLOP/s, at every rate."""
     rates = {rate: 1.1 * peak for rate, peak in a.gpu.peak_flops.items()}
-    return anew(a, gpu_config=a.gpu.model_copy(update={"peak_flops": rates}))
+    return a.changed(gpu=a.gpu.model_copy(update={"peak_flops": rates}))
 
 
-def half_the_wait(a: LLMAnalysis, who: str) -> LLMAnalysis:
-    """The same with half the launch, and half the latency of each message, of all operators that wait for `who`."""
-    usual: Choice = a.efficiency
+def half_the_wait(a: Scenario, who: str) -> Scenario:
+    """Return the scenario with half the launch and message latency of the operators that wait for `who`."""
+    method, usual = copy(a.method), a.method.efficiency
 
-    def numbers(op: Op) -> Any:
+    def halved(op: Op) -> Efficiency:
         e = usual(op)
         return e.model_copy(update={"launch": e.launch / 2, "latency": e.latency / 2}) if waits_for(op) == who else e
 
-    other = copy(a)
-    other.efficiency = numbers
-    return other
+    method.efficiency = halved  # type: ignore[method-assign]
+    return a._replace(method=method)
 
 
-def narrower_weights(a: LLMAnalysis, name: str) -> LLMAnalysis:
+def narrower_weights(a: Scenario, name: str) -> Scenario:
     """The same with weights, and their multiplication, as in an everyday format; the KV cache stays as it is."""
     new, old = get_dtypes(name), a.dtypes
     if new.weight_bits >= old.weight_bits:
         raise Unsupported(f"the weights take {old.weight_bits:g} bits already")
     formats = {field: getattr(new, field) for field in ("name", "weights", "weight_bits", "scale_bits", "math")}
-    return anew(a, dtype_config=old._replace(**formats, activation_bits=new.activation_bits))
+    return a.changed(dtypes=old._replace(**formats, activation_bits=new.activation_bits))
 
 
-def narrower_cache(a: LLMAnalysis) -> LLMAnalysis:
+def narrower_cache(a: Scenario) -> Scenario:
     """The same with a KV cache of 8 bits."""
     if a.dtypes.kv_bits <= 8:
         raise Unsupported(f"the KV cache takes {a.dtypes.kv_bits} bits already")
-    return anew(a, dtype_config=a.dtypes._replace(kv_bits=8))
+    return a.changed(dtypes=a.dtypes._replace(kv_bits=8), kv_cache_dtype_bytes=1)
 
 
-def twice_the_gpus(a: LLMAnalysis) -> LLMAnalysis:
+def twice_the_gpus(a: Scenario) -> Scenario:
     """The same on twice the tensor-parallel GPUs."""
     sizes = {"tp_size": 2 * a.layout.tp_size}
     if a.layout.sp_size > 1:
         sizes["sp_size"] = 2 * a.layout.sp_size
-    return anew(a, parallelism_config=a.layout.model_copy(update=sizes))
+    return a.changed(layout=a.layout.model_copy(update=sizes))
 
 
-def twice_the_ranks(a: LLMAnalysis) -> LLMAnalysis:
+def twice_the_ranks(a: Scenario) -> Scenario:
     """The same on twice the GPUs that share the tokens."""
-    return anew(a, parallelism_config=a.layout.model_copy(update={"cp_size": 2 * a.layout.cp_size}))
+    return a.changed(layout=a.layout.model_copy(update={"cp_size": 2 * a.layout.cp_size}))
 
 
 WHAT_IFS: dict[str, tuple[str, Change]] = {
@@ -243,8 +221,8 @@ WHAT_IFS: dict[str, tuple[str, Change]] = {
     "tp_size_x2": ("tp_size x 2", twice_the_gpus),
     "cp_size_x2": ("cp_size x 2", twice_the_ranks),
 }
-ONLY: dict[str, Callable[[LLMAnalysis, Estimate], bool]] = {  # when to ask those that not every answer is asked
+ONLY: dict[str, Callable[[Scenario, Estimate], bool]] = {  # when to ask those that not every answer is asked
     "fp8_kv_cache": lambda a, e: "fp8" in a.gpu.peak_flops,
     "8_bit_kv_cache": lambda a, e: "fp8" not in a.gpu.peak_flops,  # int8 there
-    "cp_size_x2": lambda a, e: a.method != "published" and e.prefill_latency > e.total_decode_latency,
+    "cp_size_x2": lambda a, e: a.method.name != "published" and e.prefill_latency > e.total_decode_latency,
 }

@@ -1,58 +1,215 @@
-"""Which four numbers an operator is timed with: the methods, and the user's efficiencies.
+"""The three methods: what an operator's efficiencies are, and which passes make up an answer.
 
-`--method calibrated`: the fitted kernels of a GPU, and what a runtime adds to them.
+ideal        datasheet peaks, no launch, no latency: the speed of light, kernel by kernel
+published    the block-level model of the published FasterTransformer example, with the user's efficiencies
+calibrated   fitted kernels of the GPU, adjusted by the runtime (inference engine)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Iterable
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from llm_analysis.errors import BadValue, Unsupported, number, one_of, unknown
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.profiles import collective, kernel, profile_for
-from llm_analysis.hardware.roofline import IDEAL, Efficiency
-from llm_analysis.inference.published import LEAST_MESSAGE_LATENCY
-from llm_analysis.inference.published import check as check_published
+from llm_analysis.hardware.profiles import Evidence, Found, collective, kernel, profile_for
+from llm_analysis.hardware.roofline import IDEAL, Efficiency, Timed, pass_seconds
+from llm_analysis.inference import passes, published
+from llm_analysis.inference.pipeline import schedule
 from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
+from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
-from llm_analysis.physics.operators import Op
+from llm_analysis.physics.operators import Op, Step
 from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity
+
+if TYPE_CHECKING:
+    from llm_analysis.inference.scenario import Scenario
 
 METHODS = ("calibrated", "published", "ideal")
 DEFAULT_METHOD = "calibrated"
-LEAST_FRACTION = 1e-6  # below it an answer says nothing, and its numbers leave the range of floats
-Choice = Callable[[Op], Efficiency]  # the numbers that a method times an operator with
+_LEAST_FRACTION = 1e-6  # a smaller efficiency is a slip, and its times leave the range of floats
+_FUSED = Efficiency(memory=inf)  # the measured attention kernels rotate Q and K and write the cache themselves
 
 
 class Efficiencies(NamedTuple):
-    """The user's fractions of the datasheet's peaks; None where not given."""
+    """The user's fractions of the datasheet's peaks, or the achieved rates; None if not given."""
 
     flops: float | None = None
     memory: float | None = None
     intra_node: float | None = None
     inter_node: float | None = None
+    achieved_tflops: float | None = None
+    achieved_memory_bandwidth_GBs: float | None = None  # noqa: N815  # the flag has this name
 
     @property
     def given(self) -> bool:
         """Whether the user gave any."""
-        return any(value is not None for value in (self.flops, self.memory, self.intra_node, self.inter_node))
+        return any(value is not None for value in self)
+
+    def on(self, gpu: GPU, dtypes: Dtypes) -> Efficiencies:
+        """Return all of them as checked fractions of this GPU's peaks. Raises BadValue."""
+        if not self.given:
+            return self
+        tflops, gbs = gpu.peak_flops[dtypes.math] / 1e12, gpu.memory_bandwidth / 1e9
+        achieved = "achieved_memory_bandwidth_GBs"
+        return Efficiencies(
+            _fraction("flops_efficiency", self.flops, "achieved_tflops", self.achieved_tflops, tflops),
+            _fraction("hbm_memory_efficiency", self.memory, achieved, self.achieved_memory_bandwidth_GBs, gbs),
+            _fraction("intra_node_memory_efficiency", self.intra_node),
+            _fraction("inter_node_memory_efficiency", self.inter_node),
+        )
 
 
-def chosen_method(method: object, efficiencies: Efficiencies, runtime: object = None) -> str:
-    """The method asked for, or the default: `published` with efficiencies, `calibrated` with a runtime.
+class Method:
+    """How operators are timed and passes are counted. This base class times kernels at the speed of light."""
 
-    Raises UnknownName, or Unsupported where the method cannot honour efficiencies or a runtime.
+    name: ClassVar[str] = "ideal"
+    total_is: ClassVar[str] = "prefill + (n - 1) * decode"
+    serves: ClassVar[bool] = False  # whether a serving process holds memory beside weights, cache and activations
+    efficiencies: Efficiencies | None = Efficiencies()  # the user's; None if the method has no such numbers
+
+    @staticmethod
+    def of(name: str, gpu: GPU, runtime: Runtime, efficiencies: Efficiencies) -> Method:
+        """Return the method of that name, for a GPU, a runtime (calibrated) and efficiencies (published)."""
+        if name == "calibrated":
+            return Calibrated(gpu, runtime)
+        return Published(efficiencies) if name == "published" else Method()
+
+    def efficiency(self, op: Op) -> Efficiency:
+        """Return the numbers that `op` is timed with."""
+        return IDEAL
+
+    def notes(self, ops: Iterable[Op]) -> tuple[str, ...]:
+        """Return notes on the fallbacks behind the efficiencies of `ops`, each once."""
+        return ()
+
+    def check(self, model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
+        """Raise Unsupported for a scenario that the method does not cover."""
+
+    def check_workload(self, workload: Workload) -> None:
+        """Raise Unsupported for a workload that the method does not cover."""
+
+    def decode_steps(self, tokens: Quantity) -> Quantity:
+        """Return the decode steps after the prefill for `tokens` generated tokens. The prefill gives the first."""
+        return tokens - 1
+
+    def prefill(self, scenario: Scenario, workload: Workload) -> Timed:
+        """Return the operators of the prefill with their costs."""
+        return passes.prefill(scenario, workload)
+
+    def decode(self, scenario: Scenario, workload: Workload) -> Timed:
+        """Return the operators of the mean decode step with their costs, as passes whose weights sum to 1."""
+        return passes.decode(scenario, workload)
+
+    def seconds(self, scenario: Scenario, step: Step) -> Quantity:
+        """Return the seconds of one pass."""
+        return pass_seconds(schedule(scenario, [(1.0, step)]))
+
+
+class Published(Method):
+    """The block-level model of the published example, with the user's efficiencies."""
+
+    name = "published"
+    total_is = "prefill + n * decode"
+
+    def __init__(self, efficiencies: Efficiencies) -> None:
+        self.efficiencies: Efficiencies = efficiencies
+
+    def efficiency(self, op: Op) -> Efficiency:
+        """Return the user's fractions; an all-reduce takes 8 us at least, whatever the group."""
+        e = self.efficiencies
+        if op.kind == "all_reduce":
+            return Efficiency(latency=published.LEAST_MESSAGE_LATENCY / max(op.messages, 1.0), link=e.intra_node or 1.0)
+        return Efficiency(flops=e.flops or 1.0, memory=e.memory or 1.0)
+
+    def check(self, model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
+        """Raise Unsupported for a scenario outside of the published model."""
+        published.check(model, dtypes, layout)
+
+    def check_workload(self, workload: Workload) -> None:
+        """Raise Unsupported for serving options, which the published model does not have."""
+        published.check_workload(workload)
+
+    def decode_steps(self, tokens: Quantity) -> Quantity:
+        """Return as many steps as tokens: the published model charges one for the first token too."""
+        return tokens
+
+    def prefill(self, scenario: Scenario, workload: Workload) -> Timed:
+        """Return the published pass over the prompt."""
+        s = scenario
+        return s.timed(published.prefill_ops(s.model, workload, s.dtypes, s.layout.tp_size))
+
+    def decode(self, scenario: Scenario, workload: Workload) -> Timed:
+        """Return the published pass for one generated token."""
+        s = scenario
+        return s.timed(published.decode_ops(s.model, workload, s.dtypes, s.layout.tp_size))
+
+    def seconds(self, scenario: Scenario, step: Step) -> Quantity:
+        """Return the seconds of the published pass: a decode step reads the cache at its length after the step."""
+        s = scenario
+        return pass_seconds(s.timed(published.step_ops(s.model, step, s.dtypes, s.layout.tp_size)))
+
+
+class Calibrated(Method):
+    """The fitted kernel profile of the GPU, adjusted by the runtime."""
+
+    name = "calibrated"
+    serves = True
+    efficiencies = None
+
+    def __init__(self, gpu: GPU, runtime: Runtime) -> None:
+        self._gpu, self.runtime, self._profile = gpu, runtime, profile_for(gpu)
+        self._numbers: dict[tuple[object, ...], Efficiency] = {}  # by what the look-up depends on
+
+    def efficiency(self, op: Op) -> Efficiency:
+        """Return the numbers of the kernel that `op` is, under the runtime."""
+        key = (op.kind, op.format, op.rate, op.group, op.span, op.messages)
+        numbers = self._numbers.get(key)
+        if numbers is None:
+            numbers = self._numbers[key] = self._adjusted(op)
+        return numbers
+
+    def notes(self, ops: Iterable[Op]) -> tuple[str, ...]:
+        """Return a note on the GPU's profile if it is not its own, and one on each fallback of a kernel."""
+        found = [self._profile.note] if self._profile.note else []
+        distinct = {(op.kind, op.format, op.span, op.messages): op for op in ops}
+        for op in distinct.values():
+            if not op.kind.startswith("host_"):
+                found += self._bare(op).notes
+        return tuple(dict.fromkeys(found))
+
+    def _adjusted(self, op: Op) -> Efficiency:
+        if op.kind.startswith("host_"):
+            return Efficiency(launch=self.runtime.host_seconds(op.kind))
+        usual = kernel(self._profile, op.kind, "bf16").numbers.launch if op.kind in MATMULS else 0.0
+        return self.runtime.adjusted(op, self._gpu, self._bare(op).numbers, usual)
+
+    def _bare(self, op: Op) -> Found:
+        """Return the numbers of a kernel or collective without a runtime."""
+        if op.kind == "rotary":
+            return Found(_FUSED, _NO_EVIDENCE)
+        if op.kind in COLLECTIVES:
+            return collective(self._gpu.link_over(op.span)[0], op.kind, op.messages + 1, self.runtime.collective)
+        return kernel(self._profile, op.kind, op.format)
+
+
+_NO_EVIDENCE = Evidence()
+
+
+def choose_method(method: object, efficiencies: Efficiencies, runtime: Runtime | None = None) -> str:
+    """Return the method asked for, or the default: `published` with efficiencies, otherwise `calibrated`.
+
+    Raises UnknownName, or Unsupported if the method takes no efficiencies or no runtime and some are given.
     """
     if method is None and efficiencies.given and runtime is not None:
         raise Unsupported(
             "efficiencies are of method published, a runtime is of method calibrated: leave one of them out"
         )
     if method is None:
-        method = "published" if efficiencies.given else DEFAULT_METHOD if runtime is None else "calibrated"
+        method = "published" if efficiencies.given else DEFAULT_METHOD
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if efficiencies.given and method != "published":
@@ -60,28 +217,16 @@ def chosen_method(method: object, efficiencies: Efficiencies, runtime: object = 
     if method == "published" and efficiencies.inter_node is not None:
         raise Unsupported("method published covers one node, so it takes no inter_node_memory_efficiency")
     if runtime is not None and method != "calibrated":
-        raise Unsupported(f"method {method} knows no runtime; use --method calibrated")
+        raise Unsupported(f"method {method} has no runtime; use --method calibrated")
     return str(method)
 
 
-def ideal(op: Op) -> Efficiency:
-    """The speed of light: datasheet peaks, no launch, no latency."""
-    return IDEAL
-
-
-def published(efficiencies: Efficiencies, op: Op) -> Efficiency:
-    """Return the efficiencies of the published example: one latency for each all-reduce, whatever the group."""
-    if op.kind == "all_reduce":
-        return Efficiency(latency=LEAST_MESSAGE_LATENCY / max(op.messages, 1.0), link=efficiencies.intra_node or 1.0)
-    return Efficiency(flops=efficiencies.flops or 1.0, memory=efficiencies.memory or 1.0)
-
-
-def fraction(
+def _fraction(
     name: str, value: object, achieved_name: str = "", achieved: object = None, peak: float = 1.0
 ) -> float | None:
-    """An efficiency in (0, 1], given as such or as the achieved rate in units of `peak`; None where neither is.
+    """Return an efficiency in (0, 1], from a fraction or an achieved rate in units of `peak`; None if neither is given.
 
-    Raises BadValue for both, for what is no number, and for one outside of the range.
+    Raises BadValue if both are given, for anything but a number, and for a number out of range.
     """
     if value is not None and achieved is not None:
         raise BadValue(f"give {name} or {achieved_name}, not both")
@@ -95,8 +240,8 @@ def fraction(
     share = number(name, value)
     if not 0 < share <= 1:
         raise BadValue(f"{name} must be above 0{'' if achieved else ' and at most 1'}, not {share:g}")
-    if share < LEAST_FRACTION:
-        raise BadValue(f"{name} is less than a millionth of the peak, which no kernel is")
+    if share < _LEAST_FRACTION:
+        raise BadValue(f"{name} is less than a millionth of the peak, below any kernel")
     return share
 
 
@@ -119,75 +264,14 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     return (asked or own).on(gpu.peak_flops, gpu.name), told
 
 
-def with_bytes(dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object) -> Dtypes:
-    """`dtypes` with the KV cache's and the norms' bytes per element replaced where given. Raises BadValue."""
+def with_bytes(
+    dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object
+) -> tuple[Dtypes, tuple[str, ...]]:
+    """Return `dtypes` with the given bytes per element of the KV cache and the norms, and notes. Raises BadValue."""
     if kv_cache_dtype_bytes is not None:
         dtypes = dtypes._replace(kv_bits=int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4))))
     if layernorm_dtype_bytes is not None:
         dtypes = dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
-    if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
-        note = f"8-bit KV cache: int8; fp8 would be expanded in software on {gpu.name}, slower than 16 bits are read"
-        dtypes = dtypes._replace(notes=(*dtypes.notes, note))
-    return dtypes
-
-
-def check(method: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> None:
-    """Raises Unsupported for a layout that lacks a link, or for what the method does not cover."""
-    check_links(gpu, layout)
-    if method == "published":
-        check_published(model, dtypes, layout)
-
-
-def check_links(gpu: GPU, layout: Parallelism) -> None:
-    """Raises Unsupported where the layout needs a link whose bandwidth is not on record for the GPU."""
-    for span in sorted({layout.tp_size, layout.context_span, layout.expert_span, *layout.send_spans}):
-        link, bandwidth = gpu.link_over(span)
-        if span > 1 and not bandwidth:
-            raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")
-
-
-# The measured attention kernels rotate Q and K and write the cache themselves.
-FUSED = Efficiency(memory=inf)
-
-
-class Calibrated:
-    """Chooses an operator's numbers: the kernel profile of the GPU, adjusted by the runtime.
-
-    `notes` tell each fall-back that was made on the way.
-    """
-
-    def __init__(self, gpu: GPU, runtime: Runtime) -> None:
-        self.gpu, self.runtime, self.profile = gpu, runtime, profile_for(gpu)
-        self.notes: dict[str, None] = {self.profile.note: None} if self.profile.note else {}
-        self.known: dict[tuple[str, str, str, float, int, float], Efficiency] = {}
-
-    def under(self, runtime: Runtime) -> Calibrated:
-        """The same kernels under another runtime."""
-        other = copy(self)
-        other.runtime, other.known = runtime, {}
-        return other
-
-    def __call__(self, op: Op) -> Efficiency:
-        """The numbers for `op`."""
-        key = (op.kind, op.format, op.rate, op.group, op.span, op.messages)
-        if key not in self.known:
-            self.known[key] = self.find(op)
-        return self.known[key]
-
-    def find(self, op: Op) -> Efficiency:
-        """The numbers for the kind of kernel that `op` is, under the runtime."""
-        if op.kind.startswith("host_"):
-            return Efficiency(launch=self.runtime.host_seconds(op.kind))
-        usual = kernel(self.profile, op.kind, "bf16").numbers.launch if op.kind in MATMULS else 0.0
-        return self.runtime.adjusted(op, self.gpu, self.bare(op), usual)
-
-    def bare(self, op: Op) -> Efficiency:
-        """The same without a runtime; fall-backs are noted."""
-        if op.kind == "rotary":
-            return FUSED
-        if op.kind in COLLECTIVES:
-            found = collective(self.gpu.link_over(op.span)[0], op.kind, op.messages + 1, self.runtime.collective)
-        else:
-            found = kernel(self.profile, op.kind, op.format)
-        self.notes |= dict.fromkeys(found.notes)
-        return found.numbers
+    if dtypes.kv_bits != 8 or "fp8" in gpu.peak_flops:
+        return dtypes, ()
+    return dtypes, (f"8-bit KV cache: int8; {gpu.name} would expand fp8 in software, slower than it reads 16 bits",)

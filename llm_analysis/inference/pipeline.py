@@ -1,142 +1,134 @@
-"""Pipelines: a pass cut into micro-batches, so that the stages work at the same time.
+"""The schedule of passes on a pipeline: micro-batches follow one another through the stages.
 
-One micro-batch after another goes through the stages. The first takes T, the way through all of them; each of the m - 1
-others leaves the slowest stage (its send included) one slot S later; the last flushes the pipeline:
+A sequence of passes (the chunks of a prefill, or one decode step) is cut into items: each pass into m micro-batches.
+Item i takes T_i on the way through all stages and occupies the slowest of them, its send included, for a slot S_i. The
+next item enters a stage when the one before has left it, so the sequence takes
 
-    seconds(m) = T(b / m) + (m - 1) S(b / m)          m = 1, 2, 4, ... until the flush is a small part of the pass
+    seconds(m) = sum over items of S_i  +  max over items of (T_i - S_i)          m = 1, 2, 4, ...
 
-With m = 1 the stages work one after another. Narrow micro-batches use the GPUs less well, so a pass takes the m that
-makes it shortest. Decode flushes too: the sampled tokens come back before the next step begins.
+the slots one after another, and the largest item once through the other stages. For n equal items that is
+T + (n - 1) S; for p equal stages (n + p - 1) S. Narrow micro-batches use the GPUs less well, so the m that makes the
+sequence shortest is taken, up to the point where the flush of the pipeline is a small part. Every decode step flushes:
+the sampled tokens come back before the next step begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from llm_analysis.hardware.roofline import Cost, Timed, pass_seconds
-from llm_analysis.inference.runtimes import Runtime
-from llm_analysis.models.config import ModelConfig
+from llm_analysis.hardware.roofline import Timed, TimedOp, pass_seconds
 from llm_analysis.models.forward import stage_ops, stage_sends
-from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.units import NUMBER, Quantity, maximum, minimum
+from llm_analysis.units import NUMBER, Quantity, first_largest, maximum, some, where
+
+if TYPE_CHECKING:
+    from llm_analysis.inference.scenario import Scenario
 
 # Micro-batches for each stage beyond which the flush is small (GPipe, Huang et al. 2019: M >= 4 K).
-MOST_FOR_EACH_STAGE = 4
+_MOST_FOR_EACH_STAGE = 4
 
 
-class Pricing(Protocol):
-    """Operators with their costs, in a pass of the given weight."""
+class _Item(NamedTuple):
+    """One micro-batch: its operators with their costs in each kind of stage, and in its sends."""
 
-    def __call__(self, ops: list[Op], weight: float = 1.0) -> Timed: ...
+    stages: list[Timed]
+    alike: list[int]  # stages of each kind
+    sends: Timed
+    last_send: Timed  # of the slot
+
+    @property
+    def through(self) -> Quantity:
+        """Seconds on the way through all stages."""
+        of_stages = (n * pass_seconds(stage) for n, stage in zip(self.alike, self.stages, strict=True))
+        return sum(of_stages, pass_seconds(self.sends))
+
+    @property
+    def slot(self) -> Quantity:
+        """Seconds in the slowest stage and its send."""
+        slowest: Quantity = 0.0
+        for stage in self.stages:
+            slowest = maximum(slowest, pass_seconds(stage))
+        return slowest + pass_seconds(self.last_send)
 
 
-class Stage(NamedTuple):
-    """What one GPU of a stage does for a micro-batch; `alike` stages are the same."""
+def schedule(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]], weight: Quantity = 1.0) -> Timed:
+    """Return the operators of a sequence of (times, pass), with their costs, in a sum that counts it `weight` times.
 
-    ops: list[Op]
-    alike: int = 1
-
-
-class Cut(NamedTuple):
-    """A pass as `count` micro-batches through `stages`; `sends` of one micro-batch, and the host's work for all."""
-
-    count: int  # type: ignore[assignment]  # the tuple's method of that name gives way
-    stages: list[Stage]
-    sends: list[Op]
-    host: list[Op]
-
-
-def cuts(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, runtime: Runtime) -> Iterator[Cut]:
-    """The ways to cut a pass that are worth trying, fewer micro-batches first; without a pipeline one, whole.
-
-    A micro-batch holds one sequence at least: to cut finer gains nothing.
+    The weights of the result sum the operators to the seconds of the schedule: on a pipeline they count the slots of
+    the slowest stage, and the largest item once through all stages.
     """
-    count, batch, most = 1, step.batch, MOST_FOR_EACH_STAGE * layout.pp_size
-    host = runtime.host_ops(step, model.num_hidden_layers)
-    if layout.pp_size == 1:
-        yield Cut(1, [Stage(stage_ops(model, step, dtypes, layout, 0, model.num_hidden_layers) + host)], [], [])
-        return
-    host = [op for op in host if op.kind != "host_layer"]
-    while count <= most and (not isinstance(batch, NUMBER) or count < 2 * batch):
-        micro = step._replace(batch=maximum(batch / count, 1.0)) if count > 1 else step
-        sends = stage_sends(model, micro, dtypes, layout)
-        yield Cut(count, stages(model, micro, dtypes, layout, runtime), sends, host)
-        count *= 2
+    if scenario.layout.pp_size == 1:
+        return [entry for times, step in passes for entry in scenario.timed(pass_ops(scenario, step), weight * times)]
+    ways = [_in_micro_batches(scenario, passes, m, weight) for m in micro_batches(scenario, passes)]
+    if len(ways) == 1:
+        return ways[0]
+    shortest = first_largest([-pass_seconds(way) for way in ways])
+    return [
+        entry for way, chosen in zip(ways, shortest, strict=True) if some(chosen > 0) for entry in _times(way, chosen)
+    ]
 
 
-def stages(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, runtime: Runtime) -> list[Stage]:
-    """The stages of one micro-batch, those with the same layers as one; the runtime's work for a layer goes with it."""
-    found: dict[tuple[object, ...], Stage] = {}
-    for first, last in layout.stages(model.num_hidden_layers):
-        key = (first == 0, last == model.num_hidden_layers, *model.kinds_between(first, last).items())
-        if key in found:
-            found[key] = found[key]._replace(alike=found[key].alike + 1)
-            continue
-        host = [op for op in runtime.host_ops(step, last - first) if op.kind == "host_layer"]
-        found[key] = Stage(stage_ops(model, step, dtypes, layout, first, last) + host)
-    return list(found.values())
+def _times(timed: Timed, factor: Quantity) -> list[TimedOp]:
+    """Return the operators with their weights multiplied."""
+    return [(weight * factor, op, c) for weight, op, c in timed]
 
 
-def seconds(ways: Iterable[Cut], price: Pricing) -> Quantity:
-    """Seconds of the shortest way, element by element where the quantities are arrays."""
-    best: Quantity = float("inf")
-    for way in ways:
-        through, slot = timing(way, [pass_seconds(price(stage.ops)) for stage in way.stages], price)
-        best = minimum(best, through + (way.count - 1) * slot)
-    return best
+def pass_ops(scenario: Scenario, step: Step) -> list[Op]:
+    """Return the operators of one whole pass without a pipeline, and the work of the runtime's host."""
+    s, layers = scenario, scenario.model.num_hidden_layers
+    return stage_ops(s.model, step, s.dtypes, s.layout, 0, layers) + s.runtime.host_ops(step, layers)
 
 
-def timing(way: Cut, of_stages: list[Quantity], price: Pricing) -> tuple[Quantity, Quantity]:
-    """Seconds of the first micro-batch's way through all stages, and of each later one's slot in the slowest."""
-    sends, slowest = pass_seconds(price(way.sends)), of_stages[0]
-    for one in of_stages[1:]:
-        slowest = maximum(slowest, one)
-    through = sum((stage.alike * one for stage, one in zip(way.stages, of_stages, strict=True)), sends)
-    between = pass_seconds(price([op._replace(count=1.0) for op in way.sends[-1:]]))
-    return through + pass_seconds(price(way.host)), slowest + between
+def micro_batches(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]]) -> list[int]:
+    """Return the numbers of micro-batches worth trying, fewest first. A micro-batch holds one sequence at least."""
+    batch = passes[0][1].batch
+    for _, step in passes[1:]:
+        batch = maximum(batch, step.batch)
+    widest = batch if isinstance(batch, NUMBER) else float(batch.max())
+    counts, m = [1], 2
+    while m <= _MOST_FOR_EACH_STAGE * scenario.layout.pp_size and m < 2 * widest:
+        counts.append(m)
+        m *= 2
+    return counts
 
 
-def shortest(ways: Iterable[Cut], price: Pricing, weight: float = 1.0) -> Timed:
-    """The shortest way of a pass, as the operators between its beginning and its end, with their costs.
-
-    All are tried: the experts that a micro-batch reads make its time concave, and a finer cut may gain what two lose.
-    """
-    best: Timed = []
-    least = float("inf")
-    for way in ways:
-        again = weight * (way.count - 1)
-        timed = parts(way, price, weight, again, weight) if way.sends else price(way.stages[0].ops, weight)
-        total = float(pass_seconds(timed))
-        if not best or total < least:
-            best, least = timed, total
-    return best
-
-
-def chained(passes: Sequence[tuple[float, Cut]], price: Pricing) -> Timed:
-    """Passes that follow one another, each so often: all take a slot, and the last goes on through the other stages.
-
-    Chunks of a prompt do: a chunk enters a stage as soon as the one before has left it.
-    """
-    *before, (times, last) = passes
-    timed: list[tuple[float, Op, Cost]] = []
-    for often, way in before:
-        timed += parts(way, price, 0.0, often, often)
-    return timed + parts(last, price, 1.0, times - 1.0, times)
-
-
-def parts(way: Cut, price: Pricing, through: float, slots: float, host: float) -> list[tuple[float, Op, Cost]]:
-    """`through` times the way through all stages, `slots` times the slowest of them, `host` times the host's work."""
-    priced = [price(stage.ops) for stage in way.stages]
-    totals = [float(pass_seconds(timed)) for timed in priced]
-    slowest = totals.index(max(totals))
-    timed: list[tuple[float, Op, Cost]] = []
-    for i, stage in enumerate(way.stages):
-        runs = through * stage.alike + (slots if i == slowest else 0.0)
-        timed += [(runs, op, cost) for _, op, cost in priced[i] if runs]
-    one = [op._replace(count=1.0) for op in way.sends[-1:]] if slots else []
-    for weight, ops in ((through, way.sends), (slots, one), (host, way.host)):
-        timed += [(weight, op, cost) for _, op, cost in price(ops)]
+def _in_micro_batches(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]], m: int, weight: Quantity) -> Timed:
+    """Return the operators of the sequence with each pass cut into `m` micro-batches."""
+    cut = [step._replace(batch=maximum(step.batch / m, 1.0)) if m > 1 else step for _, step in passes]
+    items = [_item(scenario, step) for step in cut]
+    spans = [where(times > 0, item.through - item.slot, -1.0) for (times, _), item in zip(passes, items, strict=True)]
+    flushing = first_largest(spans)
+    timed: list[TimedOp] = []
+    for (times, step), item, flush in zip(passes, items, flushing, strict=True):
+        slots = times * m - flush
+        slowest = first_largest([pass_seconds(stage) for stage in item.stages])
+        for stage, alike, slow in zip(item.stages, item.alike, slowest, strict=True):
+            timed += _counted(stage, weight * (flush * alike + slots * slow))
+        timed += _counted(item.sends, weight * flush) + _counted(item.last_send, weight * slots)
+        host = [op for op in scenario.runtime.host_ops(step, 0) if op.kind != "host_layer"]
+        timed += _counted(scenario.timed(host), weight * times)
     return timed
+
+
+def _counted(timed: Timed, weight: Quantity) -> list[TimedOp]:
+    """Return the operators with another weight; none if it is 0."""
+    return [(weight, op, c) for _, op, c in timed] if some(weight != 0) else []
+
+
+def _item(scenario: Scenario, step: Step) -> _Item:
+    """Return one micro-batch in all stages; stages with the same layers are counted, not repeated."""
+    s = scenario
+    found: dict[tuple[object, ...], tuple[int, int]] = {}
+    count: dict[tuple[object, ...], int] = {}
+    for first, last in s.layout.stages(s.model.num_hidden_layers):
+        key = (first == 0, last == s.model.num_hidden_layers, *s.model.kinds_between(first, last).items())
+        found.setdefault(key, (first, last))
+        count[key] = count.get(key, 0) + 1
+    stages = []
+    for first, last in found.values():
+        host = [op for op in s.runtime.host_ops(step, last - first) if op.kind == "host_layer"]
+        stages.append(s.timed(stage_ops(s.model, step, s.dtypes, s.layout, first, last) + host))
+    sends = stage_sends(s.model, step, s.dtypes, s.layout)
+    last_send = [op._replace(count=1.0) for op in sends[-1:]]
+    return _Item(stages, list(count.values()), s.timed(sends), s.timed(last_send))

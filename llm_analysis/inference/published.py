@@ -24,8 +24,9 @@ from llm_analysis.errors import Unsupported
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes
-from llm_analysis.physics.operators import Op
+from llm_analysis.physics.operators import Op, Step
 from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity
 
 NORM_BYTES = 4.0
 LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: that of the example's A100s, kept for every GPU
@@ -58,7 +59,7 @@ def check_workload(workload: Workload) -> None:
         raise Unsupported(f"method published has no {given[0]}: it covers a plain static batch; try --method ideal")
 
 
-def block_pass(model: ModelConfig, b: float, q: float, dtypes: Dtypes, t: int) -> list[Op]:
+def block_pass(model: ModelConfig, b: Quantity, q: Quantity, dtypes: Dtypes, t: int) -> list[Op]:
     """The published pass over `q` new tokens of each of `b` sequences."""
     L, h, f, V = model.num_hidden_layers, model.hidden_size, model.intermediate_size, model.vocab_size
     H, kv_share, matrices = model.num_attention_heads, model.num_key_value_heads / model.num_attention_heads, 2
@@ -92,7 +93,7 @@ def block_pass(model: ModelConfig, b: float, q: float, dtypes: Dtypes, t: int) -
     ]
 
 
-def reduction(name: str, message_bytes: float, t: int, count: int) -> Op:
+def reduction(name: str, message_bytes: Quantity, t: int, count: int) -> Op:
     """Return the published all-reduce of `t` GPUs; at t = 1 it sends nothing."""
     wire = 2 * message_bytes * (t - 1) / t
     return Op(name, "all_reduce", count=count, span=t, messages=t - 1.0, wire_bytes=wire)
@@ -104,10 +105,18 @@ def prefill_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) 
 
 
 def decode_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) -> list[Op]:
-    """The pass that the published model charges for each generated token."""
+    """Return the pass that the published model charges for each generated token."""
     b, s, n = workload.batch_size_per_gpu, workload.seq_len, workload.num_tokens_to_generate
     if not workload.use_kv_cache:
         return block_pass(model, b, (s + n) // 2, dtypes, t)
+    return step_ops(model, Step(b, 1, s + n - 1, "decode"), dtypes, t)
+
+
+def step_ops(model: ModelConfig, step: Step, dtypes: Dtypes, t: int) -> list[Op]:
+    """Return the published operators of one pass; a decode step reads and writes the whole cache after it."""
+    ops = block_pass(model, step.batch, step.new_tokens, dtypes, t)
+    if step.phase == "prefill":
+        return ops
     row = model.num_key_value_heads * model.head_dim * dtypes.kv_bytes / t
-    cache = 2 * (2 * b * (s + n) * row * model.num_hidden_layers)
-    return [*block_pass(model, b, 1, dtypes, t), Op("kv_cache", "kv_cache", kv_bytes=cache)]
+    cache = 2 * (2 * step.batch * step.total * row * model.num_hidden_layers)
+    return [*ops, Op("kv_cache", "kv_cache", kv_bytes=cache)]

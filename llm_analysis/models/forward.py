@@ -22,6 +22,7 @@ from llm_analysis.physics.collectives import collective
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.operators import Op, Step, lookup, matmul
 from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity
 
 
 def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
@@ -157,15 +158,17 @@ def _added_by_a_token(model: ModelConfig, dtypes: Dtypes) -> float:
     """The same, counted anew."""
     long = 2.0**24
     now, before = (Step(1.0, 1.0, context, "decode") for context in (long, long - 1))
-    return _cached(model, now, dtypes) - _cached(model, before, dtypes)
+    return float(_cached(model, now, dtypes) - _cached(model, before, dtypes))
 
 
-def _cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> float:
+def _cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> Quantity:
     """Bytes of KV cache and state after a pass, all layers together."""
     return cached_bytes(model, step, dtypes, Parallelism(), 0, model.num_hidden_layers)
 
 
-def cached_bytes(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> float:
+def cached_bytes(
+    model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int
+) -> Quantity:
     """Bytes of KV cache and state that a GPU holds of layers `first` .. `last` - 1 after a pass."""
     once = start_pass(model, step, dtypes, layout)
     ops = (
@@ -173,7 +176,7 @@ def cached_bytes(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Paralle
         for (mixer, _), count in model.kinds_between(first, last).items()
         for op in MIXERS[base_name(mixer)].ops(once._replace(count=count), mixer)
     )
-    return sum(float(op.count * op.cached_bytes) for op in ops)
+    return sum((op.count * op.cached_bytes for op in ops), 0.0)
 
 
 def _counted(model: ModelConfig) -> list[Op]:

@@ -10,6 +10,8 @@ from llm_analysis.units import maximum
 
 Count = Annotated[int, Field(gt=0, le=10**9)]
 
+USUAL_GPUS_PER_NODE = 8
+
 
 class Parallelism(BaseModel):
     """How many GPUs share one model (`tp` inside a layer, `pp` by layers), and how many copies there are (`dp`).
@@ -29,7 +31,11 @@ class Parallelism(BaseModel):
     ep_size: Count = 1
     expert_imbalance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     num_gpus_per_node: Count | None = None  # that need no network between servers; None: as the GPU is usually built in
-    gpus_per_node: Count = 8  # the same, as found for the GPU
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs that need no network between servers. A `Scenario` takes the GPU's where none are given."""
+        return self.num_gpus_per_node or USUAL_GPUS_PER_NODE
 
     @property
     def num_gpus(self) -> int:

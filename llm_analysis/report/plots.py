@@ -190,12 +190,12 @@ def _with_work(e: Estimate, phase: str) -> list[OperatorTime]:
 
 def _intensity(row: OperatorTime) -> float:
     """Return FLOP per byte of memory traffic."""
-    return row.flops / row.bytes
+    return float(row.flops / row.bytes)
 
 
 def _achieved(row: OperatorTime) -> float:
     """Return the achieved TFLOP/s."""
-    return row.flops / row.seconds / 1e12
+    return float(row.flops / row.seconds / 1e12)
 
 
 def _label_slope(ax: Axes, left: float, bandwidth: float, text: str) -> None:

@@ -5,9 +5,9 @@ import pytest
 
 from llm_analysis.errors import BadValue, LLMAnalysisError, UnknownName
 from llm_analysis.explore.where import Condition, parse_where
-from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.estimate import KEYS
 
-COLUMNS = Estimate._fields
+COLUMNS = KEYS
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_the_longest_context_fits_and_one_token_more_does_not(
 ) -> None:
     def left(tokens: int) -> float:
         e = estimate(model, gpu, method, batch_size_per_gpu=b, seq_len=tokens - 32, pp_size=pp)
-        return e.memory_left_per_gpu / e.memory_per_gpu
+        return float(e.memory_left_per_gpu / e.memory_per_gpu)
 
     longest = estimate(model, gpu, method, batch_size_per_gpu=b, seq_len=s, pp_size=pp).max_context_len
     limit = get_model(model).max_position_embeddings

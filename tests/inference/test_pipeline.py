@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import Unsupported
-from llm_analysis.hardware.roofline import pass_seconds
-from llm_analysis.inference.pipeline import MOST_FOR_EACH_STAGE
+from llm_analysis.hardware.roofline import Timed
+from llm_analysis.inference.pipeline import micro_batches, schedule
 from llm_analysis.physics.collectives import all_reduce
 
 MODELS = ("llama-2-7b", "llama-3.1-70b", "gemma-2-9b", "mixtral-8x7b", "deepseek-v2-lite")
@@ -58,22 +58,46 @@ def test_an_array_of_batches_is_cut_like_each_of_them(model: str, pp: int, s: in
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
-@given(model=models, pp=stage_counts, b=batches, s=prompts, decode=st.booleans())
-def test_the_operators_of_the_answer_take_the_least_time(model: str, pp: int, b: int, s: int, decode: bool) -> None:
-    """Of all ways to cut the pass, as `seconds` does."""
-    asked = laid_out(model, pp_size=pp)
-    step = Step(float(b), 1.0, float(s), "decode") if decode else Step(float(b), float(s))
-    assert pass_seconds(asked.shortest(step)) == pytest.approx(asked.seconds(step), rel=1e-12)
-
-
 @pytest.mark.parametrize(("pp", "b"), [*product((1, 2, 4), (1, 3, 64))])
-def test_ways_to_cut(pp: int, b: int) -> None:
-    counts = [way.count for way in laid_out(pp_size=pp).ways(Step(float(b), 512.0))]
+def test_micro_batches_double_and_hold_one_sequence_at_least(pp: int, b: int) -> None:
+    counts = micro_batches(laid_out(pp_size=pp).scenario, [(1.0, Step(float(b), 512.0))])
     assert counts[0] == 1
     assert all(later == 2 * earlier for earlier, later in pairwise(counts))
-    assert counts[-1] <= max(1, MOST_FOR_EACH_STAGE * pp)
+    assert counts[-1] <= max(1, 4 * pp)
     assert counts[-1] < 2 * b
-    assert len(counts) == 1 or pp > 1
+
+
+def shortest(asked: LLMAnalysis, step: Step) -> Timed:
+    return schedule(asked.scenario, [(1.0, step)])
+
+
+@given(model=models, pp=stage_counts, b=batches, s=prompts, chunk=st.integers(16, 9000))
+def test_a_chunked_prefill_is_no_faster_than_the_work_of_its_stages(
+    model: str, pp: int, b: int, s: int, chunk: int
+) -> None:
+    """At the speed of light the stages share the work of one GPU at best, whatever the chunks."""
+    question: dict[str, Any] = {"batch_size_per_gpu": b, "seq_len": s}
+    alone = laid_out(model).inference(**question).prefill_latency
+    piped = laid_out(model, pp_size=pp).inference(**question, prefill_chunk_size=chunk).prefill_latency
+    assert piped * pp >= alone * (1 - ROUNDING)
+
+
+@given(model=models, pp=stage_counts, b=batches, s=prompts)
+def test_a_chunk_that_covers_the_whole_batch_changes_nothing(model: str, pp: int, b: int, s: int) -> None:
+    asked = laid_out(model, pp_size=pp)
+    question: dict[str, Any] = {"batch_size_per_gpu": b, "seq_len": s}
+    whole = asked.inference(**question).prefill_latency
+    assert asked.inference(**question, prefill_chunk_size=b * s).prefill_latency == whole
+
+
+def test_one_token_more_than_a_chunk_does_not_save_the_flush() -> None:
+    """llama-3.1-70b on 4 stages: the chunk of 2,048 tokens goes through all stages, with or without a second one."""
+    asked = LLMAnalysis(
+        get_model("llama-3.1-70b"), get_gpu("h100-sxm-80gb"), None, Parallelism(pp_size=4), method="ideal"
+    )
+    chunks = {s: asked.inference(seq_len=s, prefill_chunk_size=2048).prefill_latency for s in (2048, 2049, 4096)}
+    assert chunks[2048] < chunks[2049] < chunks[2048] * 1.1
+    assert chunks[4096] == pytest.approx(chunks[2048] * 5 / 4, rel=0.05)  # (2 + 4 - 1) slots for 4
 
 
 @pytest.mark.parametrize(
@@ -108,7 +132,8 @@ def test_a_collective_inside_the_rack_needs_no_network_between_servers() -> None
     rack = LLMAnalysis(*asked, Parallelism(tp_size=16), method="ideal")
     nodes = LLMAnalysis(*asked, Parallelism(tp_size=16, num_gpus_per_node=8), method="ideal")
     links = [
-        {asked.gpu.link_over(op.span)[0] for _, op, _ in asked.shortest(step) if op.span > 1} for asked in (rack, nodes)
+        {asked.gpu.link_over(op.span)[0] for _, op, _ in shortest(asked, step) if op.span > 1}
+        for asked in (rack, nodes)
     ]
     assert links == [{"NVLink5+NVSwitch (rack)"}, {"NVLink5+NVSwitch (rack)", "inter-node"}]
     assert nodes.seconds(step) > rack.seconds(step)
@@ -117,7 +142,7 @@ def test_a_collective_inside_the_rack_needs_no_network_between_servers() -> None
 def test_a_pair_reaches_further_over_pcie() -> None:
     """a100-pcie-80gb: bridges join pairs; four GPUs reduce over PCIe, and sixteen over the network too."""
     for tp, slowest in ((2, "NVLink3 bridge (pair) else PCIe4"), (4, "PCIe"), (16, "inter-node")):
-        timed = laid_out("llama-2-7b", "a100-pcie-80gb", tp_size=tp).shortest(Step(1.0, 16.0))
+        timed = shortest(laid_out("llama-2-7b", "a100-pcie-80gb", tp_size=tp), Step(1.0, 16.0))
         assert get_gpu("a100-pcie-80gb").link_over(max(op.span for _, op, _ in timed))[0] == slowest
 
 
@@ -146,7 +171,7 @@ def test_experts_inside_the_group_need_no_exchange() -> None:
     """All tensor-parallel GPUs have all tokens; the all-reduce that ends the layer adds up the experts' outputs."""
     step = Step(8.0, 256.0)
     for ep in (1, 2, 4):
-        timed = laid_out("mixtral-8x7b", tp_size=4, ep_size=ep).shortest(step)
+        timed = shortest(laid_out("mixtral-8x7b", tp_size=4, ep_size=ep), step)
         assert not [op for _, op, _ in timed if op.kind == "all_to_all"]
 
 
@@ -156,7 +181,7 @@ def test_experts_of_replicas_get_their_tokens_over_the_link() -> None:
     Of deepseek-v3's 7,168 numbers, in bf16, 7 of 8 go to other GPUs; the same on the way back. 58 layers have experts.
     """
     asked = laid_out("deepseek-v3", "h200-sxm-141gb", dp_size=8, ep_size=8)
-    sent = [op for _, op, _ in asked.shortest(Step(16.0, 1.0, 1000.0, "decode")) if op.kind == "all_to_all"]
+    sent = [op for _, op, _ in shortest(asked, Step(16.0, 1.0, 1000.0, "decode")) if op.kind == "all_to_all"]
     assert [op.wire_bytes for op in sent] == [16 * 8 * 7168 * 2 * 7 / 8] * 2
     assert [op.count for op in sent] == [58, 58]
     answer = asked.inference(batch_size_per_gpu=16)
@@ -170,7 +195,7 @@ def test_all_wait_for_the_gpu_that_has_an_expert_to_read() -> None:
     one, spread = (
         sum(
             op.weight_bytes
-            for _, op, _ in laid_out("mixtral-8x7b", tp_size=8, ep_size=ep).shortest(step)
+            for _, op, _ in shortest(laid_out("mixtral-8x7b", tp_size=8, ep_size=ep), step)
             if op.kind == kind
         )
         for kind, step, ep in (("grouped_gemm", Step(1.0, 1.0, 9.0, "decode"), ep) for ep in (1, 8))
@@ -181,7 +206,7 @@ def test_all_wait_for_the_gpu_that_has_an_expert_to_read() -> None:
 def test_what_goes_to_other_nodes_takes_their_network() -> None:
     """32 GPUs in nodes of 8: a token goes once to each of 3 (1 - (3/4)^8) = 2.7 other nodes, and to 8 GPUs inside."""
     asked = laid_out("deepseek-v3", "h200-sxm-141gb", dp_size=32, ep_size=32)
-    sent = {op.name: op for _, op, _ in asked.shortest(Step(4.0, 1.0, 100.0, "decode")) if op.kind == "all_to_all"}
+    sent = {op.name: op for _, op, _ in shortest(asked, Step(4.0, 1.0, 100.0, "decode")) if op.kind == "all_to_all"}
     near, far = sent["experts_dispatch"], sent["experts_dispatch_inter_node"]
     assert far.wire_bytes / (4 * 7168 * 2) == pytest.approx(3 * (1 - 0.75**8))
     assert near.wire_bytes / (4 * 7168 * 2) == 8 * 7 / 8

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import Ask
 
-from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.workload import Workload
 
@@ -163,8 +163,18 @@ def test_achieved_rates_say_the_same_as_efficiencies() -> None:
     workload = Workload(seq_len=s, num_tokens_to_generate=n)
     relative = LLMAnalysis(*arguments, flops_efficiency=0.7, hbm_memory_efficiency=0.9)
     for phase in ("prefill", "decode"):
-        pairs = zip(getattr(absolute, phase)(workload), getattr(relative, phase)(workload), strict=True)
+        timed = (getattr(asked.estimate(workload).basis, phase) for asked in (absolute, relative))
+        pairs = zip(*timed, strict=True)
         assert all(one[2].seconds == pytest.approx(other[2].seconds, rel=1e-12) for one, other in pairs)
+
+
+def test_seconds_of_a_pass_are_those_of_the_published_answer() -> None:
+    arguments = get_model("test-13b"), get_gpu("a100-sxm-40gb"), get_dtypes("fp16"), Parallelism(tp_size=2)
+    asked = LLMAnalysis(*arguments, flops_efficiency=0.7, hbm_memory_efficiency=0.9)
+    answer = asked.inference(seq_len=512, num_tokens_to_generate=10)
+    assert f"{asked.seconds(Step(1.0, 512.0)) * 1e3:.2f}" == "32.98"
+    assert asked.seconds(Step(1.0, 512.0)) == answer.prefill_latency
+    assert asked.seconds(Step(1.0, 1.0, 521.0, "decode")) == answer.decode_latency
 
 
 def test_the_efficiency_of_the_link_between_gpus() -> None:

@@ -301,7 +301,7 @@ def test_no_runtime_is_asked_of_a_method_that_knows_none(ask: Ask) -> None:
     for method in ("ideal", "published"):
         found = ask(*asked, "--method", method)
         assert found.status == 1
-        assert "knows no runtime" in found.err
+        assert "has no runtime" in found.err
 
 
 def test_files_are_the_names() -> None:

@@ -11,7 +11,9 @@ from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, ge
 from llm_analysis.calibration.validation import pass_with
 from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.workload import Workload, carried, draft_layout, own_draft, prefill_passes, tokens_per_step
+from llm_analysis.inference.passes import carried, own_draft
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload, prefill_passes
 from llm_analysis.models.forward import forward, num_params
 
 MODELS = ("llama-3.1-8b", "gemma-2-9b", "mixtral-8x7b", "deepseek-v2-lite")
@@ -121,8 +123,8 @@ def speculated(model: str, draft: str, k: int, a: float, method: str = "ideal", 
 def test_tokens_per_step_by_hand() -> None:
     """Leviathan et al. (2023), equation 1: (1 - a^(k+1)) / (1 - a); all of them where all are accepted."""
     for k, a, expected in ((4, 0.8, (1 - 0.8**5) / 0.2), (3, 0.0, 1.0), (5, 1.0, 6.0)):
-        assert tokens_per_step(Workload(num_draft_tokens=k, acceptance_rate=a)) == pytest.approx(expected)
-    assert tokens_per_step(Workload()) == 1
+        assert Workload(num_draft_tokens=k, acceptance_rate=a).tokens_per_step == pytest.approx(expected)
+    assert Workload().tokens_per_step == 1
 
 
 def test_a_step_with_a_draft_is_k_draft_passes_and_one_check() -> None:
@@ -146,10 +148,8 @@ def test_a_better_draft_is_never_slower(k: int, a: float, more: float, b: int) -
 def test_speculation_pays_for_one_sequence_and_not_for_a_full_batch() -> None:
     def gain(batch: int) -> float:
         plain = asked("llama-3.1-8b", batch_size_per_gpu=batch)
-        return (
-            plain.decode_latency
-            / speculated("llama-3.1-8b", "llama-3.2-1b", 4, 0.7, batch_size_per_gpu=batch).decode_latency
-        )
+        drafted = speculated("llama-3.1-8b", "llama-3.2-1b", 4, 0.7, batch_size_per_gpu=batch)
+        return float(plain.decode_latency / drafted.decode_latency)
 
     assert gain(1) > 1.5
     assert gain(1024) < 1
@@ -166,15 +166,22 @@ def test_a_models_own_layer_drafts() -> None:
         own_draft(get_model("llama-3.1-8b"))
 
 
+def drafted(draft: str, layout: Parallelism, model: str = "qwen3-30b-a3b") -> Parallelism:
+    """The layout of a draft model beside a model laid out so."""
+    parts = get_model(model), get_gpu("h200-sxm-141gb"), get_dtypes("bf16"), layout
+    return Scenario.of(*parts, draft=get_model(draft)).of_draft().layout
+
+
 def test_a_draft_whose_heads_do_not_divide_runs_whole_on_each_gpu() -> None:
-    assert draft_layout(get_model("llama-3.2-1b"), Parallelism(tp_size=8)).tp_size == 8
-    assert draft_layout(get_model("qwen2.5-0.5b"), Parallelism(tp_size=8)).tp_size == 1  # 14 heads
-    uneven = Parallelism(tp_size=8, ep_size=8, expert_imbalance=1.5)
-    dense, sparse = draft_layout(get_model("llama-3.2-1b"), uneven), draft_layout(get_model("qwen3-30b-a3b"), uneven)
-    assert (dense.tp_size, dense.ep_size, dense.expert_imbalance) == (8, 1, 1.0)
-    assert (sparse.tp_size, sparse.ep_size, sparse.expert_imbalance) == (8, 8, 1.5)
+    eight = Parallelism(tp_size=8)
+    assert drafted("llama-3.2-1b", eight, "llama-3.1-8b").tp_size == 8
+    assert drafted("qwen2.5-0.5b", eight, "llama-3.1-8b").tp_size == 1  # 14 heads
+    uneven = Parallelism(tp_size=4, ep_size=4, expert_imbalance=1.5)
+    dense, sparse = drafted("llama-3.2-1b", uneven), drafted("qwen3-30b-a3b", uneven)
+    assert (dense.tp_size, dense.ep_size, dense.expert_imbalance) == (4, 1, 1.0)
+    assert (sparse.tp_size, sparse.ep_size, sparse.expert_imbalance) == (4, 4, 1.5)
     with pytest.raises(Unsupported, match="needs pp_size 1"):
-        draft_layout(get_model("llama-3.2-1b"), Parallelism(pp_size=2))
+        drafted("llama-3.2-1b", Parallelism(pp_size=2), "llama-3.1-8b")
 
 
 # Prefill and decode apart

@@ -5,8 +5,8 @@ import pytest
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.inference.passes import carried
 from llm_analysis.inference.runtimes import NONE
-from llm_analysis.inference.workload import carried
 from llm_analysis.models.forward import forward
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism

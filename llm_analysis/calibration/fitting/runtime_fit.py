@@ -23,11 +23,10 @@ from llm_analysis.errors import LLMAnalysisError, Unsupported
 from llm_analysis.hardware.roofline import cost
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.methods import Calibrated
-from llm_analysis.inference.runtimes import NONE, Runtime
-from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.forward import forward
-from llm_analysis.models.sharding import check_layout
-from llm_analysis.physics.operators import Op, Step
+from llm_analysis.inference.pipeline import pass_ops
+from llm_analysis.inference.runtimes import Runtime
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.physics.operators import Op
 from llm_analysis.units import Array
 
 # A term's unit in the fit (seconds; factors have none and are fitted by their logarithm) and how far it may go.
@@ -199,7 +198,6 @@ class Rows:
         self.row_of_pass = np.array([row for row, _ in passes], dtype=int)
         self.weight_of_pass = np.array([weight for _, weight in passes], dtype=float)
         self.measured = np.array([m.seconds for m in self.measurements])
-        self.bare: dict[str, Calibrated] = {}
 
     def seconds(self, runtime: Runtime) -> Array:
         """Estimates of all rows, in seconds."""
@@ -207,18 +205,13 @@ class Rows:
 
         passes = np.zeros(len(self.weight_of_pass))
         for g in self.groups:
-            choose = self.kernels(g.gpu_name, runtime)
-            times = np.broadcast_to(g.op.count * cost(g.op, choose.gpu, choose(g.op)).seconds, g.at.shape)
+            gpu = gpu_named(g.gpu_name)
+            efficiency = Calibrated(gpu, runtime).efficiency(g.op)
+            times = np.broadcast_to(g.op.count * cost(g.op, gpu, efficiency).seconds, g.at.shape)
             passes += np.bincount(g.at, weights=times, minlength=len(passes))
         weighted = self.weight_of_pass * passes
         total: Array = np.bincount(self.row_of_pass, weights=weighted, minlength=len(self.measurements)).astype(float)
         return total
-
-    def kernels(self, gpu_name: str, runtime: Runtime) -> Calibrated:
-        """The kernels of a GPU under a runtime; the look-up of its profile is kept."""
-        if gpu_name not in self.bare:
-            self.bare[gpu_name] = Calibrated(gpu_named(gpu_name), NONE)
-        return self.bare[gpu_name].under(runtime)
 
 
 def row_passes(measurement: Measurement) -> list[tuple[float, str, list[Op]]]:
@@ -229,18 +222,9 @@ def row_passes(measurement: Measurement) -> list[tuple[float, str, list[Op]]]:
     if measurement.pp_size > 1 or measurement.kind != "static":
         raise Unsupported("pipelines and serving are scored, not fitted")
     model, gpu = model_named(measurement.model_name), gpu_named(measurement.gpu_name)
-    dtypes = measurement.dtypes().on(gpu.peak_flops, gpu.name)
-    layout = measurement.layout().model_copy(update={"gpus_per_node": gpu.gpus_per_node})
-    check_layout(layout, model)
-    weights_fit(model, dtypes, layout, gpu)
-    return [
-        (weight, step.phase, pass_operators(model, step, dtypes, layout)) for weight, step in measurement.passes(model)
-    ]
-
-
-def pass_operators(model: ModelConfig, step: Step, dtypes: Any, layout: Any) -> list[Op]:
-    """The kernels of a pass and all that a runtime may add."""
-    return forward(model, step, dtypes, layout) + EVERYTHING.host_ops(step, model.num_hidden_layers)
+    scenario = Scenario.of(model, gpu, measurement.dtypes(), measurement.layout(), runtime=EVERYTHING)
+    weights_fit(scenario)
+    return [(float(weight), step.phase, pass_ops(scenario, step)) for weight, step in measurement.passes(model)]
 
 
 def group(key: tuple[Any, ...], entries: list[tuple[int, Op]]) -> Group:

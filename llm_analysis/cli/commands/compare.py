@@ -12,7 +12,8 @@ from llm_analysis.errors import BadConfig, BadValue, nearest, shown
 from llm_analysis.explore.combinations import axes, combinations, count
 from llm_analysis.explore.compare import MOST, compare
 from llm_analysis.files import read_json
-from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.analysis import estimate
+from llm_analysis.inference.estimate import KEYS, Estimate
 from llm_analysis.report.compare import rendered
 from llm_analysis.report.estimate import check_finite
 
@@ -51,8 +52,7 @@ def estimates_of(flags: Mapping[str, Any], most: int) -> list[Estimate]:
 
 def _estimate(flags: Mapping[str, Any]) -> Estimate:
     """Return one estimate. Raises LLMAnalysisError."""
-    analysis, workload = asked(flags)
-    found = analysis.inference(**workload.model_dump(), cost_per_gpu_hour=flags["cost_per_gpu_hour"])
+    found = estimate(*asked(flags), flags["cost_per_gpu_hour"])
     check_finite(found)
     return found
 
@@ -61,7 +61,7 @@ def _scenario(path: Path) -> dict[str, Any]:
     """Return the flags in a JSON file; of an answer of infer, the flags that were asked. Raises BadConfig."""
     raw, known = read_json(path), set(flags_of(infer)) - set(FILES)
     answer = "operators" in raw
-    results = set(Estimate._fields) - known if answer else set()
+    results = set(KEYS) - known if answer else set()
     wrong: Sequence[str] = [key for key in raw if key not in known and key not in results]
     if wrong:
         raise BadConfig(f"{path}: unknown key {shown(wrong[0])}{nearest(wrong[0], known)}")

@@ -9,8 +9,9 @@ from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.question import question
 from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice
-from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.report.estimate import check_finite, does_not_fit, rendered, summary_files
 from llm_analysis.report.tables import FORMATS
@@ -125,16 +126,16 @@ def infer(
 ) -> Output:
     """Estimate prefill and decode latency, memory, cost and the share of each operator."""
     flags = locals()
-    analysis, workload = asked(flags)
-    estimate = analysis.inference(**workload.model_dump(), cost_per_gpu_hour=cost_per_gpu_hour)
-    check_finite(estimate)
-    output = _delivered(rendered(estimate, format), estimate, estimate.notes, flags)
+    scenario, workload = asked(flags)
+    found = estimate(scenario, workload, cost_per_gpu_hour)
+    check_finite(found)
+    output = _delivered(rendered(found, format), found, found.notes, flags)
     if output_dir is None:
         if output_file_prefix or output_file_suffix:
             raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
         return output
     affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
-    return output._replace(folder=output_folder(output_dir), files=summary_files(estimate, *affixes))
+    return output._replace(folder=output_folder(output_dir), files=summary_files(found, *affixes))
 
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", "output_dir", "output_file_prefix", "output_file_suffix"))
@@ -148,8 +149,8 @@ def explain(**flags: Any) -> Output:
     return _delivered(explanation_text(found, flags["format"]), found.estimate, found.notes, flags)
 
 
-def asked(flags: Mapping[str, Any]) -> tuple[LLMAnalysis, Workload]:
-    """Return the analysis and the workload of a command's flags; set the log level. Raises LLMAnalysisError."""
+def asked(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
+    """Return the scenario and the workload of a command's flags; set the log level. Raises LLMAnalysisError."""
     choice("format", flags["format"], FORMATS)
     set_log_level(flags["log_level"])
     return question(flags)

@@ -12,7 +12,7 @@ from functools import partial
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.physics.collectives import all_to_all
 from llm_analysis.physics.operators import Op, elementwise, matmul
-from llm_analysis.units import Quantity, maximum, minimum
+from llm_analysis.units import Quantity, maximum, minimum, power
 
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
@@ -40,7 +40,7 @@ def distinct_experts(tokens: Quantity, experts: float, chosen: float) -> Quantit
     independently of each other; the expected number of the others is E (1 - (1 - k/E)^r), by linearity of expectation
     (the coupon collector who draws k different coupons at a time). One token touches k, many touch all.
     """
-    return experts * (1.0 - (1.0 - chosen / experts) ** tokens)
+    return experts * (1.0 - power(1.0 - chosen / experts, tokens))
 
 
 def sparse_block(p: Pass, kind: str) -> list[Op]:

@@ -14,6 +14,7 @@ from llm_analysis.errors import Unsupported
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.explain import explanation
+from llm_analysis.inference.pipeline import schedule
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import forward
 from llm_analysis.models.sharding import check_layout
@@ -237,7 +238,8 @@ def test_more_ranks_are_never_slower_where_sending_is_free(model: str, n: int, m
     """And never faster than their share of one rank's time; decode pays for the merge of the parts besides."""
     prefill, decode = Step(float(b), float(max(s, n * more))), Step(float(b), 1.0, float(s), "decode")
     for step in (prefill, decode):
-        one, few, many = (laid_out(model, free_network(), cp_size=k).shortest(step) for k in (1, n, n * more))
+        laid = [laid_out(model, free_network(), cp_size=k).scenario for k in (1, n, n * more)]
+        one, few, many = (schedule(scenario, [(1.0, step)]) for scenario in laid)
         assert pass_seconds(many) >= pass_seconds(one) / (n * more) * (1 - ROUNDING)
         merges = [
             pass_seconds([entry for entry in timed if entry[1].name == "attention_merge"]) for timed in (few, many)
@@ -358,7 +360,7 @@ def test_the_answer_counts_all_gpus() -> None:
 
 
 def test_an_explanation_adds_up() -> None:
-    found = explanation(laid_out(tp_size=2, cp_size=4), Workload(seq_len=4096))
+    found = explanation(laid_out(tp_size=2, cp_size=4).scenario, Workload(seq_len=4096))
     assert sum(line.prefill_seconds for line in found.terms) == pytest.approx(found.estimate.prefill_latency)
     assert sum(line.decode_seconds for line in found.terms) == pytest.approx(found.estimate.decode_latency)
 

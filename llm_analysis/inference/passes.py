@@ -1,0 +1,110 @@
+"""The kernel-level passes of a static batch: prefill, decode, drafts, and the transfer of a disaggregated cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from llm_analysis.errors import Unsupported
+from llm_analysis.hardware.roofline import Timed, TimedOp
+from llm_analysis.inference.pipeline import schedule
+from llm_analysis.inference.workload import (
+    Workload,
+    checking_passes,
+    drafting_passes,
+    prefill_passes,
+)
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.forward import cached_bytes
+from llm_analysis.physics.operators import Op, Step
+from llm_analysis.units import Quantity, maximum, real
+
+if TYPE_CHECKING:
+    from llm_analysis.inference.scenario import Scenario
+
+MTP = "mtp"  # as the name of a draft model: the model's own layer for multi-token prediction
+
+
+def prefill(scenario: Scenario, workload: Workload) -> Timed:
+    """Return the operators of the prefill of the whole batch, with their costs."""
+    workload.check_shared_by(scenario.layout.cp_size)
+    passes = list(prefill_passes(workload))
+    timed = [*schedule(scenario, passes)]
+    if workload.num_draft_tokens:
+        timed += _named(schedule(scenario.of_draft(), passes))
+    return [*timed, *scenario.timed(_cache_transfer(scenario, workload))]
+
+
+def decode(scenario: Scenario, workload: Workload) -> Timed:
+    """Return the operators of the mean decode step, with their costs, as passes whose weights sum to 1."""
+    timed = _each_flushed(scenario, checking_passes(scenario.model, workload))
+    if workload.num_draft_tokens:
+        draft = scenario.of_draft()
+        timed += _named(_each_flushed(draft, drafting_passes(draft.model, workload)))
+    return timed
+
+
+def _each_flushed(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -> list[TimedOp]:
+    """Return decode passes with their weights: each flushes the pipeline before the next begins."""
+    return [entry for weight, step in passes for entry in schedule(scenario, [(1.0, step)], weight)]
+
+
+def _named(timed: Timed) -> list[TimedOp]:
+    """Return the operators of a draft model under names that say so."""
+    return [(weight, op._replace(name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
+
+
+def carried(decode: list[Op], prefill: list[Op]) -> list[Op]:
+    """Return the operators of a decode step that also computes prompts: a kernel that both need runs once.
+
+    Its weights are read once (of experts those of the pass that touches more); its rows are those of both.
+    """
+    own: dict[tuple[str, str], list[Op]] = {}
+    for op in decode:
+        own.setdefault((op.name, op.kind), []).append(op)  # several if layers differ, in the order of the layers
+    both = [_together(waiting.pop(0) if (waiting := own.get((op.name, op.kind))) else None, op) for op in prefill]
+    return [*both, *(op for left in own.values() for op in left)]
+
+
+def _together(one: Op | None, other: Op) -> Op:
+    """Return one run of a kernel over the rows of two."""
+    if one is None:
+        return other
+    return other._replace(
+        flops=one.flops + other.flops,
+        weight_bytes=maximum(one.weight_bytes, other.weight_bytes),
+        activation_bytes=one.activation_bytes + other.activation_bytes,
+        kv_bytes=one.kv_bytes + other.kv_bytes,
+        parallelism=one.parallelism + other.parallelism,
+        wire_bytes=one.wire_bytes + other.wire_bytes,
+    )
+
+
+def own_draft(model: ModelConfig) -> ModelConfig:
+    """Return a model's layer for multi-token prediction, as a model of one layer with the same embedding and head.
+
+    Raises Unsupported for a model without one.
+    """
+    if not model.num_nextn_predict_layers:
+        raise Unsupported(f"{model.name} has no layer for multi-token prediction; give a draft model")
+    one = {"name": f"{model.name} {MTP}", "num_hidden_layers": 1}
+    last = {"layer_types": model.layer_types[-1:], "mlp_layer_types": model.mlp_layer_types[-1:]}
+    return ModelConfig(**(dict(model) | one | last))
+
+
+def _cache_transfer(scenario: Scenario, workload: Workload) -> list[Op]:
+    """Return the send of the prompts' cache to the decode GPUs if prefill and decode run on separate ones.
+
+    Raises Unsupported if the GPU has no network between servers on record.
+    """
+    if not workload.disaggregated:
+        return []
+    s = scenario
+    span = s.gpu.gpus_per_node + 1
+    if not s.gpu.link_over(span)[1]:
+        raise Unsupported(f"{s.gpu.name} has no inter-node bandwidth on record, which disaggregation needs")
+    step = Step(real(workload.batch_size_per_gpu), 1.0, workload.seq_len - 1.0, "decode")
+    sent: Quantity = 0.0
+    for first, last in s.layout.stages(s.model.num_hidden_layers):
+        sent = maximum(sent, cached_bytes(s.model, step, s.dtypes, s.layout, first, last))
+    return [Op("kv_transfer", "send", span=span, messages=1.0, wire_bytes=sent)]

@@ -1,0 +1,128 @@
+"""What is asked about: a model on GPUs, in number formats, sharded by a layout, under a method. Validated once.
+
+    scenario = Scenario.of(get_model("llama-2-7b"), get_gpu("a100-sxm-80gb"), get_dtypes("bf16"))
+    answer = estimate(scenario, Workload(seq_len=512, num_tokens_to_generate=128))
+
+Everything that is a choice is in the scenario; everything that is a quantity is in the `Workload`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from llm_analysis.errors import BadValue, Unsupported
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.roofline import Timed, cost
+from llm_analysis.inference.methods import Calibrated, Efficiencies, Method, choose_method, formats_for, with_bytes
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime, runtime_notes
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.sharding import check_layout
+from llm_analysis.physics.dtypes import Dtypes
+from llm_analysis.physics.operators import Op
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity
+
+
+class Scenario(NamedTuple):
+    """A model, a GPU, formats, a layout, a method and a runtime that make sense together.
+
+    `gpu` is one device as software sees it, in nodes of the size that `layout` states; `dtypes` are formats that it
+    multiplies. `notes` list what was assumed. Build one with `Scenario.of`, which checks all parts against each other.
+    """
+
+    model: ModelConfig
+    gpu: GPU
+    dtypes: Dtypes
+    layout: Parallelism
+    method: Method
+    runtime: Runtime = NONE
+    draft: ModelConfig | None = None
+    notes: tuple[str, ...] = ()
+    kv_cache_dtype_bytes: float | None = None  # as given
+    layernorm_dtype_bytes: float | None = None  # as given
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelConfig,
+        gpu: GPU,
+        dtypes: Dtypes | None = None,
+        layout: Parallelism | None = None,
+        *,
+        method: str | None = None,
+        efficiencies: Efficiencies | None = None,
+        runtime: Runtime | None = None,
+        draft: ModelConfig | None = None,
+        kv_cache_dtype_bytes: float | None = None,
+        layernorm_dtype_bytes: float | None = None,
+    ) -> Scenario:
+        """Return the scenario, checked.
+
+        Without `dtypes` the checkpoint's own formats are taken, without `layout` one GPU, without `method` the default:
+        `published` if efficiencies are given, `calibrated` otherwise. Raises LLMAnalysisError if the parts contradict
+        each other, such as a tensor-parallel size that does not divide the attention heads.
+        """
+        layout = layout or Parallelism()
+        gpu = gpu.per_device().in_nodes_of(layout.num_gpus_per_node)
+        layout = layout.model_copy(update={"num_gpus_per_node": gpu.gpus_per_node})
+        formats, format_notes = formats_for(model, dtypes, gpu)
+        formats, cache_notes = with_bytes(formats, gpu, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+        efficiencies = (efficiencies or Efficiencies()).on(gpu, formats)
+        name = choose_method(method, efficiencies, runtime)
+        notes = (
+            *model.notes,
+            *gpu.all_notes,
+            *format_notes,
+            *formats.notes,
+            *cache_notes,
+            *check_layout(layout, model),
+        )
+        check_links(gpu, layout)
+        if name == "calibrated":
+            runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), gpu)
+        used = runtime or NONE
+        chosen = Method.of(name, gpu, used, efficiencies)
+        chosen.check(model, formats, layout)
+        return cls(model, gpu, formats, layout, chosen, used, draft, notes, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+
+    def changed(self, **parts: Any) -> Scenario:
+        """Return the scenario with some of its parts replaced, checked again. Raises LLMAnalysisError."""
+        names = ("model", "gpu", "dtypes", "layout", "draft", "kv_cache_dtype_bytes", "layernorm_dtype_bytes")
+        own = {name: getattr(self, name) for name in names}
+        own["runtime"] = self.runtime if self.method.name == "calibrated" else None
+        return Scenario.of(**(own | parts), method=self.method.name, efficiencies=self.method.efficiencies)
+
+    def timed(self, ops: list[Op], weight: Quantity = 1.0) -> Timed:
+        """Return each operator with its cost, in a pass that counts `weight` times."""
+        gpu, efficiency = self.gpu, self.method.efficiency
+        return [(weight, op, cost(op, gpu, efficiency(op))) for op in ops]
+
+    def runtime_notes(self) -> tuple[str, ...]:
+        """Return notes on the evidence behind the runtime's numbers."""
+        return runtime_notes(self.runtime, self.model) if isinstance(self.method, Calibrated) else ()
+
+    def of_draft(self) -> Scenario:
+        """Return the draft model on the same GPUs, under the same method.
+
+        It is sharded like the model if its heads allow, otherwise whole on each GPU. Raises BadValue without a draft
+        model, Unsupported in a pipeline, whose stages would wait for one another at each drafted token.
+        """
+        if self.draft is None:
+            raise BadValue("num_draft_tokens needs a draft model: give draft_model_name, mtp for the model's own layer")
+        if self.layout.pp_size > 1:
+            raise Unsupported("a draft model needs pp_size 1: the stages would wait for each drafted token")
+        whole = {"ep_size": 1, "expert_imbalance": 1.0}
+        layout = self.layout if self.draft.num_experts else self.layout.model_copy(update=whole)
+        try:
+            check_layout(layout, self.draft)
+        except Unsupported:
+            layout = self.layout.model_copy(update={"tp_size": 1, "cp_size": 1, "sp_size": 1, **whole})
+        return self._replace(model=self.draft, layout=layout, draft=None)
+
+
+def check_links(gpu: GPU, layout: Parallelism) -> None:
+    """Raise Unsupported if the layout needs a link whose bandwidth is not on record for the GPU."""
+    for span in sorted({layout.tp_size, layout.context_span, layout.expert_span, *layout.send_spans}):
+        link, bandwidth = gpu.link_over(span)
+        if span > 1 and not bandwidth:
+            raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")
