@@ -1,166 +1,220 @@
-"""Finding what is known: models, GPUs, by name or by path. The only room of the core that reads files.
+"""Find models and GPUs: by name in the catalogue, by path, or by Hugging Face id.
 
-Folders, in order: `$LLM_ANALYSIS_CONFIG_PATH` (with `model_configs/` and `gpu_configs/` in it), then the package's own,
-which lie inside the package when installed from a wheel and beside it in a checkout.
-
-`org/name` of the Hugging Face hub: its config.json in the local cache, or fetched where the user allows it.
-
-The cache is `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`; a repository's files lie in it under
-`models--org--name/snapshots/<revision>/`. Only the one JSON file is read; no code of a repository is ever run.
+The folders `model_configs` and `gpu_configs` of the catalogue are looked for in $LLM_ANALYSIS_CONFIG_PATH first, then
+in the package, where a wheel has them, and beside it, where a checkout has them. A model of the user's folder may also
+be `model_configs/NAME/config.json`.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from llm_analysis.errors import BadConfig, BadValue, UnknownName, one_line, shown, unknown
-from llm_analysis.files import read_json
+from llm_analysis.errors import MAX_NAMES, BadConfig, BadValue, UnknownName, one_line, shown, unknown
+from llm_analysis.files import FOLDER, MISSING, path_text, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hub import cached_config, fetched_config, is_repository
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.reading.reader import read_model
 
-PACKAGE = Path(__file__).parent
-FOLDERS = ("model_configs", "gpu_configs")
-USER_FOLDER = "LLM_ANALYSIS_CONFIG_PATH"
-
-
-def folders(kind: str) -> list[Path]:
-    """The folders that hold JSON files of a kind, `model_configs` or `gpu_configs`, the user's own first.
-
-    Raises BadConfig where the user's own does not exist or holds none.
-    """
-    own = os.environ.get(USER_FOLDER)
-    if own and not Path(own).is_dir():
-        raise BadConfig(f"${USER_FOLDER} names no folder: {shown(own)}")
-    if own and not any((Path(own) / each).is_dir() for each in FOLDERS):
-        raise BadConfig(f"${USER_FOLDER}: {shown(own)} holds no folder {' or '.join(FOLDERS)}")
-    roots = ([Path(own)] if own else []) + [PACKAGE, PACKAGE.parent]
-    return [root / kind for root in roots if (root / kind).is_dir()]
+_PACKAGE = Path(__file__).parent
+_KINDS = {"model": "model_configs", "gpu": "gpu_configs"}
+_LONGEST_NAME = 200
+_USER_FOLDER = "LLM_ANALYSIS_CONFIG_PATH"
+_PRINTED = ("name", "family", "model_type", "vendor", "architecture")  # fields that tables print
+_Record = TypeVar("_Record", bound=BaseModel)
 
 
 def names(kind: str) -> list[str]:
-    """All names known of a kind, sorted."""
-    return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.json")})
-
-
-def find(kind: str, what: str, name: object) -> Path:
-    """The file that `name`, a known name or a path, stands for. Raises UnknownName, BadConfig or BadValue."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise BadValue(f"{what}_name must be a known name or the path of a JSON file, not {shown(name)}")
-    try:
-        if not name.endswith(".json") and not name.startswith((".", "/", "~")):
-            for folder in folders(kind):
-                if (path := folder / f"{name}.json").is_file():
-                    return path
-            if Path(f"{name}.json").is_file():
-                raise UnknownName(f"unknown {what} {shown(name)}; did you mean the file {name}.json?")
-            if not Path(name).exists():
-                raise unknown(what, name, names(kind), f"nor is it a file; `llm-analysis {what}s` lists what is known")
-        return at_path(Path(name).expanduser(), what)
-    except (OSError, UnicodeError, RuntimeError) as error:  # a name too long, a home of nobody, and the like
-        raise BadConfig(f"{what} {shown(name)}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def at_path(path: Path, what: str) -> Path:
-    """The file that a path leads to: itself, or for a model the config.json in a folder. Raises BadConfig."""
-    if path.is_dir():
-        if what != "model":
-            raise BadConfig(f"{shown(str(path), 240)}: a folder, not a JSON file")
-        path = path / "config.json"
-        if not path.exists():
-            raise BadConfig(f"{shown(str(path.parent), 240)}: a folder without a config.json")
-    if not path.is_file():
-        raise BadConfig(f"{shown(str(path), 240)}: {'not a file' if path.exists() else 'no such file'}")
-    return path
-
-
-def load(path: Path, build: Callable[[dict[str, Any]], Any], known: Any) -> Any:
-    """What `build` makes of a JSON file; its complaint as one line that names the file."""
-    try:
-        return build(read_json(path))
-    except ValidationError as error:
-        raise BadConfig(one_line(error, known, str(path))) from None
+    """Return the names of all entries of a kind, `model_configs` or `gpu_configs`, sorted."""
+    return sorted({name for folder in _folders(kind) for name in _names_in(folder, kind)})
 
 
 def get_model(name: object, allow_download: bool = False) -> ModelConfig:
-    """The model of that name, or in that file (config.json of Hugging Face, or one of ours), or in that folder.
+    """Return the model of a name, a Hugging Face id, or a path: a file of this format, a config.json or its folder.
 
-    `org/name` is looked for in the local Hugging Face cache, then among the catalogue's own `hf_id`; on the network
-    only where that is allowed.
+    A Hugging Face id is looked for in the local cache, then among the ids of the catalogue, then, if
+    `allow_download` is True, in the network, then among the names of the catalogue. Raises LLMAnalysisError.
     """
-    path = repository(name, allow_download) if isinstance(name, str) and "/" in name else None
-    if path is not None and isinstance(name, str):
-        stem = name.rpartition("/")[2] if path.name == "config.json" else path.stem
-    else:
-        path = find("model_configs", "model", name)
-        stem = path.parent.name if path.name == "config.json" else path.stem
-    model: ModelConfig = load(path, lambda raw: read_model(raw, stem, str(path)), ModelConfig.model_fields)
-    return model
+    text = _checked_name("model", name)
+    path, notes = _model_path(text, allow_download)
+    own = path.parent.name if path.name == "config.json" else path.stem
+    if path.name == "config.json" and is_repository(text) and not _exists(text):
+        own = text.rpartition("/")[2]
+    model = _load(path, lambda raw: read_model(raw, own, str(path)), ModelConfig)
+    changes: dict[str, Any] = {"notes": (*notes, *model.notes)} if notes else {}
+    if path.name != "config.json" and text != path.stem and not text.endswith(".json") and not model.weight_format:
+        from llm_analysis.names import weight_format
 
-
-def repository(name: str, allow_download: bool) -> Path | None:
-    """The file that stands for `org/name`; None for any other name or a folder. Raises UnknownName or BadConfig."""
-
-    if not is_repository(name) or Path(name).exists():
-        return None
-    path = cached_config(name) or with_hf_id(name) or (fetched_config(name) if allow_download else None)
-    if path is None:
-        where = "nor is it in the local Hugging Face cache; --allow_download fetches its config.json"
-        raise unknown("model", name, names("model_configs"), where)
-    return path
-
-
-def with_hf_id(repository: str) -> Path | None:
-    """The catalogue's file whose `hf_id` is that repository."""
-    wanted = f'"hf_id": "{repository}"'.lower()
-    files = (path for folder in folders("model_configs") for path in sorted(folder.glob("*.json")))
-    return next((path for path in files if wanted in path.read_text(encoding="utf-8").lower()), None)
+        changes["weight_format"] = weight_format(text.rpartition("/")[2])
+    return model.model_copy(update=changes) if changes else model
 
 
 def get_gpu(name: object) -> GPU:
-    """The GPU of that name, or in that file."""
-    gpu: GPU = load(find("gpu_configs", "gpu", name), GPU.model_validate, GPU.model_fields)
-    return gpu
+    """Return the GPU of a name or of a file. Raises LLMAnalysisError."""
+    text = _checked_name("gpu", name)
+    path, notes = _path_of("gpu", text)
+    gpu = _load(path, GPU.model_validate, GPU)
+    return gpu.model_copy(update={"notes": (*notes, *gpu.notes)}) if notes else gpu
 
 
-REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+def _folders(kind: str) -> list[Path]:
+    """Return the folders of a kind, the user's own first. Raises BadConfig if the user's folder has no such folder."""
+    own = os.environ.get(_USER_FOLDER)
+    root = user_path(own) if own else None
+    if root is not None and not root.is_dir():
+        raise BadConfig(f"${_USER_FOLDER}: {shown(own)} is not a folder")
+    if root is not None and not any((root / each).is_dir() for each in _KINDS.values()):
+        raise BadConfig(f"${_USER_FOLDER}: {shown(own)} has no folder {' or '.join(_KINDS.values())}")
+    roots = [*([root] if root else []), _PACKAGE, _PACKAGE.parent]
+    return [each / kind for each in roots if (each / kind).is_dir()]
 
 
-def is_repository(name: str) -> bool:
-    """Whether a name has the form of a repository's, `org/name`."""
-    return re.fullmatch(REPOSITORY, name) is not None and ".." not in name and not name.endswith(".json")
+def _names_in(folder: Path, kind: str) -> set[str]:
+    """Return the names of the entries in one folder."""
+    found = {path.stem for path in folder.glob("*.json") if not problem_of(path)}
+    if kind == _KINDS["model"]:
+        found |= {path.parent.name for path in folder.glob("*/config.json") if not problem_of(path)}
+    return found
 
 
-def cache_folder() -> Path:
-    """Where the hub's files are kept on this machine."""
-    own, home = os.environ.get("HF_HUB_CACHE"), os.environ.get("HF_HOME")
-    return Path(own or Path(home or "~/.cache/huggingface") / "hub").expanduser()
+def _entry(kind: str, name: str) -> Path | None:
+    """Return the file of the entry with exactly this name. Raises BadConfig if it is a folder or a broken link."""
+    for folder in _folders(kind) if len(name) <= _LONGEST_NAME else ():
+        path, inner = folder / f"{name}.json", folder / name / "config.json"
+        problem = problem_of(path)
+        if not problem:
+            return path
+        if problem != MISSING:
+            raise BadConfig(f"{path_text(path)}: {problem}")
+        if kind == _KINDS["model"] and not problem_of(inner):
+            return inner
+    return None
 
 
-def cached_config(repository: str) -> Path | None:
-    """The config.json of a repository in the local cache: of the main branch, else of the newest revision there."""
-    folder = cache_folder() / f"models--{repository.replace('/', '--')}"
-    main = folder / "refs" / "main"
-    revisions = [folder / "snapshots" / main.read_text().strip()] if main.is_file() else []
-    there = [path / "config.json" for path in revisions] or list(folder.glob("snapshots/*/config.json"))
-    found = [path for path in there if path.is_file()] or list(folder.glob("snapshots/*/config.json"))
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+def _checked_name(what: str, name: object) -> str:
+    """Return `name` if it is text that can be a name or a path. Raises BadValue."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise BadValue(f"{what}_name must be a known name or the path of a JSON file, not {shown(name)}")
+    return name
 
 
-def fetched_config(repository: str) -> Path:
-    """The same from the network, by the optional huggingface_hub. Raises BadConfig where it cannot be had."""
+def _model_path(name: str, allow_download: bool) -> tuple[Path, list[str]]:
+    """Return the file of a model, and notes on how its name was understood. Raises LLMAnalysisError."""
+    if not is_repository(name) or _exists(name):
+        return _path_of("model", name)
+    path = cached_config(name) or _with_id(name) or (fetched_config(name) if allow_download else None)
+    if path is not None:
+        return path, []
+    return _path_of("model", name)
+
+
+def _path_of(what: str, name: str) -> tuple[Path, list[str]]:
+    """Return the file that a name or a path stands for, and notes on how the name was understood.
+
+    A known name comes first, then an existing file or folder, then a name that is written in another way. Raises
+    UnknownName or BadConfig.
+    """
+    kind = _KINDS[what]
+    if name.endswith(".json") or name.startswith((".", "/", "~")):
+        return _at_path(user_path(name), what), []
+    if path := _entry(kind, name):
+        return path, []
+    if _exists(name):
+        return _at_path(Path(name), what), []
+    if _exists(f"{name}.json"):
+        raise UnknownName(f"unknown {what} {shown(name)}; did you mean the file {name}.json?")
+    found = _matching(what, name)
+    path = _entry(kind, found[0]) if found else None
+    if path is None:
+        hint = f"nor is it a file; `llm-analysis {what}s` lists what is known"
+        if is_repository(name):
+            hint = "nor is it in the local Hugging Face cache; --allow_download fetches its config.json"
+        raise unknown(what, name, names(kind), hint)
+    return path, _notes_on(what, name, found)
+
+
+def _exists(name: str) -> bool:
+    """Return whether a path exists, relative to the current folder."""
     try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise BadConfig('allow_download needs huggingface_hub: pip install "llm-analysis[hub]"') from None
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long, or with characters that no file name can have
+        return False
+
+
+def _matching(what: str, name: str) -> list[str]:
+    """Return the entries that a name can mean; the first one is meant. Raises UnknownName if the choice is open."""
+    from llm_analysis.names import matching_gpus, matching_models, usual_form
+
+    if len(name) > _LONGEST_NAME:
+        return []
+    known = names(_KINDS[what])
+    found = matching_gpus(name, known) if what == "gpu" else matching_models(name, {n: _ids_of(n) for n in known})
+    if len(found) > 1 and (what == "model" or found[0] != usual_form(name)):
+        more = ", ..." if len(found) > MAX_NAMES else ""
+        raise UnknownName(f"{what} {shown(name)} is not unique: {', '.join(found[:MAX_NAMES])}{more}")
+    return found
+
+
+def _notes_on(what: str, name: str, found: list[str]) -> list[str]:
+    """Return a note on the entry that was chosen, unless its name was only written in another way."""
+    from llm_analysis.names import folded
+
+    if folded(name) == folded(found[0]):
+        return []
+    others = f"; also known: {', '.join(found[1:])}" if len(found) > 1 else ""
+    if what == "model" and is_repository(name):
+        others = "; --allow_download reads its own config.json"
+    return [f"{what} {shown(name)} is taken as {found[0]}{others}"]
+
+
+def _with_id(repository: str) -> Path | None:
+    """Return the file of the catalogue that lists a Hugging Face id."""
+    wanted = repository.lower()
+    for name in names(_KINDS["model"]):
+        if wanted in (each.lower() for each in _ids_of(name)):
+            return _entry(_KINDS["model"], name)
+    return None
+
+
+def _ids_of(name: str) -> list[str]:
+    """Return the Hugging Face ids in the file of a model; none if the file cannot be read."""
     try:
-        return Path(hf_hub_download(repository, "config.json"))
-    except Exception as error:
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadConfig(f"{shown(repository)}: config.json cannot be fetched: {problem}") from None
+        path = _entry(_KINDS["model"], name)
+        raw = read_json(path) if path else {}
+    except BadConfig:
+        return []
+    several: Any = raw.get("hf_ids") or [raw.get("hf_id")]
+    return [each for each in (several if isinstance(several, list) else [several]) if isinstance(each, str) and each]
+
+
+def _at_path(path: Path, what: str) -> Path:
+    """Return the file at a path: itself, or for a model the config.json in a folder. Raises BadConfig."""
+    if what == "model" and problem_of(path) == FOLDER:
+        if problem_of(path / "config.json") == MISSING:
+            raise BadConfig(f"{path_text(path)}: a folder without a config.json")
+        path = path / "config.json"
+    if problem := problem_of(path):
+        raise BadConfig(f"{path_text(path)}: {problem}")
+    return path
+
+
+def _load(path: Path, build: Callable[[dict[str, Any]], _Record], record: type[_Record]) -> _Record:
+    """Return the record that `build` makes of a JSON file. Raises BadConfig that names the file."""
+    try:
+        found = build(read_json(path))
+    except ValidationError as error:
+        raise BadConfig(one_line(error, _fields(record), path_text(path))) from None
+    for field in _PRINTED:
+        if not str(getattr(found, field, "")).isprintable():
+            raise BadConfig(f"{path_text(path)}: {field} has a character that cannot be printed")
+    return found
+
+
+def _fields(record: type[BaseModel]) -> Iterable[str]:
+    """Return the names of a record's fields."""
+    return record.model_fields

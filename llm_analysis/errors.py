@@ -1,11 +1,11 @@
-"""Everything that can be wrong with a question. One line each, for a person.
+"""The errors of the package and their messages: one line each, which says what to change.
 
-LLMAnalysisError            exit 1: the question makes no sense
-+-- UnknownName             no such model, GPU, dtype, method; names the nearest
-+-- BadConfig               a JSON file that is malformed, has an unknown key, misses one
-+-- BadValue                a value outside of what it may be
-+-- Unsupported             a sensible question that this method, GPU or layout cannot answer
-UsageError                  exit 2: a flag that does not exist
+LLMAnalysisError            exit status 1
++-- UnknownName             no model, GPU, dtype or method of this name; the message gives the nearest ones
++-- BadConfig               a file that is malformed, has an unknown key, or lacks one
++-- BadValue                a value of the wrong type or outside of its range
++-- Unsupported             a valid question that the method, the GPU or the layout cannot answer
+UsageError                  exit status 2: an unknown command or flag
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-MOST_NAMES = 12  # that one line lists
-MOST_CHARACTERS = 100  # of a name that is compared with known ones
+MAX_NAMES = 12  # names in one error line
+_MAX_CHARACTERS = 100  # of a name that is compared with the known ones
 
-# Pydantic's kinds of complaint in the words of this program's users.
-PLAIN_WORDS = {
+# What a value must be, by the type of pydantic's error.
+_EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -33,7 +33,7 @@ PLAIN_WORDS = {
 
 
 class LLMAnalysisError(ValueError):
-    """The question makes no sense; the message is one line that says what to change."""
+    """An invalid question. The message is one line that says what to change."""
 
 
 class UnknownName(LLMAnalysisError):
@@ -41,28 +41,28 @@ class UnknownName(LLMAnalysisError):
 
 
 class BadConfig(LLMAnalysisError):
-    """A configuration file that cannot be read as what it should be."""
+    """A file that cannot be read as a model, GPU, runtime or table of measurements."""
 
 
 class BadValue(LLMAnalysisError):
-    """A value outside of its range, or of the wrong type."""
+    """A value of the wrong type or outside of its range."""
 
 
 class Unsupported(LLMAnalysisError):
-    """A sensible question that this method, GPU or layout cannot answer."""
+    """A valid question that the method, the GPU or the layout cannot answer."""
 
 
 class UsageError(Exception):
-    """A flag or a command that does not exist."""
+    """An unknown command or flag."""
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
-    """The known names that look most like `name`, as the end of an error line; `otherwise` where none does."""
-    from difflib import get_close_matches  # a mistake may take its millisecond; an answer should not
+    """Return the known names most similar to `name`, as the end of an error line; `otherwise` if none is similar."""
+    from difflib import get_close_matches  # imported here, because an answer without an error does not need it
 
     names = list(known)
     lower = {known_name.lower(): known_name for known_name in sorted(names, reverse=True)}
-    wanted = name.lower()[:MOST_CHARACTERS]
+    wanted = name.lower()[:_MAX_CHARACTERS]
     if wanted in lower:
         return f"; did you mean {prefix}{lower[wanted]}?"
     close = [n for n in lower if n.startswith(wanted) and len(wanted) > 1]
@@ -70,23 +70,23 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = 
     close += [n for n in get_close_matches(wanted, lower, n=3, cutoff=0.6) if n not in close]
     if close:
         return f"; did you mean {', '.join(prefix + lower[n] for n in close[:3])}?"
-    more = ", ..." if len(names) > MOST_NAMES else ""
-    return f"; {otherwise}" if otherwise else f"; known: {', '.join(prefix + n for n in names[:MOST_NAMES])}{more}"
+    more = ", ..." if len(names) > MAX_NAMES else ""
+    return f"; {otherwise}" if otherwise else f"; known: {', '.join(prefix + n for n in names[:MAX_NAMES])}{more}"
 
 
 def unknown(what: str, name: object, known: Iterable[str], otherwise: str = "") -> UnknownName:
-    """An `UnknownName` for `name`, with the nearest known names."""
+    """Return the UnknownName error for `name`, with the nearest known names."""
     return UnknownName(f"unknown {what} {shown(name)}{nearest(str(name), known, otherwise)}")
 
 
 def choice(flag: str, value: object, known: Sequence[str]) -> None:
-    """Raises UnknownName for a value that is not among the known ones."""
+    """Raise UnknownName if `value` is not among the known ones."""
     if value not in known:
         raise unknown(flag, value, known)
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """`value` as it can stand inside one line."""
+    """Return `value` for an error line: quoted, escaped and cut to `limit` characters."""
     text = repr(value[: limit + 1] if isinstance(value, str) else value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -99,22 +99,29 @@ def printable(text: str) -> str:
 
 
 def one_line(error: ValidationError, known: Iterable[str] = (), where: str = "") -> str:
-    """The first complaint of a pydantic error as one line: the field, what it must be, what it was."""
+    """Return the first problem of a pydantic error as one line: the field, the expected kind of value, the value.
+
+    Unknown keys are listed together, in the order of the file.
+    """
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "value"
     prefix = f"{where}: " if where else ""
     if first["type"] == "missing":
         return f"{prefix}missing key {field!r}"
     if first["type"] == "extra_forbidden":
+        keys = [str(each["loc"][-1]) for each in error.errors() if each["type"] == "extra_forbidden"]
+        more = ", ..." if len(keys) > MAX_NAMES else ""
+        if len(keys) > 1:
+            return f"{prefix}unknown keys {', '.join(shown(key) for key in keys[:MAX_NAMES])}{more}"
         return f"{prefix}unknown key {shown(field)}{nearest(field, known)}"
     if first["type"] == "value_error":
         return f"{prefix}{first['msg'].removeprefix('Value error, ')}"
-    what = PLAIN_WORDS.get(first["type"]) or first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    what = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     return f"{prefix}{field} must be {what}, not {shown(first['input'])}"
 
 
 def number(name: str, value: object) -> float:
-    """`value` as a finite float. Raises BadValue for anything else, True and False included."""
+    """Return `value` as a finite float. Raises BadValue for anything else, also for True and False."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadValue(f"{name} must be a number, not {shown(value)}")
     try:
@@ -127,7 +134,7 @@ def number(name: str, value: object) -> float:
 
 
 def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
-    """`value` if it is among `allowed`. Raises BadValue otherwise."""
+    """Return `value` if it is one of `allowed`. Raises BadValue otherwise."""
     if number(name, value) not in allowed:
         raise BadValue(f"{name} must be one of {', '.join(f'{a:g}' for a in allowed)}, not {shown(value)}")
     return number(name, value)

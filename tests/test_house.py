@@ -21,9 +21,9 @@ STACK = (
     ("serving", "training"),
     ("inference",),
     ("catalog",),
-    ("models", "hardware"),
+    ("models", "hardware", "hub"),
     ("physics",),
-    ("files", "units"),
+    ("files", "units", "names"),
     ("errors",),
 )
 LEVEL = {name: level for level, names in enumerate(reversed(STACK)) for name in names}

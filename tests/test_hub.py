@@ -1,7 +1,9 @@
-"""org/name: the local Hugging Face cache, the catalogue's own, and the network only where it is allowed. Listings."""
+"""Hugging Face ids: the local cache, the catalogue, the network. The user's folder. Listings."""
 
 import json
+import os
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from conftest import Ask
 
 from llm_analysis import catalog
 from llm_analysis.errors import BadConfig, UnknownName
+from llm_analysis.hub import is_repository
 from llm_analysis.models.forward import num_params
 
 LLAMA: dict[str, Any] = {
@@ -29,7 +32,9 @@ LLAMA: dict[str, Any] = {
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("llm_analysis.hub._check_network", lambda: None)
     return tmp_path / "hub"
 
 
@@ -82,7 +87,7 @@ def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path, monkeypa
 def test_no_network_unless_allowed(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
 
-    def download(repository: str, file: str) -> str:
+    def download(repository: str, file: str, etag_timeout: float) -> str:
         asked.append((repository, file))
         (tmp_path / "config.json").write_text(json.dumps(LLAMA))
         return str(tmp_path / "config.json")
@@ -96,7 +101,7 @@ def test_no_network_unless_allowed(cache: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_failed_download_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(repository: str, file: str) -> str:
+    def download(repository: str, file: str, etag_timeout: float) -> str:
         raise OSError("404\nlong story")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
@@ -107,9 +112,121 @@ def test_a_failed_download_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPa
         catalog.get_model("acme/new", allow_download=True)
 
 
+def test_an_unreachable_server_is_reported_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=None))
+    with pytest.raises(BadConfig, match=r"cannot be fetched: 127\.0\.0\.1 cannot be reached: Connection refused"):
+        catalog.get_model("acme/new", allow_download=True)
+
+
+def never(*_: object, **__: object) -> None:
+    threading.Event().wait(0.5)
+    raise OSError("no answer")
+
+
+def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("llm_analysis.hub._CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("socket.create_connection", never)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=None))
+    with pytest.raises(BadConfig, match=r"no answer from .* within 0\.05 s"):
+        catalog.get_model("acme/new", allow_download=True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"HF_HUB_CACHE": "a", "HUGGINGFACE_HUB_CACHE": "b", "HF_HOME": "c", "XDG_CACHE_HOME": "d"}, "a"),
+        ({"HUGGINGFACE_HUB_CACHE": "b", "HF_HOME": "c", "XDG_CACHE_HOME": "d"}, "b"),
+        ({"HF_HOME": "c", "XDG_CACHE_HOME": "d"}, "c/hub"),
+        ({"XDG_CACHE_HOME": "d"}, "d/huggingface/hub"),
+        ({"HOME": "e"}, "e/.cache/huggingface/hub"),
+        ({"HF_HOME": "c", "TRANSFORMERS_CACHE": "t"}, "t"),
+    ],
+)
+def test_the_cache_is_where_its_libraries_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "TRANSFORMERS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    put(tmp_path / folder, "acme/tiny", "abc", hidden_size=96)
+    assert catalog.get_model("acme/tiny").hidden_size == 96
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"/etc", "is not the name of a revision"),
+        (b"../../elsewhere", "is not the name of a revision"),
+        (b"..", "is not the name of a revision"),
+        (b"a\nb", "is not the name of a revision"),
+        (b"", "is not the name of a revision"),
+        (b"\xff\xfe", "not text in UTF-8"),
+    ],
+)
+def test_a_damaged_main_branch_is_an_error(cache: Path, content: bytes, problem: str) -> None:
+    put(cache, "acme/tiny", "abc", main=True)
+    (cache / "models--acme--tiny" / "refs" / "main").write_bytes(content)
+    with pytest.raises(BadConfig, match=f"refs/main: .*{problem}"):
+        catalog.get_model("acme/tiny")
+
+
+def test_a_pipe_in_the_cache_is_skipped(cache: Path) -> None:
+    path = put(cache, "acme/tiny", "abc", main=True)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UnknownName):
+        catalog.get_model("acme/tiny")
+
+
+def test_hugging_face_ids_are_read_from_minified_files(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own" / "model_configs"
+    folder.mkdir(parents=True)
+    ours = LLAMA | {"name": "mine", "source": "test", "head_dim": 16}
+    (folder / "mine.json").write_text(json.dumps(ours | {"hf_id": "acme/One"}, separators=(",", ":")))
+    monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", str(folder.parent))
+    assert catalog.get_model("ACME/one").name == "mine"
+    assert catalog.get_model("other/one-instruct").name == "mine"
+
+
+# The user's folder
+
+
+def test_the_users_folder_may_hold_folders_of_hugging_face(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model_configs" / "my-model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", str(tmp_path))
+    assert catalog.get_model("my-model").hidden_size == 64
+    assert catalog.get_model("My_Model").name == "my-model"
+    assert "my-model" in catalog.names("model_configs")
+    assert "my-model" in ask("models", "--family", "llama").out
+
+
+def test_what_is_no_file_in_the_users_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model_configs"
+    (folder / "a-folder.json").mkdir(parents=True)
+    (folder / "a-link.json").symlink_to(tmp_path / "gone.json")
+    os.mkfifo(folder / "a-pipe.json")
+    monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", str(tmp_path))
+    assert not {"a-folder", "a-link", "a-pipe"} & set(catalog.names("model_configs"))
+    for name, problem in (("a-folder", "a folder"), ("a-link", "a broken link"), ("a-pipe", "a pipe or a device")):
+        with pytest.raises(BadConfig, match=f"{name}.json: {problem}"):
+            catalog.get_model(name)
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "../up", "a/..", "a/b.json", "/a/b", "~/b", "a/", "a b/c"])
 def test_what_is_no_repository(name: str) -> None:
-    assert not catalog.is_repository(name)
+    assert not is_repository(name)
 
 
 # Listings

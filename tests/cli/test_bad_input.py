@@ -46,14 +46,18 @@ TEXTS = ("model_name", "gpu_name", "dtype_name", "method", "format", "log_level"
 Case = tuple[list[str], int, str]
 
 UNKNOWN_NAMES: list[Case] = [
-    (["infer", "--model_name", "test13b", "--gpu_name", "t4"], 1, r"unknown model 'test13b'; did you mean test-13b"),
-    (["infer", "--model_name", "llama-2-7", "--gpu_name", "t4"], 1, r"did you mean .*llama-2-7b"),
-    (["infer", "--model_name", "LLAMA-2-7B-chat", "--gpu_name", "t4"], 1, r"did you mean .*llama-2-7b"),
+    (["infer", "--model_name", "test13", "--gpu_name", "h10"], 1, r"unknown gpu 'h10'; did you mean h100-sxm-80gb"),
+    (["infer", "--model_name", "tset-13b", "--gpu_name", "t4"], 1, r"unknown model 'tset-13b'; did you mean test-13b"),
+    (["infer", "--model_name", "llama-2", "--gpu_name", "t4"], 1, r"'llama-2' is not unique: .*llama-2-7b"),
+    (["infer", "--model_name", "LLAMA-2-7B-chatty", "--gpu_name", "t4"], 1, r"did you mean .*llama-2-7b"),
     (["infer", "--model_name", "zzz", "--gpu_name", "t4"], 1, r"unknown model 'zzz'; .*llm-analysis models"),
     (["infer", "--model_name", "1e5", "--gpu_name", "t4"], 1, r"unknown model '1e5'"),
     (["infer", "--model_name", "org/some-name", "--gpu_name", "t4"], 1, r"'org/some-name'"),
-    (["infer", "--model_name", "test-13b", "--gpu_name", "a100"], 1, r"unknown gpu 'a100'; did you mean a100-sxm-80gb"),
-    (["infer", "--model_name", "test-13b", "--gpu_name", "h100"], 1, r"unknown gpu 'h100'; did you mean h100-sxm-80gb"),
+    (
+        ["infer", "--model_name", "test-13b", "--gpu_name", "v100"],
+        1,
+        r"gpu 'v100' is not unique: v100-pcie-16gb, v100-",
+    ),
     (["infer", "--model_name", "test-13b", "--gpu_name", "zzz"], 1, r"unknown gpu 'zzz'; .*llm-analysis gpus"),
     ([*INFER, "--dtype_name", "fp17"], 1, r"unknown dtype 'fp17'; did you mean fp16.*w8a8e16kv8"),
     ([*INFER, "--dtype_name", "FP8"], 1, r"unknown dtype 'FP8'; did you mean fp8\? \(or"),
@@ -66,8 +70,8 @@ UNKNOWN_NAMES: list[Case] = [
     ([*INFER, "--method", "idael"], 1, r"unknown method 'idael'; did you mean ideal"),
     ([*INFER, "--format", "yaml"], 1, r"unknown format 'yaml'; known: table, json, csv, markdown"),
     ([*INFER, "--log_level", "chatty"], 1, r"unknown log_level 'chatty'; known: DEBUG, INFO"),
-    (["models", "--name", "test13b"], 1, r"unknown model 'test13b'; did you mean test-13b"),
-    (["gpus", "--name", "h100"], 1, r"unknown gpu 'h100'; did you mean h100-sxm-80gb"),
+    (["models", "--name", "tset-13b"], 1, r"unknown model 'tset-13b'; did you mean test-13b"),
+    (["gpus", "--name", "h10"], 1, r"unknown gpu 'h10'; did you mean h100-sxm-80gb"),
     (["dtypes", "--name", "fp17"], 1, r"unknown dtype 'fp17'; did you mean fp16"),
 ]
 
@@ -356,7 +360,7 @@ NO_JSON = [
     (b'{"name": "mine",}', r"not JSON"),
     (b"{'name': 'mine'}", r"not JSON"),
     (b"name: mine\n", r"not JSON"),
-    (b"\x93NUMPY\x00\xff\xfe", r"not even text"),
+    (b"\x93NUMPY\x00\xff\xfe", r"not text in UTF-8"),
     (b"[]", r"holds a list, not an object"),
     (b'"test-13b"', r"holds a text, not an object"),
     (b"3", r"holds a number, not an object"),
@@ -684,7 +688,7 @@ def test_a_users_folder_without_configs(ask: Ask, elsewhere: Path, monkeypatch: 
     monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", str(elsewhere))
     answer = ask(*INFER)
     refused(answer)
-    assert "holds no folder model_configs or gpu_configs" in answer.err
+    assert "has no folder model_configs or gpu_configs" in answer.err
 
 
 @pytest.mark.parametrize(("flag", "file"), [("model_name", model_file), ("gpu_name", gpu_file)])

@@ -1,0 +1,86 @@
+"""Match a name that a user wrote with the names of a catalogue.
+
+Case, `-`, `_` and spaces do not matter. Words that do not change an estimate may be missing or added: the vendor of a
+GPU, `Instruct` or `Chat` of a model. A name that leaves a choice matches several names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+_BREAK = re.compile(r"[-_\s/()]+")
+# Words in the names of drivers, shops and cloud providers that do not distinguish two GPUs of the catalogue.
+_GPU_WORDS = {"nvidia", "amd", "intel", "google", "aws", "amazon", "huawei"}
+_GPU_WORDS |= {"tesla", "geforce", "quadro", "instinct", "radeon", "gpu", "graphics", "oam", "generation"}
+_GPU_WORDS |= {"server", "workstation", "edition", "hbm2", "hbm2e", "hbm3", "hbm3e"}
+# Words in the ids of Hugging Face that do not change the shapes of a model.
+_MODEL_WORDS = {"meta", "instruct", "it", "base", "chat", "hf", "dynamic", "fp8", "awq", "nvfp4"}
+# Those of them that name the number format of a checkpoint.
+_WEIGHT_FORMATS = {"fp8": "fp8", "awq": "int4", "nvfp4": "nvfp4"}
+# Chips that were sold in several forms, and the form that the bare name means.
+_USUAL_FORMS = {"h100": "h100-sxm-80gb", "a100": "a100-sxm-80gb", "h200": "h200-sxm-141gb"}
+
+
+def folded(name: str) -> str:
+    """Return a name without case, hyphens, underscores and spaces."""
+    return "".join(_BREAK.split(name.lower()))
+
+
+def matching_gpus(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known GPUs that `name` can mean. If one of them is the usual form of the chip, it comes first."""
+    found = _matching(_gpu_words(name), {each: [_gpu_words(each)] for each in known})
+    return sorted(found, key=lambda each: each != usual_form(name))
+
+
+def usual_form(name: str) -> str | None:
+    """Return the usual form of the chip in the name of a GPU; None for a chip that has one form."""
+    return next((form for chip, form in _USUAL_FORMS.items() if chip in _gpu_words(name)), None)
+
+
+def matching_models(name: str, known: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return the known models that `name` can mean; `known` gives the Hugging Face ids of each model."""
+    repository = name.rpartition("/")[2]
+    spellings = {
+        each: [_model_words(each), *(_model_words(one.rpartition("/")[2]) for one in ids)]
+        for each, ids in known.items()
+    }
+    return _matching(_model_words(repository), spellings)
+
+
+def weight_format(name: str) -> str:
+    """Return the number format that the name of a checkpoint gives, such as fp8; empty if it gives none."""
+    return next((_WEIGHT_FORMATS[word] for word in _words(name) if word in _WEIGHT_FORMATS), "")
+
+
+def _matching(wanted: list[str], known: Mapping[str, list[list[str]]]) -> list[str]:
+    """Return the names with a spelling that equals `wanted`, else those that have all of its words, else its start."""
+    text = "".join(wanted)
+    if not text:
+        return []
+    equal = [name for name, spellings in known.items() if any("".join(words) == text for words in spellings)]
+    if equal:
+        return equal
+    own = {name: spellings[0] for name, spellings in known.items()}
+    parts = [name for name, words in own.items() if set(wanted) <= set(words)]
+    return parts or [name for name, words in own.items() if _starts("".join(words), text)]
+
+
+def _starts(name: str, text: str) -> bool:
+    """Return whether `name` starts with `text` and goes on with another kind of character: h100sxm, but not h10."""
+    return name.startswith(text) and name != text and text[-1].isdigit() != name[len(text)].isdigit()
+
+
+def _words(name: str) -> list[str]:
+    """Return the lower-case words of a name."""
+    return [word for word in _BREAK.split(name.lower()) if word]
+
+
+def _gpu_words(name: str) -> list[str]:
+    """Return the words that distinguish a GPU; SXM2 to SXM5 are generations of one socket, one for each chip."""
+    return ["sxm" if re.fullmatch("sxm[2-9]", word) else word for word in _words(name) if word not in _GPU_WORDS]
+
+
+def _model_words(name: str) -> list[str]:
+    """Return the words that distinguish a model."""
+    return [word for word in _words(name) if word not in _MODEL_WORDS]
