@@ -22,6 +22,22 @@ _WEIGHT_FORMATS = {"fp8": "fp8", "awq": "int4", "nvfp4": "nvfp4"}
 _USUAL_FORMS = {"h100": "h100-sxm-80gb", "a100": "a100-sxm-80gb", "h200": "h200-sxm-141gb"}
 
 
+# Names of number formats in PyTorch, Hugging Face and vLLM.
+_DTYPES = {
+    "float32": "fp32",
+    "float": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float8": "fp8",
+    "float8e4m3": "fp8",
+    "float8e4m3fn": "fp8",
+    "fp8e4m3": "fp8",
+    "fp8e5m2": "fp8",
+    "float8e5m2": "fp8",
+}
+
+
 def folded(name: str) -> str:
     """Return a name without case, hyphens, underscores and spaces."""
     return "".join(_BREAK.split(name.lower()))
@@ -46,6 +62,11 @@ def matching_models(name: str, known: Mapping[str, Iterable[str]]) -> list[str]:
         for each, ids in known.items()
     }
     return _matching(_model_words(repository), spellings)
+
+
+def dtype_spelling(name: str) -> str:
+    """Return a number format as this program writes it: bfloat16 is bf16, FP8-block is fp8_block."""
+    return _DTYPES.get(folded(name.removeprefix("torch.")), "_".join(_words(name)) or name)
 
 
 def weight_format(name: str) -> str:

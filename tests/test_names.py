@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llm_analysis.catalog import get_gpu, get_model, names
 from llm_analysis.errors import UnknownName
 from llm_analysis.names import folded, matching_gpus, matching_models, weight_format
+from llm_analysis.physics.dtypes import get_dtypes
 
 GPUS, MODELS = names("gpu_configs"), names("model_configs")
 
@@ -118,6 +119,25 @@ def test_every_model_name_means_itself() -> None:
 def test_the_weight_format_is_a_word_of_the_name() -> None:
     assert weight_format("Qwen3-8B-FP8") == "fp8"
     assert weight_format("Qwen3-8B") == weight_format("offp8") == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("bfloat16", "bf16"),
+        ("torch.bfloat16", "bf16"),
+        ("half", "fp16"),
+        ("FLOAT16", "fp16"),
+        ("float32", "fp32"),
+        ("fp8_e4m3", "fp8"),
+        ("FP8", "fp8"),
+        ("fp8-block", "fp8_block"),
+        ("W4A16", "w4a16"),
+        ("bfloat16+MXFP4", "bf16+mxfp4"),
+    ],
+)
+def test_a_number_format_is_found_however_its_name_is_written(written: str, meant: str) -> None:
+    assert get_dtypes(written)._replace(name="") == get_dtypes(meant)._replace(name="")
 
 
 @given(st.text(max_size=12))

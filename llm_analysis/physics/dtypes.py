@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm_analysis.errors import BadValue, nearest, shown
+from llm_analysis.names import dtype_spelling
 from llm_analysis.physics.operators import MatmulFormat
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def get_dtypes(name: object) -> Dtypes:
     others, plus, experts = name.partition("+")
     if plus:
         return get_dtypes(others)._replace(name=name, experts=get_dtypes(experts))
-    kv_bits = None
+    kv_bits, name = None, dtype_spelling(name)
     if name in EVERYDAY:
         weights, weight_bits, math, stream, activation_bits, embedding_bits = EVERYDAY[name]
     else:

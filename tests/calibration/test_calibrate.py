@@ -179,7 +179,7 @@ def test_rows_in_milliseconds_are_told(write: Write) -> None:
 
 def test_rows_that_cannot_be_fitted_are_told(write: Write) -> None:
     rows = measured_under(TRUE, [row("one")])
-    notes = fitted(write([*rows, row("two", model_name="llama-2-7"), row("three", gpu_name="a100")])).notes
+    notes = fitted(write([*rows, row("two", model_name="llama-2-7bb"), row("three", gpu_name="a1000")])).notes
     assert any("skipped two" in note and "llama-2-7b" in note for note in notes)
     assert any("skipped three" in note for note in notes)
 
@@ -263,7 +263,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(ask: Ask, write
 
 def test_no_usable_row_is_refused_with_the_reason(ask: Ask, write: Write, tmp_path: Path) -> None:
     target = ["--output_file", str(tmp_path / "x.json")]
-    rows = [row("one", model_name="llama-2-7"), row("two", tp_size=3)]
+    rows = [row("one", model_name="llama-2-7bb"), row("two", tp_size=3)]
     assert "llama-2-7b" in refused(ask, tmp_path, "--measurements", str(write(rows)), *target)
     path = write([row("one", metric="latency")])
     assert "ttft, tpot, total_latency" in refused(ask, tmp_path, "--measurements", str(path), *target)

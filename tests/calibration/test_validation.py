@@ -174,8 +174,8 @@ def test_a_table_that_a_spreadsheet_saved_is_read(ask: Ask, write: Write) -> Non
 
 
 SKIPPED = [
-    ({"model_name": "llama-2-7"}, "llama-2-7b"),
-    ({"gpu_name": "a100"}, "a100-sxm-80gb"),
+    ({"model_name": "llama-2-7bb"}, "llama-2-7b"),
+    ({"gpu_name": "a100-sxm-8gb"}, "a100-sxm-80gb"),
     ({"runtime": "vlm"}, "vllm"),
     ({"dtype_name": "w5a16"}, "w5a16"),
     ({"metric": "latency"}, "ttft, tpot, total_latency"),
