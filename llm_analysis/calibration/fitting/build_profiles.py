@@ -2,12 +2,11 @@
 
     python -m llm_analysis.calibration.fitting.build_profiles OPS_FOLDER
 
-rewrites `data/kernels` and `data/links.json`. Needs scipy.
+writes `data/kernels` and `data/links.json`. Needs scipy.
 
-Collectives and sends over each link: fitted to measured ones, and stood in for where nobody here measured any.
-
-Measured inside a server: NCCL and an engine's own all-reduce (aiconfigurator), sends (vidur). Between servers: the
-small all-reduces and the sends of two DGX servers (vidur); the bandwidth is what DeepEP reaches over InfiniBand.
+Collectives inside a server are fitted to measured ones: NCCL and the engine's own all-reduce (aiconfigurator), sends
+(vidur). Between servers, the launch time is fitted to small all-reduces and sends of two DGX servers (vidur), and the
+bandwidth fraction is that of DeepEP over InfiniBand. Links without measurements use the numbers of a similar link.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ Kernels = dict[str, dict[str, Kernel]]
 
 
 def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
-    """All kernels measured on one GPU, by kind and format."""
+    """Return all kernels that were measured on one GPU, by kind and format."""
     folder = ops_folder / system
     kernels: Kernels = {}
     for samples in measured_kernels.gemms(folder, gpu):
@@ -65,23 +64,23 @@ def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
 
 
 def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
-    """A format of GEMM; where quantising was measured along, the GEMM itself is launched as the 16-bit one is."""
+    """Add one format of GEMM. If the input quantization was measured with it, the GEMM gets the launch time of bf16."""
     gemm = kernels.setdefault("gemm", {})
     fixed = {"launch": gemm["bf16"].numbers.launch} if samples.before is not None else {}
     entry, along = kernels_of([samples], gpu, COMPUTE, fixed)
     if along is not None:
         note = "fitted together with the kernel that quantises the inputs (kind quantize): errors are of both"
-        told = "; ".join(t for t in (entry.evidence.note, note) if t)
-        entry = entry._replace(evidence=entry.evidence._replace(note=told))
+        notes = "; ".join(part for part in (entry.evidence.note, note) if part)
+        entry = entry._replace(evidence=entry.evidence._replace(note=notes))
         before = Kernel(numbers=along, evidence=entry.evidence)
         kernels.setdefault("quantize", {})[samples.op.format] = before
     gemm[samples.op.format] = entry
 
 
 def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
-    """Fits every GPU system and link in a folder of measured kernels; writes one profile each. Returns their paths.
+    """Fit every GPU and link in a folder of measured kernels, write one profile each, and return the paths.
 
-    `ops_folder`/../microbench.csv and ../vidur, where they are, give elementwise kernels and the scaled profiles.
+    `ops_folder`/../microbench.csv and ../vidur, if present, give the elementwise kernels and the scaled profiles.
     """
     root, today = Path(ops_folder), datetime.now(timezone.utc).date().isoformat()
     made = {name: fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
@@ -97,7 +96,7 @@ def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
 
 
 def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
-    """The profile of a GPU whose kernels were measured."""
+    """Return the profile of a GPU with measured kernels."""
     return Profile(
         name=gpu.name,
         architecture=gpu.architecture,
@@ -110,13 +109,13 @@ def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
 
 
 def write(path: Path, content: Profile | Links) -> Path:
-    """Writes a profile, one kernel a line."""
+    """Write a profile with one kernel per line; return its path."""
     path.write_text(laid_out(plain(content)) + "\n", encoding="utf-8")
     return path
 
 
 def plain(value: Any) -> Any:
-    """A record, and those in it, as what a JSON file holds: without what is not known."""
+    """Return a record as plain values for a JSON file, without the fields that are not known."""
     if isinstance(value, Efficiency):
         return value.model_dump(exclude_defaults=True)
     if isinstance(value, (Profile, Links, Kernel, Evidence)):
@@ -126,7 +125,7 @@ def plain(value: Any) -> Any:
 
 
 def laid_out(value: Any, depth: int = 0) -> str:
-    """JSON of nested objects, where an object with `numbers` in it stays on one line."""
+    """Return nested objects as JSON; an object with the key `numbers` takes one line."""
     if not isinstance(value, dict) or "numbers" in value:
         return json.dumps(value)
     pad = "  " * (depth + 1)
@@ -138,15 +137,15 @@ LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
 
 LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
 
-# The measured L40S reach each other through the host: 4 share a quarter, 8 a twelfth of what a pair has. Published
-# prefill of L40S servers (TensorRT-LLM 0.9, 4 GPUs) shows the pair's bandwidth, so PCIe is fitted to pairs, with the
-# latency of the small messages of all; what the shared way gives is kept apart, by number of GPUs.
+# The measured L40S GPUs communicate through the host: 4 GPUs reach a quarter and 8 a twelfth of the bandwidth of a
+# pair. Published prefills of L40S servers (TensorRT-LLM 0.9, 4 GPUs) show the bandwidth of a pair. So PCIe is fitted
+# to pairs, with the latency of small messages in all groups; the path through the host has its own fit per group size.
 PAIRED, SHARED = "PCIe", "PCIe through the host"
 SMALL_MESSAGE, SMALL_BETWEEN = 13, 15  # log2 of bytes, inside a server and between two
 
 
 def fit_links(ops_folder: Path) -> LinkKernels:
-    """Collectives by link, algorithm and kind; `ops_folder`/../vidur holds the sends."""
+    """Return the collectives by link, algorithm and kind; the sends come from `ops_folder`/../vidur."""
     links: LinkKernels = {}
     for system, link in LINKS.items():
         gpu = get_gpu(SYSTEMS[system])
@@ -161,14 +160,14 @@ def fit_links(ops_folder: Path) -> LinkKernels:
     return links | unmeasured_links(links) | between_servers(links, vidur)
 
 
-# Two GPUs of one DGX, and of two (microsoft/vidur, MIT), launched by the host.
+# Sends between two GPUs of one or two DGX servers (microsoft/vidur, MIT), launched by the host.
 SERVERS = {"a100_dgx": "NVLink3", "h100_dgx": "NVLink4"}
 SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
-BEYOND = 9  # consecutive GPUs that reach over to another server
+BEYOND = 9  # a span of GPUs that includes a second server
 
 
 def sends(folder: Path, in_server: int) -> Samples:
-    """Sends between two GPUs, of which `in_server` are in one server."""
+    """Return the sends between two GPUs; `in_server` is the number of GPUs per server, 1 or 2."""
     table = read_table(folder / "send_recv.csv")
     rows = where(table, table["devices_per_node"] == in_server)
     (op,) = collective("send", "send", rows["size"], 2, span=2 if in_server == 2 else BEYOND)
@@ -176,7 +175,7 @@ def sends(folder: Path, in_server: int) -> Samples:
 
 
 def small_all_reduces(folder: Path) -> Samples:
-    """All-reduces of two GPUs in a server each, of messages too small for bandwidth to count."""
+    """Return the all-reduces of two GPUs in separate servers, with messages too small for bandwidth to matter."""
     table = read_table(folder / "all_reduce.csv")
     keep = (table["num_workers"] == 2) & (table["devices_per_node"] == 1) & (table["size"] <= 2**SMALL_BETWEEN)
     rows = where(table, keep)
@@ -186,12 +185,12 @@ def small_all_reduces(folder: Path) -> Samples:
 
 
 def by_octave(size: Array) -> Array:
-    """The octave that a message is of: those of one go to the same fold."""
+    """Return the octave of each message size: messages of one octave go to the same fold."""
     return np.asarray(np.floor(np.log2(size)))
 
 
 def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
-    """Collectives over the network between servers: the launch as measured, the rest as over NVLink."""
+    """Return the collectives between servers: measured launch time, DeepEP's bandwidth fraction, NVLink's latency."""
     known = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()}
     if vidur.is_dir():
         gpu, fixed = get_gpu("a100-sxm-80gb"), {"link": INTER_NODE_FRACTION}
@@ -205,12 +204,12 @@ def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
 
 
 def measured_launch(entry: Kernel, measured: Kernel) -> Kernel:
-    """A collective that stands in, with the launch of one that was measured."""
+    """Return a collective with the launch time of a measured one."""
     return entry._replace(numbers=entry.numbers.model_copy(update={"launch": measured.numbers.launch}))
 
 
 def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
-    """Link, kind and samples of each fit over a link."""
+    """Return link, kind and samples of each fit over a link."""
     by_key: dict[tuple[str, str], list[Samples]] = {}
     for group, samples in measured_kernels.collectives(folder, algorithm):
         kind = samples.op.kind
@@ -221,9 +220,9 @@ def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str
     return [(*key, samples) for key, samples in by_key.items()]
 
 
-# Links that only a few figures are known of: whose numbers stand in, and what is known.
+# Links without tables of measurements.
 def unmeasured_links(links: LinkKernels) -> LinkKernels:
-    """NVLink2 and AMD's mesh, from the nearest measured link."""
+    """Return NVLink2 and AMD's mesh, with the numbers of the most similar measured link."""
     nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
     mesh = {f"{kind}/{n}": stand_in(nccl[kind], link, XGMI) for kind in nccl for n, link in XGMI_FRACTIONS.items()}
     second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
@@ -244,7 +243,7 @@ INTER_NODE = (
 
 
 def stand_in(entry: Kernel, link: float, note: str) -> Kernel:
-    """A collective's numbers over another link."""
+    """Return the numbers of a collective over another link, with a note."""
     evidence = Evidence(source=entry.evidence.source, note=note)
     return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
 

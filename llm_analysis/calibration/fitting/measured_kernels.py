@@ -1,16 +1,13 @@
-"""Tables of measured kernels, and what is made of them: operators of arrays with the seconds that each row took.
+"""Read tables of measured kernels into operators (with arrays of sizes) and the seconds of each row.
 
-Measured kernels, read from a folder of tables into operators with the seconds that each took.
+The folder has one sub-folder per GPU with gzipped CSV files, as published in aiconfigurator-core (NVIDIA, Apache-2.0):
+milliseconds of one kernel in a CUDA graph. The operators are built by `physics.operators`, so a fit counts the same
+FLOP and bytes as an estimate.
 
-The folder holds one sub-folder per GPU system and in it gzipped CSVs, as aiconfigurator-core publishes them (NVIDIA,
-Apache-2.0): latency in milliseconds of one kernel under a CUDA graph. Every operator is built by `operators`, so that a
-fit and an estimate count FLOP and bytes alike.
-
-Measured experts of mixtures, read into operators: router's choice, up and gate, activation, down, weighted sum.
-
-How many experts a row of the table reads depends on how its tokens were spread. `balanced` deals them out one by one,
-so that r tokens of k experts each reach min(r k, E) of the E: twice what even but random choices reach where r k = E.
-A power law's tokens are only used where hardly anything depends on it.
+The experts of an MoE layer were measured as one block: router, permutation, up and gate, activation, down, weighted
+sum. The number of experts that a row reads depends on the distribution of its tokens. `balanced` assigns tokens to
+experts in turn, so r tokens with k experts each reach min(r k, E) of E experts; random routing reaches about 63 % of
+that at r k = E. Rows with power-law routing are used only where the distribution hardly matters.
 """
 
 from __future__ import annotations
@@ -39,15 +36,15 @@ Table = dict[str, Any]  # column name -> array of numbers or of text
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Operators of one kind, format and rate, as arrays, and what they took.
+    """Operators of one kind, format and rate, as arrays, with their measured seconds.
 
-    Kernels measured together with each: `twin` runs with the same numbers, `before` (it quantises the input) with
-    numbers of its own, to be fitted along, and those of `known` have numbers already.
+    The seconds may include other kernels: `twin` has the same numbers as `op`; `before` quantizes the input, and its
+    numbers are fitted too; those of `known` have fixed numbers.
     """
 
     op: Op
     seconds: Array
-    shape: Array  # rows of equal value go to the same fold
+    shape: Array  # rows with the same value go to the same fold
     source: str
     note: str = ""
     twin: Op | None = None
@@ -55,7 +52,7 @@ class Samples:
     known: tuple[Op, ...] = ()
 
     def part(self, keep: Mask) -> Samples:
-        """The rows that `keep` marks."""
+        """Return the samples with only the rows that `keep` marks."""
         twin, before = (None if op is None else rows_of(op, keep) for op in (self.twin, self.before))
         op, known = rows_of(self.op, keep), tuple(rows_of(op, keep) for op in self.known)
         seconds, shape = self.seconds[keep], self.shape[keep]
@@ -63,7 +60,7 @@ class Samples:
 
 
 def read_table(path: Path) -> Table:
-    """Columns of a CSV, gzipped or not, as arrays: of float64 where every cell is a number, else of text."""
+    """Return the columns of a CSV file, gzipped or not: arrays of float64 if all cells are numbers, else of text."""
     reading = gzip.open if path.suffix == ".gz" else open
     with reading(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
@@ -71,7 +68,7 @@ def read_table(path: Path) -> Table:
 
 
 def column(cells: tuple[str, ...]) -> NDArray[Any]:
-    """Cells as numbers if all are."""
+    """Return the cells as numbers if all of them are, else as text."""
     try:
         return np.array(cells, dtype=np.float64)
     except ValueError:
@@ -79,18 +76,18 @@ def column(cells: tuple[str, ...]) -> NDArray[Any]:
 
 
 def where(table: Table, keep: Mask) -> Table:
-    """The rows of a table that `keep` marks."""
+    """Return the rows of a table that `keep` marks."""
     return {name: values[keep] for name, values in table.items()}
 
 
 def hashed(*columns: Array) -> Array:
-    """One number per row that rows of equal columns share, spread evenly (a golden-ratio hash)."""
+    """Return one number per row, equal for rows with equal columns: a golden-ratio hash."""
     mixed = sum(np.log2(values + 1.0) * factor for values, factor in zip(columns, (1.0, 7.3, 31.7, 97.1), strict=False))
     return np.floor((np.asarray(mixed) * 1e3 * 0.6180339887498949) % 1.0 * 1e6)
 
 
 def rows_of(op: Op, keep: Mask) -> Op:
-    """The rows of an operator of arrays that `keep` marks."""
+    """Return an operator with only the rows that `keep` marks."""
     values: dict[str, Any] = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in op._asdict().items()}
     return Op(**values)
 
@@ -103,29 +100,33 @@ SYSTEMS = {
     "l40s": "l40s-48gb",
 }
 
-# The tables' names of the formats -> ours (see dtypes); `fp8_block` has a scale per 128 x 128 weights.
-DTYPE_NAMES = {"bfloat16": "bf16", "fp8": "fp8", "nvfp4": "nvfp4", "int8_wo": "w8a16", "int4_wo": "w4a16", "sq": "int8"}
+# Format in the tables -> name in physics/dtypes.py. `fp8_block` has one scale per 128 x 128 weights.
+DTYPE_NAMES = {
+    "bfloat16": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "nvfp4": "nvfp4",
+    "int8_wo": "w8a16",
+    "int4_wo": "w4a16",
+    "sq": "int8",
+}
 
+QUANTISED_APART = ("fp8", "fp8_block", "nvfp4")  # measured together with the kernel that quantizes their inputs
+LEAST_WIDTH = 512  # models have no smaller matrices
 
-DTYPE_NAMES |= {"fp8_block": "fp8"}
-
-
-QUANTISED_APART = ("fp8", "fp8_block", "nvfp4")  # measured together with the kernel that quantises their inputs
-LEAST_WIDTH = 512  # narrower matrices are no model's
-
-# A repeated kernel finds small data in L2, where a model would fetch it from memory. Only on an L40S does that read
-# faster than the memory's peak (96 MB of L2 over 864 GB/s of GDDR6): there such rows teach nothing about memory.
+# A repeated kernel finds small data in L2; in a model the data comes from memory. Only on an L40S (96 MB of L2,
+# 864 GB/s of GDDR6) is this faster than the memory's peak, so such rows say nothing about memory there.
 LARGE_L2_PER_BANDWIDTH = 96e6 / 864e9
 
 
 def matmul_format(name: str, gpu: GPU) -> MatmulFormat:
-    """How a GPU multiplies the table's format `name`."""
+    """Return how a GPU multiplies the format `name` of the tables."""
     linear = get_dtypes(DTYPE_NAMES[name]).on(gpu.peak_flops, gpu.name).linear
     return linear._replace(format=name) if name == "fp8_block" else linear
 
 
 def served_by_l2(gpu: GPU, op: Op) -> Mask:
-    """Rows whose traffic fits the L2 of a GPU where it is much faster than memory, and that memory would have bound."""
+    """Mark memory-bound rows that fit into L2, on GPUs with an L2 much faster than the memory."""
     l2 = gpu.l2_bytes or 0.0
     if l2 / gpu.memory_bandwidth < LARGE_L2_PER_BANDWIDTH * 0.99:
         return np.zeros(np.shape(op.bytes), dtype=bool)
@@ -134,7 +135,7 @@ def served_by_l2(gpu: GPU, op: Op) -> Mask:
 
 
 def gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
-    """Matrix multiplications: m tokens, k inputs, n outputs."""
+    """Yield the matrix multiplications of each format: m tokens, k inputs, n outputs."""
     table = read_table(folder / "gemm_perf.csv.gz")
     for name in sorted(set(table["gemm_dtype"])):
         wide = (table["gemm_dtype"] == name) & (table["n"] >= LEAST_WIDTH) & (table["k"] >= LEAST_WIDTH)
@@ -151,12 +152,12 @@ def gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
 
 
 def quantize(rows: Any, width: Any, numbers: MatmulFormat) -> Op:
-    """Inputs of a matrix multiplication read at 16 bits and written in its format."""
+    """Return the kernel that reads inputs of a matrix multiplication in 16 bits and writes them in its format."""
     return elementwise("quantize", rows, 2.0 * width, numbers.input_bytes * width, 1.0, kind="quantize")
 
 
 def from_memory(gpu: GPU, samples: Samples) -> Samples:
-    """The rows that speak of memory, not of L2."""
+    """Return the samples without the rows that L2 served, and a note with their number."""
     aside = served_by_l2(gpu, samples.op)
     if not aside.any():
         return samples
@@ -166,11 +167,11 @@ def from_memory(gpu: GPU, samples: Samples) -> Samples:
 
 ATTENTION_FORMATS = {("bfloat16", "bfloat16"): "bf16", ("bfloat16", "fp8"): "bf16_kv8", ("fp8", "fp8"): "fp8"}
 MAIN_HEAD_DIM = 128
-PAGE = 64  # tokens; a cache is read in whole pages, so that shorter prompts and contexts are all alike
+PAGE = 64  # tokens; a cache is read in whole pages, so all shorter prompts and contexts take the same time
 
 
 def attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
-    """Attention by format of its arithmetic and its cache, and by head size: bf16, bf16_kv8, fp8, bf16_d64, ..."""
+    """Yield attention by math format, cache format and head size: bf16, bf16_kv8, fp8, bf16_d64, ..."""
     source = "context_attention_perf" if phase == "prefill" else "generation_attention_perf"
     table = read_table(folder / f"{source}.csv.gz")
     table = where(table, (table["window_size"] == 0) & (table["kernel_source"] == "torch_flow"))
@@ -193,7 +194,7 @@ ATTENTION_NOTES = {
 
 
 def believable(table: Table, gpu: GPU, phase: str) -> Mask:
-    """Rows that show what a model's attention costs: query groups up to 16, a page of tokens or more."""
+    """Mark the rows with shapes of real models: up to 16 query heads per KV head, at least one page of tokens."""
     heads, kv_heads = table["num_heads"], kv_heads_of(table)
     if phase == "prefill":
         return np.asarray(table["isl"] >= PAGE)
@@ -205,18 +206,18 @@ def believable(table: Table, gpu: GPU, phase: str) -> Mask:
 
 
 def kv_heads_of(table: Table) -> Array:
-    """KV heads; the tables write 0 for as many as heads."""
+    """Return the number of KV heads; the tables write 0 for multi-head attention."""
     given: Array = table["num_key_value_heads"]
     return np.where(given > 0, given, table["num_heads"]).astype(np.float64)
 
 
 def attention_shape(rows: Table) -> Array:
-    """What rows of attention share."""
+    """Return the number that rows of attention with equal sizes share."""
     return hashed(rows["batch_size"], rows["isl"] + rows["step"], rows["num_heads"], kv_heads_of(rows))
 
 
 def attention_op(rows: Table, phase: str, name: str, gpu: GPU, head_dim: float, cache: str) -> Op:
-    """Causal attention over the prompt, or of one new token over isl + step cached ones."""
+    """Return causal attention over the prompt, or of one new token over isl + step tokens."""
     rate = "fp8" if name.startswith("fp8") else "bf16"
     seen = rows["isl"] + rows["step"]
     prompt = Step(rows["batch_size"], rows["isl"])
@@ -236,12 +237,13 @@ def attention_op(rows: Table, phase: str, name: str, gpu: GPU, head_dim: float, 
     )
 
 
-# Multi-head latent attention of DeepSeek: 512 latent and 64 rotary elements per token, heads of 128 + 64 and 128.
+# Multi-head latent attention of DeepSeek: 512 latent and 64 rotary elements per token, key heads of 128 + 64 elements,
+# value heads of 128.
 LATENT, ROTARY, KEY, VALUE = 512.0, 64.0, 192.0, 128.0
 
 
 def latent_attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
-    """Multi-head latent attention: expanded keys and values in prefill, absorbed ones in decode."""
+    """Yield multi-head latent attention: expanded keys and values in prefill, absorbed ones in decode."""
     source = "context_mla_perf" if phase == "prefill" else "generation_mla_perf"
     path = folder / f"{source}.csv.gz"
     if not path.is_file():
@@ -271,14 +273,16 @@ def latent_attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
         yield Samples(op, rows["latency"] * 1e-3, shape, source)
 
 
-COLLECTIVES = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter"}
-
-
-COLLECTIVES |= {"alltoall": "all_to_all"}
+COLLECTIVES = {
+    "all_reduce": "all_reduce",
+    "all_gather": "all_gather",
+    "reduce_scatter": "reduce_scatter",
+    "alltoall": "all_to_all",
+}
 
 
 def collectives(folder: Path, algorithm: str) -> Iterator[tuple[int, Samples]]:
-    """Collectives among 2, 4 and 8 GPUs, with the number of GPUs: NCCL's, or an engine's own all-reduce."""
+    """Yield the collectives of NCCL, or the engine's own all-reduce, with the number of GPUs: 2, 4 or 8."""
     source = "nccl_perf" if algorithm == "nccl" else "custom_allreduce_perf"
     table = read_table(folder / f"{source}.csv.gz")
     if algorithm == "nccl":
@@ -294,22 +298,26 @@ def collectives(folder: Path, algorithm: str) -> Iterator[tuple[int, Samples]]:
 
 
 def collective_op(kind: str, message: Any, group: int) -> Op:
-    """A collective of `message` bytes: the whole tensor, of which each GPU starts or ends with its part."""
+    """Return a collective; `message` is the size in bytes of the whole tensor."""
     if kind == "all_reduce":
         return all_reduce(kind, message, group, node=group)[0]
     return collective(kind, kind, message * (group - 1) / group, group)[0]
 
 
-# microsoft/vidur (MIT): one layer's kernels of vLLM on three GPUs. Column of the table -> kind of operator.
+# microsoft/vidur (MIT): the kernels of one layer of vLLM on three GPUs. Column of the table -> kind of operator.
 VIDUR = {"a100-sxm-80gb": "a100", "h100-sxm-80gb": "h100", "a40-48gb": "a40"}
-ELEMENTWISE = {"input_layernorm": "elementwise", "attn_rope": "rotary", "mlp_act": "elementwise"}
-
-
-ELEMENTWISE |= {"post_attention_layernorm": "elementwise", "add": "residual", "emb": "embedding"}
+ELEMENTWISE = {
+    "input_layernorm": "elementwise",
+    "attn_rope": "rotary",
+    "mlp_act": "elementwise",
+    "post_attention_layernorm": "elementwise",
+    "add": "residual",
+    "emb": "embedding",
+}
 
 
 def elementwises(vidur: Path, gpu: GPU) -> Iterator[Samples]:
-    """Norms, rotary embeddings and activations; residual additions; look-ups of embeddings."""
+    """Yield norms, rotary embeddings and activations; residual additions; embedding look-ups."""
     paths = sorted((vidur / VIDUR.get(gpu.name, "none")).glob("*/*/mlp.csv*"))
     tables = [read_table(path) for path in paths]
     for kind in dict.fromkeys(ELEMENTWISE.values()) if tables else ():
@@ -322,7 +330,7 @@ def elementwises(vidur: Path, gpu: GPU) -> Iterator[Samples]:
 
 
 def pass_of(table: Table, name: str) -> tuple[Array, Array]:
-    """Bytes that an elementwise kernel moves, and its seconds, where it was measured."""
+    """Return the bytes that an elementwise kernel moves and its seconds, for the rows in which it was measured."""
     rows, h = table["num_tokens"], table["n_embd"]
     tp = table["num_tensor_parallel_workers"]
     gated = np.char.lower(table["use_gated_mlp"].astype(str)) == "true"
@@ -338,17 +346,17 @@ def pass_of(table: Table, name: str) -> tuple[Array, Array]:
 GATED = ("moe_torch_flow", "moe_torch_flow_cutlass", "deepgemm")
 SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
 
-# nvfp4 was measured with two kernels; engines run the one made for few tokens, two to four times as fast. Where a token
-# had several experts its rows are faster than memory delivers that many: they were routed to fewer. One expert a token
-# or one token in all is beyond doubt.
+# nvfp4 was measured with two kernels. Engines run the one for few tokens, which is two to four times as fast. Its rows
+# with several experts per token are faster than the memory allows, so fewer experts were read than stated. Rows with
+# one expert per token, or with one token, do not have this problem.
 FASTEST = {"nvfp4": "moe_torch_flow_min_latency"}
 FASTEST_NOTE = "the kernel for few tokens; rows of one token, of one expert a token, or of many tokens"
-LEAST_EXPERT_WIDTH = 128  # of one GPU's part of an expert: models are not cut finer
+LEAST_EXPERT_WIDTH = 128  # of the part of an expert on one GPU: models are not split further
 MANY_TOKENS = 8192  # all experts are read, and their weights hardly matter
 
 
 def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
-    """Gated experts, all on one GPU, by format."""
+    """Yield gated experts, all on one GPU, by format."""
     path = folder / "moe_perf.csv.gz"
     table = read_table(path) if path.is_file() else {"moe_dtype": np.array([])}
     for name in sorted(set(table["moe_dtype"])):
@@ -357,11 +365,11 @@ def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
         same = (table["moe_dtype"] == name) & np.isin(table["kernel_source"], kernels)
         rows = where(table, same & wide & (table["moe_ep_size"] == 1))
         even = rows["distribution"] == "balanced"
-        yield dealt_out(where(rows, even), name, gpu) if even.any() else by_power_law(rows, name, gpu)
+        yield even_routing(where(rows, even), name, gpu) if even.any() else power_law_routing(rows, name, gpu)
 
 
-def dealt_out(rows: Table, name: str, gpu: GPU) -> Samples:
-    """Rows whose tokens were dealt out to the experts evenly."""
+def even_routing(rows: Table, name: str, gpu: GPU) -> Samples:
+    """Return the rows with tokens assigned to experts in turn."""
     tokens, k = rows["num_tokens"], rows["topk"]
     note = ""
     if name in FASTEST:
@@ -370,8 +378,8 @@ def dealt_out(rows: Table, name: str, gpu: GPU) -> Samples:
     return experts(rows, matmul_format(name, gpu), touched, note)
 
 
-def by_power_law(rows: Table, name: str, gpu: GPU) -> Samples:
-    """Rows of one token, and those of so many that random choices reach nearly all experts either way."""
+def power_law_routing(rows: Table, name: str, gpu: GPU) -> Samples:
+    """Return the power-law rows with one token, or with enough tokens to reach nearly all experts in any case."""
     tokens, held = rows["num_tokens"], rows["num_experts"]
     rows = where(rows, (tokens == 1) | (tokens * rows["topk"] >= 2 * held))
     touched = distinct_experts(rows["num_tokens"], rows["num_experts"], rows["topk"])
@@ -380,12 +388,12 @@ def by_power_law(rows: Table, name: str, gpu: GPU) -> Samples:
 
 
 def memory_bound(op: Op, gpu: GPU) -> Mask:
-    """Rows whose traffic would take three times as long as their FLOP at the peaks."""
+    """Mark the rows that take three times as long for their bytes as for their FLOP, at the peaks."""
     return np.asarray(op.bytes / gpu.memory_bandwidth > 3 * op.flops / gpu.peak_flops[op.rate])
 
 
 def experts(rows: Table, numbers: MatmulFormat, touched: Quantity, note: str) -> Samples:
-    """All kernels of the measured block, as `feed_forward` counts them."""
+    """Return all kernels of the measured block, counted as in models/layers/feed_forward.py."""
     tokens, h, k, held = rows["num_tokens"], rows["hidden_size"], rows["topk"], rows["num_experts"]
     width, copies = rows["inter_size"] / rows["moe_tp_size"], tokens * k
     product = partial(matmul, kind="grouped_gemm", read=touched, held=held, numbers=numbers)

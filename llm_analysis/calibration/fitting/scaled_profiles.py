@@ -1,19 +1,21 @@
-"""Profiles where no kernels were measured, but whole layers or peaks were: another profile's, scaled to meet those.
+"""Build the profiles of GPUs with few or no measured kernels: the profile of a similar GPU, scaled.
 
-Two factors, one on `flops` and one on `memory`, of every kernel. They come from published figures (`microbench.csv`):
-times of one Llama-2-70B layer at many batch sizes for A100-40GB, V100, T4 and L4; the best matrix multiplication and
-the five bandwidths of BabelStream of an MI300X beside the same tools' figures for the GPU that lends its numbers.
+All figures come from `microbench.csv`.
 
-A layer's decode steps read a KV cache of a length that the table does not tell, so its weights alone are what is left
-on a straight line through the small batches at no sequences: through those up to 16 or to 32, whichever tells it better
-(at 17 a T4 and an L4 change kernels). The same table's LLaMA-30B, which nothing is fitted to, gives about as much: 1.04
-for 1.06 on the A100-40GB, 1.06 for 1.06 on the L4, 0.93 for 0.96 on the T4 (V100: 0.91 for 1.06).
+GPUs without any measured kernel: two factors, one on `flops` and one on `memory`, scale every kernel. For A100-40GB,
+V100, T4 and L4 they make the profile match published times of one Llama-2-70B layer at many batch sizes. For MI300X
+they are ratios of what the same tools reached on both GPUs: the best matrix multiplication and the five bandwidths of
+BabelStream.
 
-Profiles of GPUs of which others have published some kernels: those fitted, the rest scaled from a relative's.
+The decode steps of a layer read a KV cache of unknown length. The time of the weights alone is therefore extrapolated
+to zero sequences, by a straight line through the batches up to 16 or up to 32, whichever has the smaller standard error
+(a T4 and an L4 change kernels at 17). LLaMA-30B of the same table, which is not used in the fit, gives similar memory
+factors: 1.04 instead of 1.06 on A100-40GB, 1.06 and 1.06 on L4, 0.93 instead of 0.96 on T4, 0.91 instead of 1.06 on
+V100.
 
-The rows are in `microbench.csv`: DeepGEMM, FlashInfer and FlashAttention-3 on an H20, matrix multiplications of PyTorch
-on an MI210. The ratio of the fitted GEMM's fraction of peak to the relative's scales every kernel that is not there:
-an H20 is a Hopper chip sold with a sixth of its arithmetic, so that it gets closer to what is left of the peak.
+GPUs with some published kernels (H20: DeepGEMM, FlashInfer, FlashAttention-3; MI210: PyTorch GEMMs): these kernels are
+fitted. All others are scaled by the ratio of the fitted GEMM's fraction of peak to that of the similar GPU. On an H20
+the ratio is above 1: it is a Hopper chip with a sixth of the arithmetic, so kernels get closer to its lower peak.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Array
 
 LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
-MEMORY_BOUND, COMPUTE_BOUND = (16, 32), 1000  # rows of a layer's matrices up to, and from, which it is surely so
+MEMORY_BOUND, COMPUTE_BOUND = (
+    (16, 32),
+    1000,
+)  # tokens per layer: at most 16 or 32 is memory-bound, at least 1000 compute-bound
 
 MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM"
 BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
@@ -56,12 +61,12 @@ BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A profile to be scaled from that of `base`; `gpu_name` None: for all of the architecture."""
+    """How to scale the profile of `base`. `gpu_name` None makes a profile for the whole architecture."""
 
     name: str
     base: str
     measured_on: str  # name of the GPU in gpu_configs
-    table_name: str  # and in the table
+    table_name: str  # name of the GPU in the table
     gpu_name: str | None = None
 
 
@@ -76,14 +81,14 @@ PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_": "a100-sxm-80gb
 
 
 def scaled_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
-    """All profiles of this kind."""
+    """Return the profiles that are scaled as a whole."""
     table = read_table(microbench)
     made = [scaled(s, bases[s.base], *layer_factors(s, bases[s.base], table), MODELS, date) for s in FROM_LAYERS]
     return made + [scaled(s, bases[s.base], *peak_factors(s, bases[s.base], table), BLOGS, date) for s in FROM_PEAKS]
 
 
 def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
-    """Factors on `flops` and `memory`, and the rows that gave them: predicted over measured time of a whole layer."""
+    """Return the factors on `flops` and `memory` (predicted over measured layer time) and the number of rows."""
     mine = (table["gpu"] == s.table_name) & (np.char.find(table["source_ref"], LAYER_SOURCE) >= 0)
     rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
     gpu, wide = get_gpu(s.measured_on), rows >= COMPUTE_BOUND
@@ -96,13 +101,13 @@ def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[floa
 
 
 def at_no_sequences(rows: Array, seconds: Array) -> tuple[float, float, int]:
-    """Where a straight line through points begins: its standard error, the seconds there, and the points."""
+    """Return the intercept of a straight line through the points: its standard error, seconds, number of points."""
     line, spread = np.polyfit(rows, seconds, 1, cov=True)
     return float(np.sqrt(spread[1, 1])), float(line[1]), len(rows)
 
 
 def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
-    """One layer of LAYER_MODEL over `rows` tokens of as many sequences, with the fractions of `base`."""
+    """Return the seconds of a decode step of one layer of LAYER_MODEL for `rows` sequences, timed with `base`."""
     dtypes = get_dtypes("fp16").on(gpu.peak_flops, gpu.name)
     ops = layer(
         start_pass(get_model(LAYER_MODEL), Step(rows, 1.0, 0.0, "decode"), dtypes, Parallelism()),
@@ -114,7 +119,7 @@ def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
 
 
 def peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
-    """Factors from the fractions of peak that the same tools reached on this GPU and on the reference."""
+    """Return the factors on `flops` and `memory` and the number of rows: ratios of fractions of peak on two GPUs."""
     found, rows = [], 0
     for kind, reference in PEAK_REFERENCES.items():
         fractions = []
@@ -129,12 +134,12 @@ def peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float
 
 
 def numbers(cells: Any) -> Array:
-    """Cells as floats, empty ones as nan."""
+    """Return cells as floats, empty ones as nan."""
     return np.array([float(c or "nan") for c in cells]) if cells.dtype.kind == "U" else np.asarray(cells, dtype=float)
 
 
 def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, source: str, date: str) -> Profile:
-    """`base` with every kernel's fractions multiplied."""
+    """Return `base` with the fractions of every kernel multiplied."""
     gpu = get_gpu(s.measured_on)
     note = f"{base.name}'s numbers with flops x {flops:.2f} and memory x {memory:.2f}, to meet {rows} rows of {source}"
     made = {k: {f: times(e, flops, memory, rows, source) for f, e in v.items()} for k, v in base.kernels.items()}
@@ -150,7 +155,7 @@ def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, sou
 
 
 def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) -> Kernel:
-    """A kernel with its fractions multiplied; the evidence is what gave the factors."""
+    """Return a kernel with its fractions multiplied; its evidence is that of the factors."""
     n = entry.numbers
     update = {"flops": at_most(n.flops * flops, n.flops), "memory": at_most(n.memory * memory, n.memory)}
     unknown = dict.fromkeys(UNKNOWN)
@@ -159,11 +164,11 @@ def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) ->
 
 
 def at_most(fraction: float, unscaled: float) -> float:
-    """A scaled fraction, not above what the best measured kernels reach unless it was so before."""
+    """Return a scaled fraction: at most BEST, or the unscaled fraction if that is higher."""
     return round(min(fraction, max(BEST, unscaled)), 4)
 
 
-BEST = 0.95
+BEST = 0.95  # of the peak: what the best measured kernels reach
 UNKNOWN = ("median_error", "p90_error", "bias")
 
 
@@ -173,10 +178,11 @@ SOURCE = "published kernel timings, {}"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A GPU of the table, the relative that lends the rest, and the format of the table's GEMM, its name and ours.
+    """A GPU with some published kernels; all others are scaled from the profile `base`.
 
-    `relative` is the relative's GEMM to compare with, and the format that the measured one stands for besides its own.
-    Where kernels were `host_timed`, the launch is the relative's.
+    The published GEMM is called `gemm_dtype` in the table and `gemm_format` here. `relative` is the GEMM format of
+    `base` that it is compared with; the fitted numbers are used for this format too. If the host timed the kernels,
+    the launch time is that of `base`.
     """
 
     name: str
@@ -197,7 +203,7 @@ SETS = (
 
 
 def published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
-    """What the table holds of a GPU's kernels."""
+    """Return the kernels of a GPU in the table."""
     mine = where(table, table["gpu"] == p.table_name)
     found = [gemm_samples(p, gpu, mine)]
     for kind, phase in (("attention_prefill", "prefill"), ("attention_decode", "decode")):
@@ -210,7 +216,7 @@ def published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
 
 
 def gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
-    """Matrix multiplications of usual width."""
+    """Return the matrix multiplications with k and n of at least LEAST_WIDTH."""
     rows = where(mine, (mine["kind"] == "gemm") & (mine["dtype"] == p.gemm_dtype))
     m, n, k = (numbers(rows[c]) for c in ("m", "n", "k"))
     inputs: Any = k
@@ -221,12 +227,12 @@ def gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
 
 
 def seconds_of(rows: Table) -> Array:
-    """Measured seconds: the table's are ms or us."""
+    """Return the measured seconds; the table has ms or us."""
     return np.asarray(numbers(rows["value"]) * np.where(rows["unit"] == "ms", 1e-3, 1e-6))
 
 
 def attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
-    """Attention with heads as the notes say, query groups up to 16; single sequences of decode are noisy, they say."""
+    """Return attention with up to 16 query heads per KV head. Decode of one sequence is left out: it is noisy."""
     heads, kv_heads, head_dim = (numbers(np.array(c)) for c in zip(*map(heads_of, rows["notes"]), strict=True))
     seen = numbers(rows["n"])
     shapes: dict[str, Any] = {"num_heads": heads, "num_key_value_heads": kv_heads, "latency": seconds_of(rows)}
@@ -240,19 +246,19 @@ def attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
 
 
 def heads_of(note: str) -> tuple[str, ...]:
-    """Heads, KV heads and head size in a note; none, as empty text."""
+    """Return heads, KV heads and head size of a note, as text; empty if the note has none."""
     match = HEADS.search(note)
     return match.groups() if match else ("", "", "")
 
 
 def published_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
-    """All profiles of this kind."""
+    """Return the profiles with some fitted kernels."""
     table = read_table(microbench)
     return [published_profile(p, bases[p.base], table, date) for p in SETS]
 
 
 def published_profile(p: Published, base: Profile, table: Table, date: str) -> Profile:
-    """The relative's profile, scaled, with the fitted kernels put in its place."""
+    """Return the scaled profile of `base` with the fitted kernels in it."""
     gpu, relative = get_gpu(p.measured_on), base.kernels["gemm"][p.relative].numbers
     fixed, names = ({"launch": relative.launch}, COMPUTE[1:]) if p.host_timed else ({}, COMPUTE)
     fits = {}
