@@ -1,4 +1,4 @@
-"""Fits to tables of others: numbers put into a made table come back, and every row is held out once."""
+"""Fits to synthetic tables recover the numbers that the tables were made with, and hold out every row once."""
 
 import csv
 from pathlib import Path
@@ -23,7 +23,7 @@ def written(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 @pytest.mark.parametrize(("in_server", "bandwidth"), [(2, 450e9), (1, 50e9)])
-def test_launch_and_bandwidth_of_sends_come_back_and_all_rows_are_held_out(
+def test_a_fit_of_sends_recovers_launch_and_bandwidth_and_holds_out_all_rows(
     tmp_path: Path, in_server: int, bandwidth: float
 ) -> None:
     took = [1e3 * (12e-6 + size / (bandwidth * 0.6)) for size in SIZES]
@@ -41,7 +41,7 @@ def test_launch_and_bandwidth_of_sends_come_back_and_all_rows_are_held_out(
     assert entry.evidence.p90_error == pytest.approx(0.0, abs=1e-3)
 
 
-def test_small_all_reduces_between_servers_go_over_the_network(tmp_path: Path) -> None:
+def test_small_all_reduces_between_servers_use_the_network(tmp_path: Path) -> None:
     shape: dict[str, object] = {"num_workers": 2, "devices_per_node": 1}
     rows = [{**shape, "size": size, "time_stats.all_reduce.median": 0.04} for size in (2048, 8192, 30000, 1e6)]
     written(tmp_path / "all_reduce.csv", [*rows, {**rows[0], "devices_per_node": 2}])
@@ -50,8 +50,8 @@ def test_small_all_reduces_between_servers_go_over_the_network(tmp_path: Path) -
     assert samples.seconds.tolist() == [4e-5] * 3
 
 
-def test_a_layer_is_read_at_no_sequences_so_that_a_cache_of_unknown_length_does_not_count() -> None:
-    """The made table: the base's own seconds, memory 1.25 times as fast, and a cache that takes 20 us a sequence."""
+def test_the_weights_of_a_layer_are_extrapolated_to_zero_sequences() -> None:
+    """The table has the seconds of the base with 1.25 times the memory speed, plus 20 us of KV cache per sequence."""
     name, base = "a100-sxm-40gb", profile_named("a100-sxm-80gb")
     few, wide = np.arange(1.0, 17.0), np.arange(2000.0, 2010.0)
     weights = layer_seconds(get_gpu(name), base, np.ones(1))[0] / 1.25

@@ -1,4 +1,4 @@
-"""Experts of mixtures: how the measured kernels are read, and how far the published rows are off."""
+"""MoE experts: reading the measured kernels, and errors on published measurements."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from llm_analysis.physics.parallelism import Parallelism
 
 MEASUREMENTS = SHARED / "measurements"
 needs_measurements = pytest.mark.skipif(
-    not MEASUREMENTS.is_dir(), reason=f"no measurements at {MEASUREMENTS}: nothing to hold the experts against"
+    not MEASUREMENTS.is_dir(), reason=f"no measurements at {MEASUREMENTS}: cannot score the experts"
 )
 COLUMNS = "kernel_source,moe_dtype,num_tokens,hidden_size,inter_size,topk,num_experts,moe_tp_size,moe_ep_size"
 MIXTURES = ("mixtral-8x7b", "mixtral-8x22b", "dbrx", "qwen3-30b-a3b", "qwen3-235b-a22b", "gpt-oss-120b")
 
 
 def table(folder: Path, *rows: str) -> list[Samples]:
-    """A table of measured experts, read."""
+    """Return the samples of a table of measured experts."""
     with gzip.open(folder / "moe_perf.csv.gz", "wt", encoding="utf-8") as file:
         file.write("\n".join([f"{COLUMNS},distribution,latency", *rows]) + "\n")
     return list(grouped_gemms(folder, get_gpu("h100-sxm-80gb")))
 
 
-def test_tokens_dealt_out_reach_an_expert_each(tmp_path: Path) -> None:
-    """4 tokens of 8 experts reach 32, 16 reach all 128, 64 no more; a skewed row beside them does not count."""
+def test_balanced_tokens_reach_distinct_experts(tmp_path: Path) -> None:
+    """4 tokens with 8 experts each reach 32, 16 tokens reach all 128, 64 no more. A power-law row is ignored."""
     shape = "4096,1536,8,128,1,1"
     rows = [f"moe_torch_flow_cutlass,bfloat16,{n},{shape},balanced,0.1" for n in (4, 16, 64)]
     (samples,) = table(tmp_path, *rows, f"moe_torch_flow_cutlass,bfloat16,4,{shape},power_law_1.2,0.1")
@@ -47,7 +47,7 @@ def test_tokens_dealt_out_reach_an_expert_each(tmp_path: Path) -> None:
     assert np.asarray(samples.twin.weight_bytes / expert).tolist() == [16, 64, 64]
 
 
-def test_slices_that_no_model_is_cut_into_are_left_out(tmp_path: Path) -> None:
+def test_experts_split_more_finely_than_in_models_are_left_out(tmp_path: Path) -> None:
     rows = [f"deepgemm,fp8_block,4,2048,512,8,256,{tp},1,balanced,0.1" for tp in (1, 4, 8)]
     (samples,) = table(tmp_path, *rows)
     assert len(samples.seconds) == 2
@@ -62,13 +62,13 @@ def layer_ops(tp: int = 1, ep: int = 1) -> dict[str, Op]:
 
 
 def test_each_token_is_copied_for_each_of_its_experts() -> None:
-    """16 tokens of 2048 numbers of 2 bytes: read once, written for each of 8 experts; half of it on each of 2 GPUs."""
+    """16 tokens of 2048 two-byte elements are read once and written for each of 8 experts; each of 2 GPUs has half."""
     assert layer_ops()["experts_permute"].bytes == pytest.approx(16 * 2048 * 2 * (1 + 8))
     assert layer_ops(2, 2)["experts_permute"].bytes == pytest.approx(16 * 2048 * 2 * (1 + 8) / 2)
 
 
-def test_experts_spread_inside_the_group_are_summed_by_its_all_reduce() -> None:
-    """Either a GPU has all tokens, and the all-reduce adds up, or tokens travel: not both."""
+def test_expert_parallelism_inside_the_tensor_group_needs_no_all_to_all() -> None:
+    """Every GPU of the group has all tokens, and the all-reduce of the layer adds the experts' outputs."""
     ops = layer_ops(4, 4)
     assert "mlp_all_reduce" in ops
     assert not any(op.kind == "all_to_all" for op in ops.values())
@@ -76,8 +76,8 @@ def test_experts_spread_inside_the_group_are_summed_by_its_all_reduce() -> None:
 
 @needs_measurements
 @pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "l40s"])
-def test_experts_spread_over_gpus_are_met_unfitted(system: str) -> None:
-    """The numbers were fitted to experts all on one GPU; memory-bound rows of some on each of several keep to them."""
+def test_numbers_fitted_on_one_gpu_predict_expert_parallel_rows(system: str) -> None:
+    """Rows with experts on several GPUs are in no fit; the memory-bound ones are predicted within 15 %."""
     from llm_analysis.calibration.fitting.measured_kernels import GATED, experts, matmul_format, read_table, where
 
     gpu = get_gpu(SYSTEMS[system])
@@ -97,8 +97,8 @@ def test_experts_spread_over_gpus_are_met_unfitted(system: str) -> None:
 
 
 @needs_measurements
-def test_published_mixtures_are_met() -> None:
-    """The aim of 15 %, over all rows of these models, each under a runtime that was fitted without it."""
+def test_the_median_error_of_moe_measurements_is_below_15_percent() -> None:
+    """Over all rows of these models; each row is estimated with a runtime fitted without it."""
     measurements, _ = read_measurements(MEASUREMENTS / "e2e.csv")
     rows = [m for m in measurements if m.model_name in MIXTURES and m.runtime != "autoawq" and not apart(m)]
     errors = [abs(scored_row(m, m.runtime, "calibrated").error) for m in rows]
