@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_analysis.errors import Unsupported
 from llm_analysis.hardware.roofline import Timed, TimedOp
-from llm_analysis.inference.pipeline import schedule
+from llm_analysis.inference.pipeline import pass_ops, schedule
 from llm_analysis.inference.workload import (
     Workload,
     checking_passes,
@@ -15,7 +15,7 @@ from llm_analysis.inference.workload import (
     prefill_passes,
 )
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.forward import cached_bytes
+from llm_analysis.models.forward import cached_bytes, growing_ops
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum, real
 
@@ -37,16 +37,27 @@ def prefill(scenario: Scenario, workload: Workload) -> Timed:
 
 def decode(scenario: Scenario, workload: Workload) -> Timed:
     """Return the operators of the mean decode step, with their costs, as passes whose weights sum to 1."""
-    timed = _each_flushed(scenario, checking_passes(scenario.model, workload))
+    timed = _decode_steps(scenario, checking_passes(scenario.model, workload))
     if workload.num_draft_tokens:
         draft = scenario.of_draft()
-        timed += _named(_each_flushed(draft, drafting_passes(draft.model, workload)))
+        timed += _named(_decode_steps(draft, drafting_passes(draft.model, workload)))
     return timed
 
 
-def _each_flushed(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -> list[TimedOp]:
-    """Return decode passes with their weights: each flushes the pipeline before the next begins."""
-    return [entry for weight, step in passes for entry in schedule(scenario, [(1.0, step)], weight)]
+def _decode_steps(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -> list[TimedOp]:
+    """Return decode passes with their weights. On a pipeline each flushes before the next begins.
+
+    With a KV cache the passes differ in their context alone, so an operator that does not depend on it is timed once.
+    """
+    s, passes = scenario, list(passes)
+    (weight, step), *others = passes
+    if s.layout.pp_size > 1 or step.phase == "prefill":
+        return [entry for weight, step in passes for entry in schedule(s, [(1.0, step)], weight)]
+    together = sum((other for other, _ in others), weight)
+    timed = [(weight if op.grows else together, op, c) for _, op, c in s.timed(pass_ops(s, step))]
+    for weight, step in others:
+        timed += s.timed(growing_ops(s.model, step, s.dtypes, s.layout), weight)
+    return timed
 
 
 def _named(timed: Timed) -> list[TimedOp]:

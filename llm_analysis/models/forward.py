@@ -120,6 +120,17 @@ def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelis
     return ops + (_output_head(once) if last == model.num_hidden_layers else [])
 
 
+def growing_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
+    """Return the operators of all layers that depend on the tokens in the cache: attention and its like."""
+    once = start_pass(model, step, dtypes, layout, "embedding")
+    return [
+        op
+        for (mixer, _), count in model.kinds_between(0, model.num_hidden_layers).items()
+        for op in MIXERS[base_name(mixer)].ops(once._replace(count=count), mixer)
+        if op.grows
+    ]
+
+
 def forward(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
     """All operators of one pass, as one GPU of each stage runs them; the stages of a pipeline follow one another."""
     ops = stage_ops(model, step, dtypes, layout, 0, model.num_hidden_layers)

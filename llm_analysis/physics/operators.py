@@ -34,6 +34,7 @@ class Op(NamedTuple):
     kind: str  # which efficiency applies: gemm, prefill_attention, decode_attention, elementwise, all_reduce, ...
     part: str = ""  # one of PARTS; empty for collectives and the host
     last_only: bool = False  # runs on the last position of each sequence, not on every token
+    grows: bool = False  # its cost depends on the tokens in the cache
     count: Quantity = 1.0  # type: ignore[assignment]  # runs in a pass (a tuple's method of that name gives way)
     format: str = ""  # number format of the kernel, as profiles name it: bf16, fp8, w4a16, ...
     rate: str = ""  # which of the GPU's peak rates it can use: fp16, bf16, fp8, int8, fp4, ...
@@ -199,6 +200,7 @@ def attention(
         name=name,
         kind=f"{step.phase}_{kind}",
         part=part,
+        grows=True,
         count=count,
         format=format,
         rate=rate,

@@ -1,5 +1,6 @@
 """Parameter counts against published ones, and the laws that a model's operators keep."""
 
+import contextlib
 import json
 import re
 from math import isclose
@@ -10,10 +11,12 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_analysis.errors import Unsupported
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.forward import forward, kv_bytes_per_token, num_active_params, num_params
+from llm_analysis.models.forward import forward, growing_ops, kv_bytes_per_token, num_active_params, num_params
 from llm_analysis.models.layers.feed_forward import distinct_experts
 from llm_analysis.models.reading.reader import read_model
+from llm_analysis.models.sharding import check_layout
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.operators import PARTS, Op, Step
 from llm_analysis.physics.parallelism import Parallelism
@@ -283,3 +286,18 @@ def test_the_matrices_of_state_space_layers_are_not_attention() -> None:
     channels = 512 + 2 * 128
     assert held["state_space"] == 2 * (256 * (512 + channels + 8) + channels * 5 + 3 * 8 + 512 * 256)
     assert held["attention"] == held["feed_forward"] == 0
+
+
+@pytest.mark.parametrize("layout", [ONE, Parallelism(tp_size=2), Parallelism(cp_size=2)], ids=str)
+def test_only_growing_operators_of_a_decode_step_depend_on_the_cached_tokens(layout: Parallelism) -> None:
+    """`growing_ops` builds these alone for every decode step of an answer but the first."""
+    checked = 0
+    for model in MODELS.values():
+        with contextlib.suppress(Unsupported):
+            check_layout(layout, model)
+            soon, late = (Step(4.0, 1.0, context, "decode") for context in (700.0, 9000.0))
+            before, after = (forward(model, step, BF16, layout) for step in (soon, late))
+            assert all(one == other for one, other in zip(before, after, strict=True) if not one.grows)
+            assert growing_ops(model, late, BF16, layout) == [op for op in after if op.grows]
+            checked += 1
+    assert checked > 100

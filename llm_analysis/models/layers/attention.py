@@ -126,6 +126,7 @@ def _expanded(p: Pass, kind: str) -> list[Op]:
         m.qk_rope_head_dim,
     )
     up = p.matmul("kv_up", rank, heads / t * (nope + v), rows=seen, params=rank * heads * (nope + v))
+    up = up._replace(grows=True)
     read = seen * heads / t * (nope + rope + v) * p.dtypes.stream_bytes  # the expanded keys and values
 
     def attend(step: Step) -> Op:
@@ -220,5 +221,5 @@ def _indexer(p: Pass) -> list[Op]:
         p.matmul("index_key_weights", m.hidden_size, d + heads),
         p.small_norm("index_key_norm", d, 2 * d),
         scores,
-        elementwise("index_topk", rows, p.step.total, min(m.index_topk, 10**9), 4, count=p.count),
+        elementwise("index_topk", rows, p.step.total, min(m.index_topk, 10**9), 4, count=p.count)._replace(grows=True),
     ]
