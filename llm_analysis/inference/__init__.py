@@ -1,12 +1,15 @@
 """Latency and memory of a static batch.
 
+question    a scenario and a workload from names and keywords
+scenario    model, GPU, formats, layout, method and runtime, validated once
 workload    batch, lengths and serving options; the passes of prefill and decode
 methods     efficiencies by method: ideal, published, calibrated
 published   the block-level model of the published FasterTransformer example
 runtimes    host time and kernel factors of inference engines
+passes      prefill and decode as timed operators; drafts and the transfer of a cache
 pipeline    pipeline parallelism: micro-batches through stages
 memory      weights, KV cache and activations of one GPU; what would make a model fit
-analysis    LLMAnalysis: one scenario, one estimate after another
+analysis    estimate(scenario, workload), and LLMAnalysis in front of it
 estimate    the record of an answer
 explain     where the time goes, and what would save it
 """

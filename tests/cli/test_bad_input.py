@@ -19,6 +19,7 @@ from llm_analysis.cli import main
 from llm_analysis.cli.commands import infer
 from llm_analysis.cli.flags import ALIASES, HINTS, flags_of
 from llm_analysis.errors import BadConfig
+from llm_analysis.inference import question as asking
 from llm_analysis.report import tables
 
 INFER = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
@@ -655,7 +656,7 @@ def test_the_class_refuses_alike(build: dict[str, Any], question: dict[str, Any]
 
 
 def test_an_internal_division_by_zero_is_no_mistake_of_the_user(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "get_gpu", lambda name: 1 / 0)
+    monkeypatch.setattr(asking, "get_gpu", lambda name: 1 / 0)
     answer = ask(*INFER)
     assert (answer.status, answer.out) == (1, "")
     assert "internal error: ZeroDivisionError" in answer.err
@@ -665,7 +666,7 @@ def test_an_internal_error_is_one_line(ask: Ask, monkeypatch: pytest.MonkeyPatch
     def broken(name: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(catalog, "get_gpu", broken)
+    monkeypatch.setattr(asking, "get_gpu", broken)
     answer = ask(*INFER)
     assert (answer.status, answer.out) == (1, "")
     assert re.fullmatch(r"llm-analysis: internal error: KeyError: 'a bug'; .*--log_level DEBUG\n", answer.err)

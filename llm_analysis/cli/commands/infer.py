@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, set_log_level
-from llm_analysis.cli.question import question
 from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.question import question
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.report.estimate import check_finite, does_not_fit, rendered, summary_files

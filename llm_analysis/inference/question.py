@@ -1,0 +1,88 @@
+"""A scenario and a workload from names and keywords: the flags of the command line, or keywords of the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from llm_analysis.catalog import get_gpu, get_model
+from llm_analysis.errors import BadValue, one_line, shown
+from llm_analysis.inference.methods import Efficiencies
+from llm_analysis.inference.passes import MTP, own_draft
+from llm_analysis.inference.runtimes import get_runtime
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.physics.dtypes import get_dtypes
+from llm_analysis.physics.parallelism import Parallelism
+
+Part = TypeVar("Part", bound=BaseModel)
+
+
+def question(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
+    """Return the scenario and the workload that the flags ask for. Raises LLMAnalysisError."""
+    return scenario_of(flags), workload_of(flags)
+
+
+def workload_of(flags: Mapping[str, Any]) -> Workload:
+    """Return the workload that the flags ask for. Flags that are missing have their defaults. Raises BadValue."""
+    return _part(Workload, flags)
+
+
+def scenario_of(flags: Mapping[str, Any]) -> Scenario:
+    """Return the scenario that the flags ask for; model, GPU, formats and runtime are looked up by name.
+
+    Flags that are missing or None have their defaults. Raises LLMAnalysisError.
+    """
+    layout = _part(Parallelism, flags)
+    model = get_model(_required("model_name", flags), flags.get("allow_download", False))
+    gpu, dtypes, runtime = get_gpu(_required("gpu_name", flags)), flags.get("dtype_name"), flags.get("runtime")
+    return Scenario.of(
+        model,
+        gpu,
+        None if dtypes is None else get_dtypes(dtypes),
+        layout,
+        method=flags.get("method"),
+        efficiencies=Efficiencies(
+            flags.get("flops_efficiency"),
+            flags.get("hbm_memory_efficiency"),
+            flags.get("intra_node_memory_efficiency"),
+            flags.get("inter_node_memory_efficiency"),
+            flags.get("achieved_tflops"),
+            flags.get("achieved_memory_bandwidth_GBs"),
+        ),
+        runtime=None if runtime is None else get_runtime(runtime),
+        draft=_draft_of(model, flags),
+        kv_cache_dtype_bytes=flags.get("kv_cache_dtype_bytes"),
+        layernorm_dtype_bytes=flags.get("layernorm_dtype_bytes"),
+    )
+
+
+def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | None:
+    """Return the draft model, if one is asked for. Raises BadValue if no number of draft tokens is given with it."""
+    name = flags.get("draft_model_name")
+    if name is None:
+        return None
+    if not flags.get("num_draft_tokens"):
+        raise BadValue(f"draft_model_name {shown(name)} needs num_draft_tokens: how many it proposes in each step")
+    return own_draft(model) if name == MTP else get_model(name, flags.get("allow_download", False))
+
+
+def _part(kind: type[Part], flags: Mapping[str, Any]) -> Part:
+    """Return the record whose fields are among the flags. Raises BadValue."""
+    try:
+        return kind(**{name: flags[name] for name in kind.model_fields if name in flags})
+    except ValidationError as error:
+        raise BadValue(one_line(error)) from None
+
+
+def _required(flag: str, flags: Mapping[str, Any]) -> object:
+    """Return a flag that the user must give. Raises BadValue if it is missing."""
+    if flags.get(flag) is None:
+        raise BadValue(
+            f"the question needs --{flag}; `llm-analysis {flag.removesuffix('_name')}s` lists the known ones"
+        )
+    value: object = flags[flag]
+    return value
