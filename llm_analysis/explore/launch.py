@@ -121,7 +121,7 @@ def _ep(server: Server) -> int:
 def _needs_checkpoint(engine: str, server: Server) -> bool:
     """Return whether the engine cannot make the formats from the model's own checkpoint."""
     weights = server.dtypes.weights
-    narrow = server.dtypes.weight_bits < 16 and weights != server.model.weight_format
+    narrow = server.dtypes.weight_bits < 16 and weights != server.model.weight_format.partition("+")[0]
     return narrow and weights not in ONLINE.get(engine, {})
 
 
@@ -129,7 +129,7 @@ def _quantized(engine: str, server: Server, cache_format: str) -> list[str]:
     """Return the flags for weights quantized while loading, and for an 8-bit KV cache."""
     weights, known = server.dtypes.weights, ONLINE[engine]
     flags = []
-    if server.dtypes.weight_bits < 16 and weights != server.model.weight_format and weights in known:
+    if server.dtypes.weight_bits < 16 and weights != server.model.weight_format.partition("+")[0] and weights in known:
         flags += ["--quantization", known[weights]]
     return flags + (["--kv-cache-dtype", cache_format] if server.dtypes.kv_bits == 8 else [])
 

@@ -20,6 +20,7 @@ from llm_analysis.inference.pipeline import schedule
 from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.gguf import with_gguf_mix
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.physics.parallelism import Parallelism
@@ -251,17 +252,17 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     A format in which a checkpoint holds its experts alone stands for what is published. Raises Unsupported for formats
     of experts that the model does not have.
     """
-    own = of_checkpoint(model.weight_format, model.quantized_part)
+    own = of_checkpoint(model.weight_format)
     told: tuple[str, ...] = ()
     if asked is None and model.weight_format:
         cache = "; --kv_cache_dtype_bytes 2 keeps the KV cache in 16 bits" if own.kv_bits < 16 else ""
         told = (f"no dtype_name was given: {own.name}, as the checkpoint is published{cache}",)
-    elif asked and own.experts and asked.name == model.weight_format:
+    elif asked and own.experts and asked.name == own.experts.name:
         told = (f"dtype_name {asked.name}: {own.name}, as the checkpoint is published",)
         asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits)
     if asked and asked.experts and not model.num_experts:
         raise Unsupported(f"dtype_name {asked.name}: {model.name} has no experts to hold in a format of their own")
-    return (asked or own).on(gpu.peak_flops, gpu.name), told
+    return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), told
 
 
 def with_bytes(

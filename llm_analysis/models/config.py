@@ -38,8 +38,7 @@ class ModelConfig(BaseModel):
     hf_id: str = ""
     model_type: str = ""
     notes: tuple[str, ...] = ()  # what the reader must know of how the file was read
-    weight_format: str = ""  # the everyday dtype name of a quantised checkpoint
-    quantized_part: Literal["all", "experts"] = "all"  # which matrices of the layers `weight_format` covers
+    weight_format: str = ""  # formats of a quantized checkpoint (see physics.dtypes); empty: 16 bits
 
     hidden_size: Count
     num_hidden_layers: Count

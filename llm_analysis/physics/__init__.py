@@ -3,5 +3,6 @@
 operators     one kernel as a record: FLOP, bytes, weights, cache
 collectives   all-reduce, all-gather, all-to-all, sends: bytes on the wire and messages
 dtypes        number formats: bits, rates, names such as w4a16 and fp8
+gguf          formats of llama.cpp: bits of each type, and the type of each tensor
 parallelism   the layout: tensor, context, pipeline, data, sequence and expert parallel sizes
 """

@@ -1,11 +1,16 @@
-"""Number formats: what each class of tensor is held in, and at which rate it is multiplied.
+"""Number formats: bits of weights, activations, embedding and KV cache, and the rate of the matrix products.
 
-A name is parsed, not looked up: `w4a16e16kv8` is weights of 4 bits, activations of 16, embedding and output head of 16,
-KV cache of 8. Bare widths mean: 32 fp32, 16 half precision (fp16 where the GPU has it, else bf16), 8 int8, 4 int4;
-where weights are narrower than activations they are expanded inside the kernel and multiplied at the activations'
-rate. The everyday names below say the format itself; `bf16+mxfp4` is bf16 with experts in mxfp4. Embedding and head
-stay at 16 bits under all narrow formats, and so does the residual stream between the kernels. The KV cache follows the
-activations, never below 8 bits, unless a name says so.
+A name is one of `EVERYDAY`, a list of widths, or a combination:
+
+    w4a16e16kv8          weights of 4 bits, activations of 16, embedding and output head of 16, KV cache of 8
+    int4_g32             int4 with one scale per 32 weights
+    bf16+mxfp4           bf16, with routed experts in mxfp4
+    fp8+mlp:nvfp4        fp8, with dense and shared feed-forwards in nvfp4; `head:` gives the output head's format
+
+Bare widths stand for: 32 fp32, 16 half precision (the faster of fp16 and bf16), 8 int8, 6 fp6, 4 int4.
+Weights narrower than the activations are expanded inside the kernel and multiplied at the rate of the activations.
+Embedding, output head and the residual stream between kernels keep 16 bits under all narrow formats. The KV cache has
+the width of the activations, at least 8 bits, unless the name gives one.
 """
 
 from __future__ import annotations
@@ -15,20 +20,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llm_analysis.errors import BadValue, nearest, shown
 from llm_analysis.names import dtype_spelling
+from llm_analysis.physics.gguf import MIXES, TYPE_BITS
 from llm_analysis.physics.operators import MatmulFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "half": 16, "fp8": 8, "int8": 8, "fp6": 6, "int4": 4, "fp4": 4}
-BARE = {32: "fp32", 16: "half", 8: "int8", 6: "fp6", 4: "int4"}
+_BARE = {32: "fp32", 16: "half", 8: "int8", 6: "fp6", 4: "int4"}
+_INT4_GROUP = 128  # usual number of weights that share a 16-bit scale (AWQ, Lin et al. 2023; GPTQ, Frantar et al. 2022)
+_INT4_SCALE_BITS = 16 / _INT4_GROUP
+_MX_SCALE_BITS = 8 / 32  # one 8-bit exponent per 32 elements (OCP Microscaling Formats v1.0, 2023)
+_NVFP4_SCALE_BITS = 8 / 16  # one fp8 scale per 16 elements (NVIDIA, "Introducing NVFP4", 2025)
+# NF4 (QLoRA, Dettmers et al. 2023): a 32-bit scale per 64 weights; double quantization stores these scales in 8 bits,
+# with a 32-bit scale per 256 of them.
+_NF4_SCALE_BITS = 32 / 64
+_NF4_DOUBLE_SCALE_BITS = 8 / 64 + 32 / (64 * 256)
 
-# Bits that the scales of a group add to each weight: one 16-bit scale per 128 weights for int4 (AWQ, GPTQ);
-# one 8-bit scale per 16 for nvfp4 and per 32 for mxfp4 (OCP microscaling formats, 2023); the rest need no counting.
-SCALE_BITS = {"int4": 16 / 128, "nvfp4": 8 / 16, "mxfp4": 8 / 32, "fp6": 8 / 32}
-
-# The rate a format is multiplied at where the GPU lacks its own: the next wider one that the weights are expanded to.
-EMULATED_AT = {
+# Rate of a format that the GPU lacks: that of the next wider format, to which the weights are expanded.
+_EMULATED_AT = {
     "fp4": "half",
     "fp8": "half",
     "fp6": "half",
@@ -38,22 +48,72 @@ EMULATED_AT = {
     "tf32": "fp32",
 }
 
-PATTERN = re.compile(r"w(?P<w>[0-9]{1,3})a(?P<a>[0-9]{1,3})(?:e(?P<e>[0-9]{1,3}))?(?:kv(?P<kv>[0-9]{1,3}))?")
+_WIDTHS = re.compile(r"w(?P<w>[0-9]{1,3})a(?P<a>[0-9]{1,3})(?:e(?P<e>[0-9]{1,3}))?(?:kv(?P<kv>[0-9]{1,3}))?")
+_GROUPED = re.compile(r"int4_g(?P<group>[1-9][0-9]{0,3})")
+
+
+class Everyday(NamedTuple):
+    """A format that has a name of its own."""
+
+    weights: str
+    weight_bits: float
+    scale_bits: float  # per weight, beside its own bits
+    math: str  # format of the matrix products
+    stream: str  # format of the activations between kernels
+    activation_bits: int
+    embedding_bits: float
+
+
+def _gguf(name: str) -> Everyday:
+    """Return a GGUF format with the bits of its default type; `models.gguf` averages over the tensors of a model.
+
+    llama.cpp keeps activations between kernels in 16 or 32 bits and expands weights inside the kernel.
+    """
+    default = TYPE_BITS[MIXES[name].default]
+    whole = float(int(default))
+    return Everyday(name, whole, default - whole, "half", "half", 16, default)
+
+
+EVERYDAY = {
+    "fp32": Everyday("fp32", 32, 0, "fp32", "fp32", 32, 32),
+    "tf32": Everyday("fp32", 32, 0, "tf32", "fp32", 32, 32),
+    "fp16": Everyday("fp16", 16, 0, "fp16", "fp16", 16, 16),
+    "bf16": Everyday("bf16", 16, 0, "bf16", "bf16", 16, 16),
+    "fp8": Everyday("fp8", 8, 0, "fp8", "half", 8, 16),
+    "fp8_block": Everyday("fp8_block", 8, 0, "fp8", "half", 8, 16),  # DeepSeek-V3: a scale per 128 x 128 weights
+    "mxfp8": Everyday("mxfp8", 8, _MX_SCALE_BITS, "fp8", "half", 8, 16),
+    "int8": Everyday("int8", 8, 0, "int8", "half", 8, 16),
+    "fp6": Everyday("fp6", 6, _MX_SCALE_BITS, "half", "half", 16, 16),
+    "int4": Everyday("int4", 4, _INT4_SCALE_BITS, "half", "half", 16, 16),
+    "w4a8": Everyday("int4", 4, _INT4_SCALE_BITS, "int8", "half", 8, 16),  # QServe (Lin et al. 2024)
+    "w4afp8": Everyday("int4", 4, _INT4_SCALE_BITS, "fp8", "half", 8, 16),  # int4 weights, fp8 activations
+    "nf4": Everyday("nf4", 4, _NF4_SCALE_BITS, "half", "half", 16, 16),
+    "nf4_double": Everyday("nf4", 4, _NF4_DOUBLE_SCALE_BITS, "half", "half", 16, 16),
+    "nvfp4": Everyday("nvfp4", 4, _NVFP4_SCALE_BITS, "fp4", "half", 4, 16),
+    "w4a16_nvfp4": Everyday("nvfp4", 4, _NVFP4_SCALE_BITS, "half", "half", 16, 16),
+    "mxfp4": Everyday("mxfp4", 4, _MX_SCALE_BITS, "fp4", "half", 4, 16),
+    # BitNet b1.58 (Ma et al. 2025): ternary weights packed four to a byte, one scale per matrix, int8 activations.
+    "bitnet": Everyday("bitnet", 2, 0, "int8", "half", 8, 16),
+    **{name: _gguf(name) for name in MIXES},
+}
+DEFAULT_DTYPE = "w16a16e16"  # of a checkpoint that is not quantized
 
 
 class Dtypes(NamedTuple):
-    """Formats of weights, activations, embedding and KV cache. `math` is the format of the matrix multiplications."""
+    """Formats of weights, activations, embedding and KV cache. `math` is the format of the matrix products."""
 
     name: str
     weights: str
     weight_bits: float
-    scale_bits: float  # per weight, on top of its own
+    scale_bits: float  # per weight, beside its own bits
     math: str
-    stream: str  # residual stream, attention and everything between the matrix multiplications
+    stream: str  # residual stream, attention and everything between the matrix products
     activation_bits: int
-    embedding_bits: int
+    embedding_bits: float
     kv_bits: int
-    experts: Dtypes | None = None  # formats of the experts' matrices, where they are others
+    experts: Dtypes | None = None  # formats of routed experts, if they differ
+    mlp: Dtypes | None = None  # formats of dense and shared feed-forwards, if they differ
+    head_bits: float = 0.0  # bits of the output head; 0: those of the embedding
     norm_bytes: float = 0.0  # bytes per element that a norm moves; 0: those of the stream
     notes: tuple[str, ...] = ()
 
@@ -69,7 +129,7 @@ class Dtypes(NamedTuple):
 
     @property
     def linear(self) -> MatmulFormat:
-        """How the layers' matrices are multiplied."""
+        """Format of the products with the matrices of attention and state-space layers."""
         math_bits = BITS[self.math]
         kernel = self.weights if self.weight_bits == math_bits < 16 else f"w{self.weight_bits:g}a{math_bits}"
         if self.weight_bits >= 16:
@@ -79,44 +139,51 @@ class Dtypes(NamedTuple):
 
     @property
     def routed(self) -> MatmulFormat:
-        """How the experts' matrices are multiplied."""
+        """Format of the products with the matrices of routed experts."""
         return (self.experts or self).linear
+
+    def linear_of(self, part: str) -> MatmulFormat:
+        """Return the format of the products with the matrices of a part of the model (see operators.PARTS)."""
+        own = {"feed_forward": self.mlp, "expert": self.experts}.get(part)
+        return (own or self).linear
 
     @property
     def head(self) -> MatmulFormat:
-        """How the output head and other matrices that are never quantised are multiplied."""
-        return MatmulFormat(self.stream, self.stream, self.embedding_bits / 8, self.stream_bytes, self.stream_bytes)
+        """Format of the product with the output head."""
+        weight_bytes = (self.head_bits or self.embedding_bits) / 8
+        return MatmulFormat(self.stream, self.stream, weight_bytes, self.stream_bytes, self.stream_bytes)
 
     @property
     def router(self) -> MatmulFormat:
-        """How matrices that stay in the stream's format are multiplied."""
+        """Format of the products with matrices that stay in the stream's format."""
         return MatmulFormat(self.stream, self.stream, self.stream_bytes, self.stream_bytes, self.stream_bytes)
 
     def attention_format(self, head_dim: int = 128) -> str:
-        """The profile key of an attention kernel: format of its math, width of the cache, size of a head."""
+        """Return the profile key of an attention kernel: format of its math, width of the cache, size of a head."""
         cache = "_kv8" if self.kv_bits == 8 else ""
         return f"{self.stream}{cache}" + ("" if head_dim == 128 else f"_d{head_dim}")
 
     def on(self, peak_flops: Mapping[str, float], gpu_name: str) -> Dtypes:
-        """These formats as this GPU runs them: half precision named, missing rates emulated, both told in `notes`."""
+        """Return these formats on a GPU: half precision named, missing rates emulated; `notes` say what changed."""
         halves = {rate: peak_flops[rate] for rate in ("fp16", "bf16") if rate in peak_flops}
         half = max(halves, key=halves.__getitem__, default="fp32")  # the faster one; fp16 if both are equally fast
-        math, math_note = available(self.math, half, peak_flops, gpu_name)
-        stream, stream_note = available(self.stream, half, peak_flops, gpu_name)
+        math, math_note = _available(self.math, half, peak_flops, gpu_name)
+        stream, stream_note = _available(self.stream, half, peak_flops, gpu_name)
         notes = dict.fromkeys(note for note in (math_note, stream_note) if note)
-        experts = self.experts.on(peak_flops, gpu_name) if self.experts else None
-        notes |= dict.fromkeys(f"experts: {note}" for note in (experts.notes if experts else ()) if note not in notes)
-        return self._replace(math=math, stream=stream, experts=experts, notes=self.notes + tuple(notes))
+        experts, mlp = (part.on(peak_flops, gpu_name) if part else None for part in (self.experts, self.mlp))
+        for label, part in (("experts", experts), ("feed-forward", mlp)):
+            notes |= dict.fromkeys(f"{label}: {note}" for note in (part.notes if part else ()) if note not in notes)
+        return self._replace(math=math, stream=stream, experts=experts, mlp=mlp, notes=self.notes + tuple(notes))
 
 
-def available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: str) -> tuple[str, str]:
-    """The rate that stands in for `rate` on a GPU, and a note where it is another one.
+def _available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: str) -> tuple[str, str]:
+    """Return the rate that stands in for `rate` on a GPU, and a note if it is another one.
 
-    Raises BadValue where the GPU has no rate to emulate it with.
+    Raise BadValue if the GPU has no rate to emulate it with.
     """
     found, wanted = half if rate == "half" else rate, rate
     while found not in peak_flops:
-        following = EMULATED_AT.get(found)
+        following = _EMULATED_AT.get(found)
         if following is None:
             known = ", ".join(peak_flops)
             raise BadValue(f"{gpu_name} has no published {rate} rate; it has {known}")
@@ -126,70 +193,55 @@ def available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: s
     return found, f"{gpu_name} has no {wanted} rate: multiplied at its {found} rate"
 
 
-DEFAULT_DTYPE = "w16a16e16"  # of a checkpoint that is not quantised
-
-# name: weights, their bits, multiplied as, stream, bits of activations, bits of the embedding
-EVERYDAY = {
-    "fp32": ("fp32", 32, "fp32", "fp32", 32, 32),
-    "tf32": ("fp32", 32, "tf32", "fp32", 32, 32),
-    "fp16": ("fp16", 16, "fp16", "fp16", 16, 16),
-    "bf16": ("bf16", 16, "bf16", "bf16", 16, 16),
-    "fp8": ("fp8", 8, "fp8", "half", 8, 16),
-    "fp8_block": ("fp8_block", 8, "fp8", "half", 8, 16),  # a scale for each block of 128 x 128 weights
-    "int8": ("int8", 8, "int8", "half", 8, 16),
-    "fp6": ("fp6", 6, "half", "half", 16, 16),
-    "int4": ("int4", 4, "half", "half", 16, 16),
-    "nvfp4": ("nvfp4", 4, "fp4", "half", 4, 16),
-    "mxfp4": ("mxfp4", 4, "fp4", "half", 4, 16),
-}
-
-
 def get_dtypes(name: object) -> Dtypes:
-    """The formats that `name` stands for. Raises BadValue for a name that is neither parsed nor known."""
+    """Return the formats of a name (see the top of this file). Raise BadValue for an unknown name."""
     if not isinstance(name, str):
         raise BadValue(f"dtype_name must be text such as bf16 or w4a16e16, not {shown(name)}")
-    others, plus, experts = name.partition("+")
-    if plus:
-        return get_dtypes(others)._replace(name=name, experts=get_dtypes(experts))
-    kv_bits, name = None, dtype_spelling(name)
-    if name in EVERYDAY:
-        weights, weight_bits, math, stream, activation_bits, embedding_bits = EVERYDAY[name]
-    else:
-        widths = parsed_widths(name)
-        weight_bits, activation_bits, kv_bits = widths["w"], widths["a"], widths.get("kv")
-        weights, math, stream = (
-            BARE[weight_bits],
-            BARE[max(weight_bits, activation_bits)],
-            BARE[max(activation_bits, 16)],
-        )
-        embedding_bits = widths.get("e", max(activation_bits, 16))
-    return Dtypes(
-        name=name,
-        weights=weights,
-        weight_bits=weight_bits,
-        scale_bits=SCALE_BITS.get(weights, 0.0),
-        math=math,
-        stream=stream,
-        activation_bits=activation_bits,
-        embedding_bits=embedding_bits,
-        kv_bits=kv_bits or max(8, activation_bits),
-    )
+    base, *parts = name.split("+")
+    found = _single(base)
+    for part in parts:
+        label, colon, own = part.rpartition(":")
+        if colon and label not in ("mlp", "experts", "head"):
+            raise BadValue(f"dtype {shown(name)}: {shown(label)} is none of mlp, experts, head")
+        if label == "head":
+            head = _single(own)
+            found = found._replace(head_bits=head.weight_bits + head.scale_bits)
+        elif label == "mlp":
+            found = found._replace(mlp=_single(own))
+        else:
+            found = found._replace(experts=_single(own))
+    return found._replace(name=name) if parts else found
 
 
-def of_checkpoint(weight_format: str, part: str) -> Dtypes:
-    """The formats that a checkpoint is published in: `weight_format` for all matrices, or for the experts' alone."""
-    if not weight_format:
-        return get_dtypes(DEFAULT_DTYPE)
-    return get_dtypes(f"{DEFAULT_DTYPE}+{weight_format}" if part == "experts" else weight_format)
+def _single(name: str) -> Dtypes:
+    """Return the formats of a name without `+`."""
+    name = dtype_spelling(name)
+    everyday, kv_bits = EVERYDAY.get(name), None
+    group = _GROUPED.fullmatch(name)
+    if group:
+        everyday = EVERYDAY["int4"]._replace(scale_bits=16 / int(group["group"]))
+    if everyday is None:
+        everyday, kv_bits = _from_widths(name)
+    kv_bits = kv_bits or max(8, everyday.activation_bits)
+    return Dtypes(name, *everyday, kv_bits=kv_bits)
 
 
-def parsed_widths(name: str) -> dict[str, int]:
-    """The widths in bits that a name such as w4a16e16kv8 spells. Raises BadValue for any other name."""
-    match = PATTERN.fullmatch(name)
+def of_checkpoint(weight_format: str) -> Dtypes:
+    """Return the formats that a checkpoint is published in; 16 bits for one that is not quantized."""
+    return get_dtypes(weight_format or DEFAULT_DTYPE)
+
+
+def _from_widths(name: str) -> tuple[Everyday, int | None]:
+    """Return the formats and the KV width of a name such as w4a16e16kv8. Raise BadValue for any other name."""
+    match = _WIDTHS.fullmatch(name)
     if match is None:
         raise BadValue(f"unknown dtype {shown(name)}{nearest(name, EVERYDAY)} (or widths in bits, such as w8a8e16kv8)")
     widths = {key: int(value) for key, value in match.groupdict().items() if value}
-    wrong = [bits for bits in widths.values() if bits not in BARE]
+    wrong = [bits for bits in widths.values() if bits not in _BARE]
     if wrong:
-        raise BadValue(f"dtype {name!r}: {wrong[0]} bits is not one of {', '.join(map(str, BARE))}")
-    return widths
+        raise BadValue(f"dtype {name!r}: {wrong[0]} bits is not one of {', '.join(map(str, _BARE))}")
+    weights, activations = widths["w"], widths["a"]
+    scale_bits = {"int4": _INT4_SCALE_BITS, "fp6": _MX_SCALE_BITS}.get(_BARE[weights], 0.0)
+    math, stream = _BARE[max(weights, activations)], _BARE[max(activations, 16)]
+    embedding = widths.get("e", max(activations, 16))
+    return Everyday(_BARE[weights], weights, scale_bits, math, stream, activations, embedding), widths.get("kv")

@@ -8,7 +8,7 @@ from typing import Any
 from llm_analysis.hardware.gpu import GPU, RATES
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.forward import kv_bytes_per_token, num_active_params, num_params
-from llm_analysis.physics.dtypes import DEFAULT_DTYPE, get_dtypes
+from llm_analysis.physics.dtypes import BITS, DEFAULT_DTYPE, Dtypes, get_dtypes
 from llm_analysis.units import GB
 
 Row = dict[str, Any]  # of a list: plain values in SI units, by their JSON keys
@@ -44,7 +44,10 @@ DTYPE_COLUMNS: dict[str, Callable[[Row], str]] = {
     "multiplied": lambda row: f"{row['math_bits']:g}",
     "rate": lambda row: row["math"],
 }
-DTYPE_LEGEND = "bits of a number; rate: the peak of the GPU at which they are multiplied"
+DTYPE_LEGEND = (
+    "bits of a number, scales included; rate: the GPU's peak for the products\n"
+    "q4_0 to iq4_xs: GGUF; bits of most tensors, a model's average may be higher"
+)
 
 
 def counts(m: ModelConfig) -> Row:
@@ -58,6 +61,18 @@ def model_row(m: ModelConfig) -> Row:
     shape = ("num_hidden_layers", "hidden_size", "num_experts", "max_position_embeddings")
     named = {key: getattr(m, key) for key in ("name", "family", "model_type")}
     return {**named, **counts(m), "kv_cache_bytes_per_token": kv_bytes, **{key: getattr(m, key) for key in shape}}
+
+
+def dtype_row(d: Dtypes) -> Row:
+    """Return the row of a number format in a list."""
+    keys = ("name", "weight_bits", "scale_bits", "activation_bits", "embedding_bits", "kv_bits", "math")
+    return {**{key: getattr(d, key) for key in keys}, "math_bits": BITS[d.math]}
+
+
+def dtype_entry(d: Dtypes) -> Row:
+    """Return all fields of a number format, with those of its parts."""
+    parts = {key: dtype_entry(part) if part else None for key, part in (("experts", d.experts), ("mlp", d.mlp))}
+    return d._asdict() | parts
 
 
 def gpu_row(g: GPU) -> Row:

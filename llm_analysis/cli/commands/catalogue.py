@@ -10,7 +10,7 @@ from llm_analysis.cli.output import Format, Output
 from llm_analysis.errors import BadValue, choice, number, unknown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.physics.dtypes import BITS, EVERYDAY, get_dtypes
+from llm_analysis.physics.dtypes import EVERYDAY, get_dtypes
 from llm_analysis.report.catalogue import (
     DTYPE_COLUMNS,
     DTYPE_LEGEND,
@@ -20,6 +20,8 @@ from llm_analysis.report.catalogue import (
     MODEL_LEGEND,
     Row,
     counts,
+    dtype_entry,
+    dtype_row,
     gpu_row,
     model_row,
 )
@@ -80,14 +82,8 @@ def dtypes(*, name: _Name = None, format: Format = "table") -> Output:
     """List the number formats; other formats can be given in bits, such as w4a16e16kv8."""
     check_format(format, name)
     if name is not None:
-        one = get_dtypes(name)
-        return whole(one._asdict() | {"experts": one.experts._asdict() if one.experts else None})
-    keys = ("weight_bits", "scale_bits", "activation_bits", "embedding_bits", "kv_bits", "math")
-    found = {known: get_dtypes(known) for known in EVERYDAY}
-    rows = [
-        {"name": known, **{key: getattr(d, key) for key in keys}, "math_bits": BITS[d.math]}
-        for known, d in found.items()
-    ]
+        return whole(dtype_entry(get_dtypes(name)))
+    rows = [dtype_row(get_dtypes(known)) for known in EVERYDAY]
     return listed(rows, DTYPE_COLUMNS, DTYPE_LEGEND, format)
 
 

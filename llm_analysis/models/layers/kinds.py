@@ -27,7 +27,7 @@ class LayerKind(NamedTuple):
 
     def ops(self, p: Pass, name: str) -> list[Op]:
         """Return the operators of a layer of this kind; `name` may carry a size."""
-        return self.build(p._replace(part=self.part), name)
+        return self.build(p._replace(part=self.part, linear=p.dtypes.linear_of(self.part)), name)
 
 
 def base_name(name: str) -> str:

@@ -26,7 +26,7 @@ from llm_analysis.models.reading.fields import (
     renamed,
     unread,
 )
-from llm_analysis.models.reading.quantization import weights_of
+from llm_analysis.models.reading.quantization import QUANTIZATION_KEYS, weights_of
 
 # Names of layer kinds in published files: our names for them.
 OTHER_NAMES = {
@@ -62,15 +62,15 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         _check_activation(fields)
     _rename_kinds(fields, family)
     fields.offer(**family.defaults, **(family.sizes if published else {}))
-    weights = weights_of(fields)
-    for key in ("quantization_config", "compression_config", "use_fp8_e4m3"):
-        fields.pop(key, None)
-    fields.offer(name=name, weight_format=weights.format, quantized_part=weights.part)
+    quantization = {key: fields.pop(key) for key in QUANTIZATION_KEYS if key in fields}
     if "vision_config" in raw:
         notes.append("only the language model is counted, not the vision part")
-    fields["notes"] = (*notes, weights.note) if weights.note else tuple(notes)
+    fields["notes"] = tuple(notes)
     _read_layer_overrides(fields)
     family.read(fields)
+    weights = weights_of(quantization, fields.whole("num_hidden_layers"), fields.whole("num_experts"))
+    fields.offer(name=name, weight_format=weights.format)
+    fields["notes"] += (weights.note,) if weights.note else ()
     _read_yarn(fields)
     _fill_in(fields)
     _read_layers(fields)

@@ -165,44 +165,6 @@ def test_each_layer_may_have_sizes_of_its_own() -> None:
     assert kv_bytes_per_token(model, BF16) == 16 * 2 * 8 * 128 * 2
 
 
-QUANTIZED: list[tuple[dict[str, Any], str, str]] = [
-    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block", "all"),
-    ({"quant_method": "fp8"}, "fp8", "all"),
-    ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4", "all"),
-    ({"quant_method": "gptq", "bits": 8}, "w8a16", "all"),
-    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4", "all"),
-    ({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}, "mxfp4", "experts"),
-    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", "all"),
-    ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8"}}, "fp8", "all"),
-    ({"quant_method": "some-new-method"}, "", "all"),
-]
-
-
-@pytest.mark.parametrize(("config", "name", "part"), QUANTIZED)
-def test_quantization_sets_the_weight_format(config: dict[str, Any], name: str, part: str) -> None:
-    model = published("llama", quantization_config=config)
-    assert (model.weight_format, model.quantized_part) == (name, part)
-    assert bool(model.notes) == (part == "experts" or not name)
-
-
-@pytest.mark.parametrize(
-    ("bits", "kind", "group", "activations", "name"),
-    [
-        (8, "float", None, 8, "fp8"),
-        (4, "int", 128, None, "int4"),
-        (8, "int", None, 8, "int8"),
-        (8, "int", None, None, "w8a16"),
-        (4, "float", 16, 4, "nvfp4"),
-    ],
-)
-def test_compressed_tensors(bits: int, kind: str, group: int | None, activations: int | None, name: str) -> None:
-    inputs = {"num_bits": activations} if activations else None
-    weights = {"num_bits": bits, "type": kind, "group_size": group}
-    groups = {"group_0": {"weights": weights, "input_activations": inputs}}
-    config = {"quant_method": "compressed-tensors", "config_groups": groups}
-    assert published("llama", quantization_config=config).weight_format == name
-
-
 # --- keys that nothing reads, and files that transformers 5 has saved
 
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
