@@ -1,21 +1,21 @@
-"""Why an estimate is what it is: each of its seconds beside the speed of light, and what more of each resource buys.
+"""Compare an estimate with the speed of light, term by term, and ask what would shorten it.
 
-An operator's speed of light is what the datasheet's peaks allow, all that `ideal` charges for it:
+The speed of light of an operator is the time that `ideal` charges, at the peaks of the datasheet:
 
     light = max(flops / peak, bytes / bandwidth) + wire_bytes / link_bandwidth
 
-in terms by which it is bound: light_compute, light_memory, light_network. Of the rest, with compute and memory the two
-times that the method gives the operator (see `hardware`), roof the larger of them, and seconds all of it together:
+It is split into light_compute or light_memory, whichever binds, and light_network. The rest of the operator's seconds
+is split into losses. With `compute` and `memory` the two times under the method, and roof = max(compute, memory):
 
-    lost_compute   roof - max(flops / peak, bytes / bandwidth), where compute is the roof
-    lost_memory    the same where memory is; and all of it where it is below 0, a gain: data found in a cache, or work
-                   that another kernel does on the way
-    lost_overlap   what compute and memory take together beyond the roof: near the knee neither hides the other whole
+    lost_compute   roof - max(flops / peak, bytes / bandwidth), if compute is the roof
+    lost_memory    the same if memory is the roof; all of it if it is negative, a gain: data found in a cache, or work
+                   that another kernel does
+    lost_overlap   compute and memory together, beyond the roof: near the knee neither hides the other completely
     lost_launch    the launch of a kernel
-    lost_network   a collective beyond its bytes at the link's full bandwidth: its launch, its messages' latency
-    lost_host      operators of kind `host_...`: all that a runtime's host does
+    lost_network   a collective beyond its bytes at the full link bandwidth: launch and message latency
+    lost_host      operators of kind `host_...`: the host time of the runtime
 
-The nine add up to the estimate. A what-if asks the same analysis again with one input changed, by no other formula.
+The nine terms add up to the estimate. A what-if is an estimate of the same workload with one input changed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ TERMS = {
     "lost_network": "lost to network",
     "lost_host": "lost to host",
 }
-LINKS = ("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth")
-Change = Callable[[Scenario], Scenario]  # the scenario with one input changed; raises LLMAnalysisError
+_LINKS = ("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth")
+_Change = Callable[[Scenario], Scenario]  # the scenario with one input changed; raises LLMAnalysisError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An estimate, its terms (they add up to it), and what each what-if saves (below 0: what it costs), most first."""
+    """An estimate, the terms that add up to it, and the saving of each what-if (negative: its cost), largest first."""
 
     estimate: Estimate
     terms: tuple[Line, ...]
@@ -73,7 +73,7 @@ class Explanation:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The estimate's plain values, with the explanation in place of its operators."""
+        """Return the plain values of the estimate, with the explanation in place of the operators."""
         plain = {key: value for key, value in self.estimate.as_dict().items() if key != "operators"}
         lines = {"terms": [asdict(line) for line in self.terms], "savings": [asdict(line) for line in self.savings]}
         return plain | lines | {"notes": list(self.notes)}
@@ -83,13 +83,13 @@ def explanation(scenario: Scenario, workload: Workload) -> Explanation:
     """Return where the time of a static batch goes and what would shorten it. Raises LLMAnalysisError."""
     estimate = answer(scenario, workload)
     gpu, basis = scenario.gpu, estimate.basis
-    prefill, decode = terms_of(basis.prefill, gpu), terms_of(basis.decode, gpu)
+    prefill, decode = _terms_of(basis.prefill, gpu), _terms_of(basis.decode, gpu)
     terms = tuple(line(name, prefill[name], decode[name], estimate) for name in TERMS)
     savings, notes = [], list(estimate.notes)
     if any(min(term.prefill_seconds, term.decode_seconds) < 0 for term in terms):
-        notes.append("a loss below 0 is a gain: data found in a cache, or work that another kernel does on the way")
+        notes.append("a negative loss is a gain: data found in a cache, or work that another kernel does")
     for name, (label, change) in WHAT_IFS.items():
-        if name in ONLY and not ONLY[name](scenario, estimate):
+        if name in _ONLY and not _ONLY[name](scenario, estimate):
             continue
         try:
             other = answer(change(scenario), workload)
@@ -98,19 +98,19 @@ def explanation(scenario: Scenario, workload: Workload) -> Explanation:
             continue
         saved = [before - after for before, after in zip(latencies(estimate), latencies(other), strict=True)]
         savings.append(line(name, saved[0], saved[1], estimate))
-        known = fallbacks(estimate)
-        new = [note.removeprefix(f"{label}: ") for note in fallbacks(other) if note not in known]
+        known = _fallbacks(estimate)
+        new = [note.removeprefix(f"{label}: ") for note in _fallbacks(other) if note not in known]
         notes += [f"{label}: {note}" for note in new]
     savings.sort(key=lambda saved: -saved.total_seconds)
     return Explanation(estimate, terms, tuple(savings), tuple(notes))
 
 
 def latencies(estimate: Estimate) -> tuple[float, float]:
-    """Seconds of the prefill and of the mean decode step."""
+    """Return the seconds of the prefill and of the mean decode step."""
     return estimate.prefill_latency, estimate.decode_latency
 
 
-def fallbacks(estimate: Estimate) -> tuple[str, ...]:
+def _fallbacks(estimate: Estimate) -> tuple[str, ...]:
     """Return the notes on the inputs of an estimate, and on the kernels that others stand in for."""
     basis = estimate.basis
     ops = [op for timed in (basis.prefill, basis.decode) for _, op, _ in timed]
@@ -118,23 +118,23 @@ def fallbacks(estimate: Estimate) -> tuple[str, ...]:
 
 
 def line(name: str, prefill: float, decode: float, e: Estimate) -> Line:
-    """A line of the explanation of `e`: the total counts the decode steps that the estimate's total counts."""
+    """Return a line of the explanation of `e`; its total counts the same number of decode steps as the estimate."""
     total = prefill + e.total_decode_latency / e.decode_latency * decode
     shares = prefill / e.prefill_latency, decode / e.decode_latency, total / e.total_latency
     return Line(name, prefill, decode, total, *shares)
 
 
-def terms_of(timed: Timed, gpu: GPU) -> dict[str, float]:
-    """Seconds of each term in a pass, all operators together."""
+def _terms_of(timed: Timed, gpu: GPU) -> dict[str, float]:
+    """Return the seconds of each term, summed over the operators of a pass."""
     sums = dict.fromkeys(TERMS, 0.0)
     for weight, op, c in timed:
-        for term, value in operator_terms(op, c, cost(op, gpu, IDEAL)):
+        for term, value in _operator_terms(op, c, cost(op, gpu, IDEAL)):
             sums[term] += float(weight * op.count * value)
     return sums
 
 
-def operator_terms(op: Op, c: Cost, light: Cost) -> Iterable[tuple[str, Any]]:
-    """(term, seconds) of one run of an operator with cost `c`; `light` is its cost at the speed of light."""
+def _operator_terms(op: Op, c: Cost, light: Cost) -> Iterable[tuple[str, Any]]:
+    """Yield (term, seconds) of one run of an operator with cost `c`; `light` is its cost at the speed of light."""
     bound, least = "compute" if light.compute > light.memory else "memory", max(light.compute, light.memory)
     yield f"light_{bound}", least
     yield "light_network", light.network
@@ -143,43 +143,43 @@ def operator_terms(op: Op, c: Cost, light: Cost) -> Iterable[tuple[str, Any]]:
     yield "lost_compute" if by_compute else "lost_memory", roof - least
     yield "lost_overlap", max(c.seconds - c.launch - c.network - roof, 0.0)
     yield "lost_network", c.network - light.network
-    yield f"lost_{waits_for(op)}", c.launch
+    yield f"lost_{_waits_for(op)}", c.launch
 
 
-def waits_for(op: Op) -> str:
-    """Whose time an operator's launch is: the host's, the network's, or the kernel's own."""
+def _waits_for(op: Op) -> str:
+    """Return what an operator's launch belongs to: `host`, `network` (a collective) or `launch` (a kernel)."""
     if op.kind.startswith("host_"):
         return "host"
     return "network" if op.span > 1 else "launch"
 
 
-def on_better(a: Scenario, factor: float, *names: str) -> Scenario:
-    """The same on a GPU with some of its datasheet's figures multiplied."""
+def _on_better(a: Scenario, factor: float, *names: str) -> Scenario:
+    """Return the scenario on a GPU with some of its figures multiplied."""
     figures = {name: value for name in names if (value := getattr(a.gpu, name)) is not None}
     better = {name: value * factor for name, value in figures.items()}
     return a.changed(gpu=a.gpu.model_copy(update=better))
 
 
-def faster_compute(a: Scenario) -> Scenario:
-    """The same on a GPU with 10 % more FLOP/s, at every rate."""
+def _faster_compute(a: Scenario) -> Scenario:
+    """Return the scenario on a GPU with 10 % more FLOP/s at every rate."""
     rates = {rate: 1.1 * peak for rate, peak in a.gpu.peak_flops.items()}
     return a.changed(gpu=a.gpu.model_copy(update={"peak_flops": rates}))
 
 
-def half_the_wait(a: Scenario, who: str) -> Scenario:
+def _half_the_wait(a: Scenario, who: str) -> Scenario:
     """Return the scenario with half the launch and message latency of the operators that wait for `who`."""
     method, usual = copy(a.method), a.method.efficiency
 
     def halved(op: Op) -> Efficiency:
         e = usual(op)
-        return e.model_copy(update={"launch": e.launch / 2, "latency": e.latency / 2}) if waits_for(op) == who else e
+        return e.model_copy(update={"launch": e.launch / 2, "latency": e.latency / 2}) if _waits_for(op) == who else e
 
     method.efficiency = halved  # type: ignore[method-assign]
     return a._replace(method=method)
 
 
-def narrower_weights(a: Scenario, name: str) -> Scenario:
-    """The same with weights, and their multiplication, as in an everyday format; the KV cache stays as it is."""
+def _narrower_weights(a: Scenario, name: str) -> Scenario:
+    """Return the scenario with weights held and multiplied in another format; the KV cache does not change."""
     new, old = get_dtypes(name), a.dtypes
     if new.weight_bits >= old.weight_bits:
         raise Unsupported(f"the weights take {old.weight_bits:g} bits already")
@@ -187,41 +187,41 @@ def narrower_weights(a: Scenario, name: str) -> Scenario:
     return a.changed(dtypes=old._replace(**formats, activation_bits=new.activation_bits))
 
 
-def narrower_cache(a: Scenario) -> Scenario:
-    """The same with a KV cache of 8 bits."""
+def _narrower_cache(a: Scenario) -> Scenario:
+    """Return the scenario with a KV cache of 8 bits."""
     if a.dtypes.kv_bits <= 8:
         raise Unsupported(f"the KV cache takes {a.dtypes.kv_bits} bits already")
     return a.changed(dtypes=a.dtypes._replace(kv_bits=8), kv_cache_dtype_bytes=1)
 
 
-def twice_the_gpus(a: Scenario) -> Scenario:
-    """The same on twice the tensor-parallel GPUs."""
+def _twice_the_gpus(a: Scenario) -> Scenario:
+    """Return the scenario on twice the tensor-parallel GPUs."""
     sizes = {"tp_size": 2 * a.layout.tp_size}
     if a.layout.sp_size > 1:
         sizes["sp_size"] = 2 * a.layout.sp_size
     return a.changed(layout=a.layout.model_copy(update=sizes))
 
 
-def twice_the_ranks(a: Scenario) -> Scenario:
-    """The same on twice the GPUs that share the tokens."""
+def _twice_the_ranks(a: Scenario) -> Scenario:
+    """Return the scenario on twice the context-parallel ranks."""
     return a.changed(layout=a.layout.model_copy(update={"cp_size": 2 * a.layout.cp_size}))
 
 
-WHAT_IFS: dict[str, tuple[str, Change]] = {
-    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: on_better(a, 1.1, "memory_bandwidth")),
-    "peak_flops_x1.1": ("FLOP/s + 10 %", faster_compute),
-    "launch_x0.5": ("launch / 2", lambda a: half_the_wait(a, "launch")),
-    "host_x0.5": ("host time / 2", lambda a: half_the_wait(a, "host")),
-    "link_bandwidth_x2": ("link bandwidth x 2", lambda a: on_better(a, 2.0, *LINKS)),
-    "link_latency_x0.5": ("link latency / 2", lambda a: half_the_wait(a, "network")),
-    "fp8_weights": ("fp8 weights", lambda a: narrower_weights(a, "fp8")),
-    "int4_weights": ("int4 weights", lambda a: narrower_weights(a, "int4")),
-    "fp8_kv_cache": ("fp8 KV cache", narrower_cache),
-    "8_bit_kv_cache": ("8-bit KV cache", narrower_cache),
-    "tp_size_x2": ("tp_size x 2", twice_the_gpus),
-    "cp_size_x2": ("cp_size x 2", twice_the_ranks),
+WHAT_IFS: dict[str, tuple[str, _Change]] = {
+    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: _on_better(a, 1.1, "memory_bandwidth")),
+    "peak_flops_x1.1": ("FLOP/s + 10 %", _faster_compute),
+    "launch_x0.5": ("launch / 2", lambda a: _half_the_wait(a, "launch")),
+    "host_x0.5": ("host time / 2", lambda a: _half_the_wait(a, "host")),
+    "link_bandwidth_x2": ("link bandwidth x 2", lambda a: _on_better(a, 2.0, *_LINKS)),
+    "link_latency_x0.5": ("link latency / 2", lambda a: _half_the_wait(a, "network")),
+    "fp8_weights": ("fp8 weights", lambda a: _narrower_weights(a, "fp8")),
+    "int4_weights": ("int4 weights", lambda a: _narrower_weights(a, "int4")),
+    "fp8_kv_cache": ("fp8 KV cache", _narrower_cache),
+    "8_bit_kv_cache": ("8-bit KV cache", _narrower_cache),
+    "tp_size_x2": ("tp_size x 2", _twice_the_gpus),
+    "cp_size_x2": ("cp_size x 2", _twice_the_ranks),
 }
-ONLY: dict[str, Callable[[Scenario, Estimate], bool]] = {  # when to ask those that not every answer is asked
+_ONLY: dict[str, Callable[[Scenario, Estimate], bool]] = {  # conditions of what-ifs that do not always apply
     "fp8_kv_cache": lambda a, e: "fp8" in a.gpu.peak_flops,
     "8_bit_kv_cache": lambda a, e: "fp8" not in a.gpu.peak_flops,  # int8 there
     "cp_size_x2": lambda a, e: a.method.name != "published" and e.prefill_latency > e.total_decode_latency,

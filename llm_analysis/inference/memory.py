@@ -227,8 +227,8 @@ def _largest_batch(budget: _Budget, stage: _Stage) -> Quantity:
 def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     """Return the most tokens that each sequence of the batch can have on a stage; 0 if none fit.
 
-    At most the model's positions. Activations are taken in proportion to the prompt's tokens, or to a chunk's; what a
-    chunk expands or gathers of the tokens before it as at the prompt asked for.
+    At most the model's positions, or the tokens asked for if these are more. Activations are taken in proportion to the
+    prompt's tokens, or to a chunk's; the tokens that a chunk expands or gathers are those of the prompt asked for.
     """
     w, weights = budget.workload, sum(stage.weights.values())
     own = w.num_tokens_to_generate + w.cached_prefix_len
@@ -239,10 +239,10 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         rows = minimum(real(w.batch_size_per_gpu * prompt), float(w.prefill_chunk_size or inf))
         return weights + budget.kv_cache(stage.layers, tokens) + stage.activations_of(rows) - budget.available
 
-    low, high = own + 1.0, real(budget.scenario.model.max_position_embeddings)
+    positions = budget.scenario.model.max_position_embeddings
+    low, high = own + 1.0, real(maximum(w.seq_len + w.num_tokens_to_generate, positions))
     at_low, at_high = over(low), over(high)
-    none = (high <= own) | (at_low > 0)
-    all_fit = at_high <= 0
+    none, all_fit = at_low > 0, at_high <= 0
     searched = where(none | all_fit, 0.0, 1.0) > 0
     found = _last_below(over, (low, at_low), (high, at_high), searched) if some(searched) else low
     return where(none, 0.0, where(all_fit, high, found))

@@ -1,4 +1,4 @@
-"""The block-level model of the published FasterTransformer example: the accounting that `--method published` repeats.
+"""The block-level model of the published FasterTransformer example, as `--method published` computes it.
 
 b batch, q new tokens, s prompt, n generated; L layers, h hidden, H heads, K KV heads, d head size, f FFN, V vocabulary;
 t tensor-parallel GPUs; w, a, e bytes per weight, activation and embedding element; F, B achieved FLOP/s and bytes/s.
@@ -12,10 +12,10 @@ t tensor-parallel GPUs; w, a, e bytes per weight, activation and embedding eleme
     KV cache    2 (2 b (s+n) K d L a / t) / B
     prefill     pass(q = s)       decode     pass(q = 1) + KV cache       total     prefill + n decode
 
-Where physics differs, and `ideal` and `calibrated` with it: the KV cache is read once, and of it only the new token is
-written; the embedding is a look-up of q rows, while the output head reads V h weights (at t = 1 the two errors cancel
-in decode); decode attention computes over the context, not over one token; the causal mask halves prefill attention;
-norms move activations at their own width; only the last position needs logits; n tokens take n - 1 decode steps.
+`ideal` and `calibrated` differ from it: they read the KV cache once and write one token of it; they look up q rows of
+the embedding, and read V h weights of the output head (at t = 1 the two errors cancel in decode); decode attention
+computes over the context, not over one token; the causal mask halves prefill attention; norms move activations at their
+own width; only the last position gets logits; n tokens take n - 1 decode steps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: that of the example's A100s, kept fo
 
 
 def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
-    """Raises Unsupported for what the published model has no term for."""
+    """Raise Unsupported for a scenario that the published model has no term for."""
     sizes = {name: getattr(layout, name) for name in ("cp_size", "pp_size", "dp_size", "sp_size", "ep_size")}
     for flag, size in sizes.items():
         if size > 1:
@@ -53,14 +53,14 @@ def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
 
 
 def check_workload(workload: Workload) -> None:
-    """Raises Unsupported for ways of serving that the published model does not cover."""
+    """Raise Unsupported for serving options that the published model does not cover."""
     given = [*workload.served, *(["gpu_memory_utilization"] if workload.gpu_memory_utilization != 1 else [])]
     if given:
         raise Unsupported(f"method published has no {given[0]}: it covers a plain static batch; try --method ideal")
 
 
 def block_pass(model: ModelConfig, b: Quantity, q: Quantity, dtypes: Dtypes, t: int) -> list[Op]:
-    """The published pass over `q` new tokens of each of `b` sequences."""
+    """Return the published pass over `q` new tokens of each of `b` sequences."""
     L, h, f, V = model.num_hidden_layers, model.hidden_size, model.intermediate_size, model.vocab_size
     H, kv_share, matrices = model.num_attention_heads, model.num_key_value_heads / model.num_attention_heads, 2
     w, a, e = dtypes.weight_bits / 8, dtypes.activation_bits / 8, dtypes.embedding_bits / 8
@@ -100,7 +100,7 @@ def reduction(name: str, message_bytes: Quantity, t: int, count: int) -> Op:
 
 
 def prefill_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) -> list[Op]:
-    """The pass over the prompt."""
+    """Return the published pass over the prompt."""
     return block_pass(model, workload.batch_size_per_gpu, workload.seq_len, dtypes, t)
 
 
