@@ -55,10 +55,13 @@ def get_model(name: object, allow_download: bool = False) -> ModelConfig:
 
 
 def get_gpu(name: object) -> GPU:
-    """Return the GPU of a name or of a file. Raises LLMAnalysisError."""
+    """Return the GPU of a name or of a file. Raises LLMAnalysisError.
+
+    The key `evidence`, which `llm-analysis gpus --name` adds to the facts, is ignored.
+    """
     text = _checked_name("gpu", name)
     path, notes = _path_of("gpu", text)
-    gpu = _load(path, GPU.model_validate, GPU)
+    gpu = _load(path, lambda raw: GPU.model_validate({key: raw[key] for key in raw if key != "evidence"}), GPU)
     return gpu.model_copy(update={"notes": (*notes, *gpu.notes)}) if notes else gpu
 
 

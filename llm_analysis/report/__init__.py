@@ -6,5 +6,6 @@ explanation   the answer of explain
 accuracy      the answers of validate and calibrate
 compare       the answer of compare
 plots         pictures (matplotlib)
+gpu           one GPU in full, with the measurements that its estimates rest on
 catalogue     lists of models, GPUs and number formats
 """

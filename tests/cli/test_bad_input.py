@@ -118,7 +118,11 @@ BAD_FLAGS: list[Case] = [
     (["models", "--nmae", "x"], 2, r"unknown flag --nmae; did you mean --name"),
     (["models", "--name"], 2, r"--name needs a value"),
     (["models", "--format", "xml"], 1, r"unknown format 'xml'; known: table, json, csv, markdown"),
-    (["gpus", "--name", "t4", "--format", "csv"], 1, r"--name shows one entry whole, as JSON: leave out --format csv"),
+    (
+        ["gpus", "--name", "t4", "--format", "csv"],
+        1,
+        r"--name shows one GPU in full, which has no rows: use --format json, table or markdown",
+    ),
     (["infre", *INFER[1:]], 2, r"unknown command 'infre'; did you mean infer"),
     (["model_name"], 2, r"unknown command 'model_name'"),
     ([""], 2, r"unknown command ''"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, TypeVar
 
 from llm_analysis import catalog
-from llm_analysis.cli.flags import Flag
+from llm_analysis.cli.flags import OUTPUT, Flag
 from llm_analysis.cli.output import Format, Output
 from llm_analysis.errors import BadValue, choice, number, unknown
 from llm_analysis.hardware.gpu import GPU
@@ -25,6 +25,7 @@ from llm_analysis.report.catalogue import (
     gpu_row,
     model_row,
 )
+from llm_analysis.report.gpu import gpu_entry, gpu_text
 from llm_analysis.report.tables import FORMATS, csv_of, table
 from llm_analysis.units import GB
 
@@ -60,15 +61,19 @@ def of_family(family: str | None, known: list[Entry], families: Callable[[Entry]
 
 def gpus(
     *,
-    name: _Name = None,
+    name: Annotated[str | None, Flag("show only this GPU, in full")] = None,
     family: Annotated[str | None, Flag("list only one vendor or architecture, such as AMD or Hopper")] = None,
     min_memory_GB: Annotated[float, Flag("list only GPUs with at least this much memory", unit="GB")] = 0.0,
-    format: Format = "table",
+    format: Annotated[str | None, Flag("table, json, csv or markdown; with --name json is the default", OUTPUT)] = None,
 ) -> Output:
-    """List the GPUs of the catalogue."""
-    check_format(format, name)
+    """List the GPUs of the catalogue, or show one of them with the measurements that its estimates rest on."""
+    format = format or ("table" if name is None else "json")
+    choice("format", format, FORMATS)
     if name is not None:
-        return whole(catalog.get_gpu(name).model_dump(exclude_defaults=True))
+        gpu = catalog.get_gpu(name)
+        if format == "csv":
+            raise BadValue("--name shows one GPU in full, which has no rows: use --format json, table or markdown")
+        return whole(gpu_entry(gpu)) if format == "json" else Output(gpu_text(gpu, format))
     least = number("min_memory_GB", min_memory_GB) * GB
     known = [catalog.get_gpu(each) for each in catalog.names("gpu_configs")]
     chosen = of_family(family, known, lambda g: (g.vendor, g.architecture))
