@@ -7,6 +7,7 @@ from typing import Any
 
 from conftest import Ask
 
+import llm_analysis
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME
 
 READ = """
@@ -53,3 +54,7 @@ def test_a_single_answer_imports_no_numpy_and_reads_one_model_and_one_gpu() -> N
 
 def test_the_help_names_the_default_runtime(ask: Ask) -> None:
     assert f"{DEFAULT_RUNTIME} (default)" in " ".join(ask("infer", "--help").out.split())
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert set(llm_analysis.__all__) <= set(dir(llm_analysis))

@@ -85,12 +85,10 @@ class Memory:
 
 def weights_fit(scenario: Scenario) -> None:
     """Raise Unsupported if the weights alone are more than a GPU holds."""
-    s, step = scenario, Step(1.0, 1.0)
-    for first, last in s.layout.stages(s.model.num_hidden_layers):
-        weights = sum(op.count * op.stored_bytes for op in stage_ops(s.model, step, s.dtypes, s.layout, first, last))
-        if weights > s.gpu.memory_bytes * _PHYSICAL:
-            need, have = weights / GB, s.gpu.memory_bytes / GB
-            raise Unsupported(f"does not fit: {need:.1f} GB of weights per GPU on {have:.1f} GB of {s.gpu.name}")
+    weights = Memory(scenario, Workload(seq_len=1, num_tokens_to_generate=1)).weights
+    if some(weights > scenario.gpu.memory_bytes * _PHYSICAL):
+        need, have = weights / GB, scenario.gpu.memory_bytes / GB
+        raise Unsupported(f"does not fit: {need:.1f} GB of weights per GPU on {have:.1f} GB of {scenario.gpu.name}")
 
 
 class _Budget(NamedTuple):

@@ -1,0 +1,41 @@
+"""A scenario is checked once, and settles what its parts leave open."""
+
+import pytest
+
+from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis.errors import Unsupported
+from llm_analysis.inference.scenario import Scenario
+
+
+def scenario(gpu: str = "h100-sxm-80gb", **sizes: int) -> Scenario:
+    return Scenario.of(get_model("llama-3.1-70b"), get_gpu(gpu), get_dtypes("fp8"), Parallelism(**sizes))
+
+
+def test_the_node_is_the_gpus_unless_given() -> None:
+    assert scenario().layout.gpus_per_node == 8
+    assert scenario("gb200-nvl72").layout.gpus_per_node == 72
+    assert scenario(num_gpus_per_node=4).layout.gpus_per_node == 4
+    assert scenario(num_gpus_per_node=4).gpu.gpus_per_node == 4
+
+
+def test_the_size_of_a_node_has_one_name() -> None:
+    with pytest.raises(ValueError, match="gpus_per_node"):
+        Parallelism(gpus_per_node=4)  # type: ignore[call-arg]
+
+
+def test_a_changed_scenario_is_checked_again() -> None:
+    assert scenario(tp_size=4).changed(layout=Parallelism(tp_size=8)).layout.tp_size == 8
+    with pytest.raises(Unsupported, match="tp_size 7 does not divide"):
+        scenario().changed(layout=Parallelism(tp_size=7))
+
+
+def test_a_given_width_of_the_cache_outlasts_a_change_of_formats() -> None:
+    parts = get_model("llama-3.1-70b"), get_gpu("h100-sxm-80gb"), get_dtypes("bf16")
+    kept = Scenario.of(*parts, kv_cache_dtype_bytes=2).changed(dtypes=get_dtypes("fp8"))
+    assert (kept.dtypes.weight_bits, kept.dtypes.kv_bits) == (8, 16)
+
+
+def test_an_analysis_is_a_scenario_with_questions() -> None:
+    asked = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"))
+    parts = (asked.model, asked.gpu, asked.dtypes, asked.layout, asked.runtime)
+    assert parts == tuple(getattr(asked.scenario, name) for name in ("model", "gpu", "dtypes", "layout", "runtime"))
