@@ -1,14 +1,15 @@
-"""What the tests share: a way to ask the command line a question in this process, and hypothesis profiles."""
+"""Shared by the tests: the command line in this process, estimates from names, hypothesis profiles."""
 
 import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from llm_analysis import Estimate, LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.cli.main import main
 
 ROOT = Path(__file__).parents[1]  # of the checkout
@@ -45,3 +46,18 @@ def asked(*arguments: str) -> Answer:
 def ask() -> Ask:
     """Asks the command line; the arguments as a shell would pass them."""
     return asked
+
+
+def analysis(
+    model: str, gpu: str = "h200-sxm-141gb", dtype: str = "bf16", method: str = "ideal", **sizes: Any
+) -> LLMAnalysis:
+    """The analysis of names and the sizes of a layout."""
+    return LLMAnalysis(get_model(model), get_gpu(gpu), get_dtypes(dtype), Parallelism(**sizes), method=method)
+
+
+def estimate(
+    model: str, gpu: str = "h200-sxm-141gb", dtype: str = "bf16", method: str = "ideal", **question: Any
+) -> Estimate:
+    """The estimate of names, the sizes of a layout and a workload."""
+    sizes = {key: question.pop(key) for key in list(question) if key in Parallelism.model_fields}
+    return analysis(model, gpu, dtype, method, **sizes).inference(**question)
