@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from llm_analysis.errors import MAX_NAMES, BadConfig, BadValue, UnknownName, one_line, shown, unknown
 from llm_analysis.files import FOLDER, MISSING, path_text, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hub import cached_config, fetched_config, is_repository
+from llm_analysis.hub import QUANTIZATION_FILE, cached_config, fetched_config, is_repository
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.reading.reader import read_model
 
@@ -45,13 +45,19 @@ def get_model(name: object, allow_download: bool = False) -> ModelConfig:
     own = path.parent.name if path.name == "config.json" else path.stem
     if path.name == "config.json" and is_repository(text) and not _exists(text):
         own = text.rpartition("/")[2]
-    model = _load(path, lambda raw: read_model(raw, own, str(path)), ModelConfig)
+    model = _load(path, lambda raw: read_model(raw, own, str(path), _quantization_beside(path)), ModelConfig)
     changes: dict[str, Any] = {"notes": (*notes, *model.notes)} if notes else {}
     if path.name != "config.json" and text != path.stem and not text.endswith(".json") and not model.weight_format:
         from llm_analysis.names import weight_format
 
         changes["weight_format"] = weight_format(text.rpartition("/")[2])
     return model.model_copy(update=changes) if changes else model
+
+
+def _quantization_beside(path: Path) -> dict[str, Any] | None:
+    """Return NVIDIA ModelOpt's hf_quant_config.json beside a config.json; None if there is none. Raises BadConfig."""
+    beside = path.parent / QUANTIZATION_FILE
+    return read_json(beside) if path.name == "config.json" and not problem_of(beside) else None
 
 
 def get_gpu(name: object) -> GPU:
@@ -191,8 +197,8 @@ def _ids_of(name: str) -> list[str]:
         raw = read_json(path) if path else {}
     except BadConfig:
         return []
-    several: Any = raw.get("hf_ids") or [raw.get("hf_id")]
-    return [each for each in (several if isinstance(several, list) else [several]) if isinstance(each, str) and each]
+    ids: Any = raw.get("hf_ids")
+    return [each for each in ids if isinstance(each, str)] if isinstance(ids, list) else []
 
 
 def _at_path(path: Path, what: str) -> Path:

@@ -1,6 +1,7 @@
 """Find the config.json of a Hugging Face repository in the local cache, or download it.
 
-Only this file is read. No code of a repository is run.
+Only this file and hf_quant_config.json, which NVIDIA ModelOpt writes beside it, are read. No code of a repository is
+run.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import os
 import re
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from llm_analysis.errors import BadConfig, shown
 from llm_analysis.files import problem_of, read_text, user_path
 
+QUANTIZATION_FILE = "hf_quant_config.json"  # where NVIDIA ModelOpt describes the weights of a checkpoint
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[\w.-]{1,100}")
 _CONNECT_SECONDS = 4.0  # after which the network is taken as unreachable
@@ -72,7 +75,11 @@ def fetched_config(repository: str) -> Path:
         raise BadConfig('allow_download needs huggingface_hub: pip install "llm-analysis[hub]"') from None
     try:
         _check_network()
-        return Path(hf_hub_download(repository, "config.json", etag_timeout=_CONNECT_SECONDS))
+        path = Path(hf_hub_download(repository, "config.json", etag_timeout=_CONNECT_SECONDS))
+        if b'"quantization_config"' not in path.read_bytes():
+            with suppress(Exception):  # most repositories do not have it
+                hf_hub_download(repository, QUANTIZATION_FILE, etag_timeout=_CONNECT_SECONDS)
+        return path
     except Exception as error:
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadConfig(f"{shown(repository)}: config.json cannot be fetched: {problem}") from None

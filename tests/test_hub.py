@@ -97,7 +97,20 @@ def test_no_network_unless_allowed(cache: Path, tmp_path: Path, monkeypatch: pyt
         catalog.get_model("acme/new")
     assert asked == []
     assert catalog.get_model("acme/new", allow_download=True).name == "new"
-    assert asked == [("acme/new", "config.json")]
+    assert asked == [("acme/new", "config.json"), ("acme/new", "hf_quant_config.json")]
+
+
+def test_the_formats_of_a_checkpoint_may_stand_beside_its_config(cache: Path) -> None:
+    """NVIDIA's checkpoints of DeepSeek-R1: config.json is that of the 16-bit model."""
+    put(cache, "acme/tiny", "abc")
+    assert catalog.get_model("acme/tiny").weight_format == ""
+    beside = next(cache.glob("models--acme--tiny/snapshots/abc")) / "hf_quant_config.json"
+    beside.write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}))
+    assert catalog.get_model("acme/tiny").weight_format == "nvfp4"
+    assert catalog.get_model(str(beside.parent)).weight_format == "nvfp4"
+    beside.write_text("{")
+    with pytest.raises(BadConfig, match=r"hf_quant_config\.json"):
+        catalog.get_model("acme/tiny")
 
 
 def test_a_failed_download_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +203,7 @@ def test_hugging_face_ids_are_read_from_minified_files(
     folder = tmp_path / "own" / "model_configs"
     folder.mkdir(parents=True)
     ours = LLAMA | {"name": "mine", "source": "test", "head_dim": 16}
-    (folder / "mine.json").write_text(json.dumps(ours | {"hf_id": "acme/One"}, separators=(",", ":")))
+    (folder / "mine.json").write_text(json.dumps(ours | {"hf_ids": ["acme/One"]}, separators=(",", ":")))
     monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", str(folder.parent))
     assert catalog.get_model("ACME/one").name == "mine"
     assert catalog.get_model("other/one-instruct").name == "mine"

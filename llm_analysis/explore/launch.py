@@ -91,7 +91,7 @@ class Server(NamedTuple):
     @property
     def name(self) -> str:
         """The checkpoint, by its Hugging Face id if that is on record."""
-        return self.model.hf_id or self.model.name
+        return self.model.hf_ids[0] if self.model.hf_ids else self.model.name
 
 
 def launch_commands(server: Server) -> dict[str, str]:

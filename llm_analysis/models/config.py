@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+MAX_LAYERS = 10_000  # of any model; a layer costs time and memory to list
+MAX_CHUNKS = 10_000  # of attention in chunks, over all positions
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Size = Annotated[int, Field(ge=0, le=10**9)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,13 +37,13 @@ class ModelConfig(BaseModel):
     name: str
     source: str = ""
     family: str = ""
-    hf_id: str = ""
+    hf_ids: tuple[str, ...] = ()  # repositories of Hugging Face with these shapes, the base model first
     model_type: str = ""
     notes: tuple[str, ...] = ()  # what the reader must know of how the file was read
     weight_format: str = ""  # formats of a quantized checkpoint (see physics.dtypes); empty: 16 bits
 
     hidden_size: Count
-    num_hidden_layers: Count
+    num_hidden_layers: Annotated[int, Field(gt=0, le=MAX_LAYERS)]
     vocab_size: Count
     max_position_embeddings: Count
     tie_word_embeddings: bool = False
@@ -125,6 +127,24 @@ class ModelConfig(BaseModel):
 
     published_num_params: Amount | None = None
     published_num_active_params: Amount | None = None
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "Self":
+        """Raise ValueError for sizes that contradict each other, or that exceed a limit together."""
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if kv_heads > heads:
+            raise ValueError(f"num_key_value_heads {kv_heads} is more than the {heads} of num_attention_heads")
+        kinds = self.mlp_layer_types or ("dense",)
+        for kind, key in (("dense", "intermediate_size"), ("sparse", "moe_intermediate_size")):
+            if kind in kinds and not getattr(self, key):
+                raise ValueError(f"{key} must be above 0 in a model with {kind} layers")
+        chunk = self.attention_chunk_size
+        if chunk and self.max_position_embeddings / chunk > MAX_CHUNKS:
+            raise ValueError(
+                f"attention_chunk_size {chunk} divides max_position_embeddings {self.max_position_embeddings} into "
+                f"more than the limit of {MAX_CHUNKS:,} chunks"
+            )
+        return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Self":
         """Return a copy with the fields of `update`, without the values that this model has cached."""

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from llm_analysis.errors import BadConfig, nearest, one_line, shown
-from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.config import MAX_LAYERS, ModelConfig
+from llm_analysis.models.forward import num_params
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
 from llm_analysis.models.reading.families import Family, family_of
 from llm_analysis.models.reading.fields import (
@@ -41,11 +42,20 @@ OTHER_NAMES = {
 _GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
 
 
-def read_model(raw: Mapping[str, Any], name: str, where: str = "") -> ModelConfig:
-    """Return the model that a parsed JSON file describes. Raise BadConfig with one line that names the key."""
+def read_model(
+    raw: Mapping[str, Any], name: str, where: str = "", quantization: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """Return the model that a parsed JSON file describes. Raise BadConfig with one line that names the key.
+
+    `quantization` is the parsed hf_quant_config.json beside a config.json that has no `quantization_config`.
+    """
     where = where or name
+    if quantization and not raw.get("quantization_config"):
+        raw = {**raw, "quantization_config": quantization}
     try:
-        return ModelConfig(**_read_fields(raw, name))
+        model = ModelConfig(**_read_fields(raw, name))
+        note = _prediction_note(model)
+        return model.model_copy(update={"notes": (*model.notes, note)}) if note else model
     except ValidationError as error:
         raise BadConfig(one_line(error, {*ModelConfig.model_fields, *ALIASES}, where)) from None
     except BadConfig as error:
@@ -57,6 +67,9 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     published = is_hugging_face(raw)
     fields = renamed(language_model(raw))
     family, notes = family_of(fields)
+    layers = fields.whole("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise BadConfig(f"num_hidden_layers must be at most {MAX_LAYERS:,}, not {layers:,}")
     guessed = bool(notes)
     if guessed:
         _check_activation(fields)
@@ -74,6 +87,8 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     _read_yarn(fields)
     _fill_in(fields)
     _read_layers(fields)
+    if "hf_ids" in fields:
+        fields["hf_ids"] = tuple(fields.items_of("hf_ids"))
     known = {key: value for key, value in fields.items() if key in ModelConfig.model_fields}
     if not published:
         return known | {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
@@ -86,6 +101,24 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     if others:
         known["notes"] += (f"keys of the file that were not read: {_listed(others)}",)
     return known
+
+
+def _prediction_note(model: ModelConfig) -> str:
+    """Return a note on the layers for multi-token prediction; empty if the model has none.
+
+    Each is a layer like the last, after a projection of two hidden states to one (DeepSeek-V3 report, 2024, 2.2).
+    """
+    count = model.num_nextn_predict_layers
+    if not count:
+        return ""
+    last = {key: (*kinds, kinds[-1]) for key in ("layer_types", "mlp_layer_types") if (kinds := getattr(model, key))}
+    longer = model.model_copy(update={"num_hidden_layers": model.num_hidden_layers + 1, **last})
+    params = count * (num_params(longer) - num_params(model) + 2 * model.hidden_size**2)
+    layers = "layer" if count == 1 else "layers"
+    return (
+        f"{count} {layers} for multi-token prediction, {params / 1e9:.1f} billion parameters, not counted: "
+        "engines load them for speculative decoding only"
+    )
 
 
 def _listed(keys: list[str], most: int = 6) -> str:
@@ -183,9 +216,10 @@ def _read_layers(fields: Fields) -> None:
     layers = fields.whole("num_hidden_layers")
     for key, known in (("layer_types", MIXERS), ("mlp_layer_types", FEED_FORWARDS)):
         kinds = [str(kind) for kind in fields.items_of(key)]
-        for kind in kinds:
+        for kind in dict.fromkeys(kinds):
             if base_name(kind) not in known:
                 raise BadConfig(f"{key} has {shown(kind)}, a kind of layer that is not covered{nearest(kind, known)}")
+            _check_own_size(key, kind, fields)
         if kinds and len(kinds) != layers:
             raise BadConfig(f"{key} gives the kinds of {len(kinds)} layers, but the model has {layers}")
         for kind in dict.fromkeys(kinds):
@@ -195,6 +229,20 @@ def _read_layers(fields: Fields) -> None:
         if set(kinds) <= {"full_attention", "dense"}:
             kinds = []
         fields[key] = tuple(kinds)
+
+
+def _check_own_size(key: str, kind: str, fields: Fields) -> None:
+    """Raise BadConfig for a layer kind with a size that is none: KV heads of attention, width of a feed-forward."""
+    name, colon, size = kind.partition(":")
+    if not colon:
+        return
+    heads = name.endswith("full_attention") or name in ("sliding_attention", "chunked_attention")
+    if not heads and name != "dense":
+        raise BadConfig(f"{key} has {shown(kind)}: {name} takes no size of its own")
+    most = fields.whole("num_attention_heads") if heads else MAX_SIZE
+    if not (size.isascii() and size.isdecimal() and len(size) <= 10 and 0 < int(size) <= most):
+        meaning = "number of KV heads" if heads else "width"
+        raise BadConfig(f"{key} has {shown(kind)}: its {meaning} must be from 1 to {most:,}")
 
 
 def _read_windows(fields: Fields) -> None:

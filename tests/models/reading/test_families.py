@@ -237,6 +237,13 @@ def test_sizes_of_single_layers_that_transformers_5_writes() -> None:
         published("gemma4", **common, per_layer_config={"0": {"head_dim": 128}})
 
 
+def test_layers_for_multi_token_prediction_are_mentioned_and_not_counted() -> None:
+    model = published("llama", num_nextn_predict_layers=2)
+    assert num_params(model) == num_params(published("llama"))
+    layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    assert f"2 layers for multi-token prediction, {2 * (layer + 2 * 4096**2) / 1e9:.1f} billion" in model.notes[0]
+
+
 def test_the_flag_of_tied_embeddings_of_a_model_with_images() -> None:
     """The text part decides, but for Qwen3-VL-MoE, whose text part holds the default of its class."""
     for kind, tied in (("qwen3_vl", True), ("qwen3_vl_moe", False)):
@@ -264,6 +271,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kv_lora_rank": 512}, "missing key 'qk_nope_head_dim'"),
     ({"layer_types": ["mamba2"] * 32}, "missing key 'mamba_num_heads', which mamba2 layers need"),
     ({"vocab_size": None}, "missing key 'vocab_size'"),
+    ({"layer_types": ["full_attention:-1"] * 32}, "number of KV heads must be from 1 to 32"),
+    ({"layer_types": ["full_attention:33"] * 32}, "number of KV heads must be from 1 to 32"),
+    ({"layer_types": ["none:3"] * 32}, "none takes no size of its own"),
+    ({"mlp_layer_types": ["dense:99999999999999999999"] * 32}, "width must be from 1 to 1,000,000,000"),
+    ({"mlp_layer_types": ["dense:"] * 32}, "width must be from 1 to 1,000,000,000"),
+    ({"num_key_value_heads": 64}, "num_key_value_heads 64 is more than the 32 of num_attention_heads"),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10,000, not 1,000,000,000"),
+    ({"num_hidden_layers": 1e9}, "num_hidden_layers must be a whole number from 0 to 1,000,000,000"),
+    ({"intermediate_size": 0}, "intermediate_size must be above 0 in a model with dense layers"),
+    (
+        {"attention_chunk_size": 1, "max_position_embeddings": 10**9, "layer_types": ["chunked_attention"] * 32},
+        "more than the limit of 10,000 chunks",
+    ),
 ]
 
 
@@ -345,7 +365,7 @@ def test_published_files_are_read(path: Path) -> None:
     assert num_params(model) >= num_active_params(model) > 1e8
     assert sum(float(op.count * op.flops) for op in forward(model, step, BF16, Parallelism())) > 0
     same = [
-        m for m in (catalogued(p.stem) for p in CATALOGUE.glob("*.json")) if m.hf_id == path.stem.replace("__", "/")
+        m for m in (catalogued(p.stem) for p in CATALOGUE.glob("*.json")) if path.stem.replace("__", "/") in m.hf_ids
     ]
     for twin in same:
         assert isclose(num_params(twin), num_params(model), rel_tol=1e-12)
