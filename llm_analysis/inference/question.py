@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,7 @@ from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
 
 Part = TypeVar("Part", bound=BaseModel)
+Known = TypeVar("Known")
 
 
 def question(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
@@ -31,14 +32,20 @@ def workload_of(flags: Mapping[str, Any]) -> Workload:
     return _part(Workload, flags)
 
 
-def scenario_of(flags: Mapping[str, Any]) -> Scenario:
+def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] | None = None) -> Scenario:
     """Return the scenario that the flags ask for; model, GPU, formats and runtime are looked up by name.
 
-    Flags that are missing or None have their defaults. Raises LLMAnalysisError.
+    Flags that are missing or None have their defaults. With the same dictionary `known` in several calls each model,
+    GPU and runtime is read once. Raises LLMAnalysisError.
     """
-    layout = _part(Parallelism, flags)
-    model = get_model(_required("model_name", flags), flags.get("allow_download", False))
-    gpu, dtypes, runtime = get_gpu(_required("gpu_name", flags)), flags.get("dtype_name"), flags.get("runtime")
+    layout, known, download = (
+        _part(Parallelism, flags),
+        {} if known is None else known,
+        flags.get("allow_download", False),
+    )
+    model = _once(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
+    gpu = _once(known, "gpu", _required("gpu_name", flags), get_gpu)
+    dtypes, runtime = flags.get("dtype_name"), flags.get("runtime")
     return Scenario.of(
         model,
         gpu,
@@ -53,11 +60,21 @@ def scenario_of(flags: Mapping[str, Any]) -> Scenario:
             flags.get("achieved_tflops"),
             flags.get("achieved_memory_bandwidth_GBs"),
         ),
-        runtime=None if runtime is None else get_runtime(runtime),
+        runtime=None if runtime is None else _once(known, "runtime", runtime, get_runtime),
         draft=_draft_of(model, flags),
         kv_cache_dtype_bytes=flags.get("kv_cache_dtype_bytes"),
         layernorm_dtype_bytes=flags.get("layernorm_dtype_bytes"),
     )
+
+
+def _once(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], Known]) -> Known:
+    """Return what `read` gives for a name; the second time from `known`. A name may be anything; a text is cached."""
+    if not isinstance(name, str):
+        return read(name)
+    if (kind, name) not in known:
+        known[kind, name] = read(name)
+    found: Known = known[kind, name]
+    return found
 
 
 def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | None:

@@ -2,6 +2,7 @@
 
 infer       infer and explain
 catalogue   models, gpus and dtypes
+sweep       sweep
 compare     compare
 plot        plot
 accuracy    validate and calibrate

@@ -38,13 +38,13 @@ def plot(
         figure = plots.parity(_scored(measurements))
     elif kind == "roofline":
         estimate = estimates_of(flags, 1)[0]
-        analysis, _ = asked(next(combinations(axes(flags, SINGLE))))
-        rates = (analysis.dtypes.math, analysis.dtypes.stream)
-        figure = plots.roofline(estimate, analysis.gpu, rates)
+        scenario, _ = asked(next(combinations(axes(flags, SINGLE))))
+        rates = (scenario.dtypes.math, scenario.dtypes.stream)
+        figure = plots.roofline(estimate, scenario.gpu, rates)
     elif kind == "breakdown":
         figure = plots.breakdown(estimates_of(flags, MOST_BARS))
     elif kind == "batch":
-        figure = _batch(flags, limit)
+        figure = batch_figure(flags, limit)
     else:
         raise BadValue(f"plot --kind {kind} is drawn by `llm-analysis plan --plot FILE`")
     return with_picture(Output(""), target, figure)
@@ -81,7 +81,7 @@ def _scored(measurements: str | None) -> Any:
     return found
 
 
-def _batch(flags: Mapping[str, Any], max_tpot: float | None) -> Any:
+def batch_figure(flags: Mapping[str, Any], max_tpot: float | None) -> Any:
     """Return latency and throughput over batch sizes: those given, else 1 to 1024. Raises LLMAnalysisError."""
     from llm_analysis.report import plots
 

@@ -1,0 +1,192 @@
+"""The command `sweep`: estimates for all combinations of flag values."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from llm_analysis.cli.commands.infer import infer
+from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
+from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output, complaint
+from llm_analysis.cli.progress import Progress, orderly_stop
+from llm_analysis.cli.writing import existing_folder, path_of
+from llm_analysis.errors import BadValue, choice, number, shown
+from llm_analysis.explore.columns import COLUMNS
+from llm_analysis.explore.sweep import Selection, Sweep, Top
+from llm_analysis.explore.table import Table
+from llm_analysis.explore.where import column_named
+from llm_analysis.explore.writers import KINDS, writer_of
+from llm_analysis.report.sweep import rendered, summary, wanted_columns
+from llm_analysis.report.tables import FORMATS
+
+FILES = ("output_dir", "output_file_prefix", "output_file_suffix", "format", "log_level")
+DEFAULT_TOP = 20  # rows of a table for people
+INTERRUPTED = 130
+_SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+
+
+@with_flags_of(infer, without=FILES, raw=True)
+def sweep(
+    *,
+    where: Annotated[str | None, Flag('rows to keep, such as "tpot<20ms and fits=1"', OUTPUT)] = None,
+    sort: Annotated[str | None, Flag("column to order by; a JSON key of infer, ttft or tpot", OUTPUT)] = None,
+    descending: Annotated[bool, Flag("largest first", OUTPUT)] = False,
+    top: Annotated[int | None, Flag("rows to show or write; the default of a table is 20", OUTPUT)] = None,
+    columns: Annotated[str | None, Flag("columns to show or write, joined by commas", OUTPUT)] = None,
+    output_file: Annotated[
+        str | None, Flag("write the rows to this .csv, .jsonl or .parquet file instead of stdout", OUTPUT)
+    ] = None,
+    shard: Annotated[
+        str | None, Flag("i/n: compute every n-th block only, into parts in the folder output_file", OUTPUT)
+    ] = None,
+    plot: Annotated[str | None, Flag("draw latency and throughput by batch size to this .png or .svg", OUTPUT)] = None,
+    format: Format = "table",
+    log_level: Annotated[str, Flag("DEBUG shows the traceback of an internal error", OUTPUT)] = "WARNING",
+    **flags: Any,
+) -> Output:
+    """Estimate all combinations of flag values: --tp_size 1,2,4 --batch_size_per_gpu 1:256 --seq_len 512:8192:512."""
+    choice("format", format, FORMATS)
+    choice("log_level", log_level, LOG_LEVELS)
+    LOG.setLevel(log_level)
+    found = Sweep(flags)
+    selection = Selection.of(None if columns is None else columns.split(","), where)
+    limit = None if top is None else int(number("top", top))
+    if limit is not None and limit < 1:
+        raise BadValue(f"top must be 1 or more, not {limit}")
+    if sort is not None:
+        sort = column_named(sort, COLUMNS)
+        if sort not in selection.columns:
+            selection = selection._replace(columns=(*selection.columns, sort))
+    if shard is not None:
+        return _sharded(found, selection, shard, output_file)
+    if output_file is not None and sort is None and limit is None:
+        return _streamed(found, selection, _target(output_file))
+    people = format in ("table", "markdown") and output_file is None
+    if people and columns is None:
+        selection = selection._replace(columns=_for_people(found, selection, sort))
+    rows, matching = _collected(found, selection, limit or (DEFAULT_TOP if people else None), sort, descending)
+    last = summary(rows, matching, where is not None)
+    if output_file is not None:
+        with writer_of(_target(output_file), list(rows)) as writer:
+            writer.write(rows)
+        return Output(f"{last}\nwrote {output_file}", notes=rows.notes)
+    if not people:
+        return Output(rendered(rows, format, list(rows)), notes=rows.notes)
+    names = list(rows) if columns is not None else wanted_columns(found.varying, rows, _asked(selection, sort))
+    text = rendered(rows, format, names, shutil.get_terminal_size((80, 24)).columns) if rows.num_rows else "no rows"
+    output = Output(f"{text}\n\n{last}", notes=rows.notes)
+    return output if plot is None else _drawn(output, flags, plot)
+
+
+def _asked(selection: Selection, sort: str | None) -> list[str]:
+    """Return the columns that conditions and order name."""
+    return [*(condition.column for condition in selection.conditions), *([sort] if sort else [])]
+
+
+def _for_people(found: Sweep, selection: Selection, sort: str | None) -> tuple[str, ...]:
+    """Return the columns that a table may show: others are not computed."""
+    from llm_analysis.report.sweep import RESULTS
+
+    names = (*found.varying, *_asked(selection, sort), *RESULTS)
+    return tuple(name for name in dict.fromkeys(names) if name in COLUMNS)
+
+
+def _collected(
+    found: Sweep, selection: Selection, limit: int | None, sort: str | None, descending: bool
+) -> tuple[Table, int]:
+    """Return the rows to show and the number of rows that match. Raises LLMAnalysisError; exits on Ctrl-C."""
+    if limit is None:
+        table = found.table(selection)
+        return (table if sort is None else table.sort(sort, descending=descending)), table.num_rows
+    best, misfits, matching, progress = Top(limit, sort, descending), 0, 0, Progress(found.points)
+    with orderly_stop() as interrupt:
+        for block in found.blocks():
+            misfits += int((~block.column("fits")).sum())
+            rows = selection.rows(block)
+            size = len(next(iter(rows.values())))
+            matching += size
+            if len(rows) == len(selection.columns) and size:
+                best.add(rows)
+            progress.add(block.points)
+            if interrupt.pressed:
+                break
+    progress.clear()
+    if interrupt.pressed:
+        sys.exit(_stopped(progress))
+    kept = Table({}) if best.table is None else best.table
+    return Table(dict(kept), found.points, misfits, found.notes), matching
+
+
+def _stopped(progress: Progress) -> int:
+    """Report where Ctrl-C stopped the sweep; return the exit status."""
+    return complaint(f"stopped after {progress.done:,} of {progress.total:,} points", INTERRUPTED)
+
+
+def _target(output_file: str) -> Path:
+    """Return the file to write. Raises BadValue for an unknown ending or a folder that cannot be written to."""
+    path = path_of("output_file", output_file)
+    if path.suffix[1:].lower() not in KINDS or path.is_dir():
+        raise BadValue(f"output_file must be a file ending in .csv, .jsonl or .parquet, not {shown(output_file)}")
+    existing_folder(str(path.parent), "the folder of output_file")
+    return path
+
+
+def _streamed(found: Sweep, selection: Selection, path: Path) -> Output:
+    """Write the rows of all blocks to a file. Raises LLMAnalysisError; exits on Ctrl-C, and keeps complete rows."""
+    progress = Progress(found.points)
+    with orderly_stop() as interrupt, writer_of(path, selection.columns) as writer:
+        for block in found.blocks():
+            rows = selection.rows(block)
+            if len(rows) == len(selection.columns):
+                writer.write(rows)
+            progress.add(block.points)
+            if interrupt.pressed:
+                break
+    progress.clear()
+    if interrupt.pressed:
+        sys.exit(_stopped(progress))
+    return Output(f"{found.points:,} points, {writer.num_rows:,} rows written to {path}", notes=found.notes)
+
+
+def _sharded(found: Sweep, selection: Selection, shard: str, output_file: str | None) -> Output:
+    """Write the blocks of one shard as Parquet parts into a folder; parts that exist are skipped."""
+    match = _SHARD.fullmatch(shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise BadValue(f"shard must be i/n with i from 1 to n, such as 3/8, not {shown(shard)}")
+    if output_file is None:
+        raise BadValue("--shard writes parts into a folder: give --output_file, such as sweep.parquet")
+    folder = path_of("output_file", output_file)
+    existing_folder(str(folder.parent), "the folder of output_file")
+    if folder.exists() and not folder.is_dir():
+        raise BadValue(f"output_file {shown(output_file)} is a file; --shard writes parts into a folder")
+    folder.mkdir(exist_ok=True)
+    which = int(match[1]) - 1, int(match[2])
+    progress, written = Progress(-(-found.points // which[1])), 0
+    with orderly_stop() as interrupt:
+        for block in found.blocks(which, lambda number: part_path(folder, number).exists()):
+            rows = selection.rows(block)
+            if len(rows) < len(selection.columns):
+                rows = {name: block.column(name)[:0] for name in selection.columns}
+            with writer_of(part_path(folder, block.number), selection.columns) as writer:
+                writer.write(rows)
+            written += 1
+            progress.add(block.points)
+            if interrupt.pressed:
+                break
+    progress.clear()
+    if interrupt.pressed:
+        sys.exit(_stopped(progress))
+    return Output(f"{found.points:,} points, {written:,} parts of shard {shard} written to {folder}", notes=found.notes)
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """Return the file of a block."""
+    return folder / f"part-{number:09d}.parquet"
+
+
+def _drawn(output: Output, flags: dict[str, Any], plot: str) -> Output:
+    """Return the output with a picture of latency and throughput by batch size."""
+    from llm_analysis.cli.commands.plot import batch_figure, picture_path, with_picture
+
+    return with_picture(output, picture_path("plot", plot), batch_figure({**flags, "format": "table"}, None))

@@ -1,0 +1,691 @@
+"""Search for the cheapest way to serve a model: GPU, format, layout, batch, and number of replicas.
+
+For each GPU, format and layout, continuous batching is computed at a grid of batch sizes up to 1024 at once (`steady`),
+and at every batch size between the last grid point within the limits and the next. The largest batch within the limits
+gives the rate of one replica; the demand divided by it, rounded up, the number of replicas. With
+prefill and decode on separate GPUs, prefill workers and decode workers are matched to the same rate. A prefill worker
+may wait, a decode worker has no prompts in its steps. The cheapest configuration wins; without prices, the one with
+fewest GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from math import ceil, inf, isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm_analysis.errors import BadValue, LLMAnalysisError
+from llm_analysis.explore.steady import Steady, as_server, steady_state
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.profiles import same_chip
+from llm_analysis.hardware.roofline import pass_seconds
+from llm_analysis.inference.memory import Memory
+from llm_analysis.inference.runtimes import Runtime, place
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
+from llm_analysis.physics.parallelism import Parallelism
+
+if TYPE_CHECKING:
+    from llm_analysis.units import Array
+
+MOST_BATCH = 1024  # sequences in flight per replica; the largest default of the engines
+CHUNK = 8192  # tokens of a prefill pass: bounds the activations
+MOST_BUSY = 0.95  # share of the time that a prefill worker may be busy
+FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs that multiply them
+MODES = ("aggregated", "disaggregated")
+_WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
+
+
+class Limits(NamedTuple):
+    """What a configuration must meet: seconds, tokens/s of one user, cost per hour, GPUs."""
+
+    ttft: float = inf
+    tpot: float = inf
+    request_latency: float = inf
+    tokens_per_second: float = 0.0
+    cost_per_hour: float = inf
+    gpus: float = inf
+
+
+class Demand(NamedTuple):
+    """Requests to serve: their tokens, and either requests per second or requests in flight."""
+
+    input_tokens: int
+    output_tokens: int
+    request_rate: float | None = None
+    concurrency: int | None = None
+
+
+class Configuration(NamedTuple):
+    """A way to serve the demand. Latencies are those at the load that the demand causes.
+
+    `batch` is the largest number of sequences in flight per data-parallel rank within the limits, `in_flight` the
+    number that the demand causes. `load` is the demand as a share of what the replicas can serve. In disaggregated
+    mode `replicas` counts decode workers.
+    """
+
+    gpu_name: str
+    dtype_name: str
+    mode: str
+    layout: Parallelism
+    replicas: int
+    batch: int
+    prefill_layout: Parallelism | None
+    prefill_workers: int
+    num_gpus: int
+    cost_per_hour: float | None
+    load: float
+    in_flight: float
+    ttft: float
+    tpot: float
+    request_latency: float
+    request_rate: float
+    tokens_per_sec: float
+    tokens_per_sec_per_gpu: float
+    limited_by: str  # what keeps the batch from being larger
+    scenario: Scenario
+    cost_per_million_tokens: float | None = None
+
+    @property
+    def price(self) -> float:
+        """What is minimized: the cost per hour, or the number of GPUs without prices."""
+        return self.num_gpus if self.cost_per_hour is None else self.cost_per_hour
+
+    @property
+    def margin(self) -> float:
+        """The share of its capacity that the demand leaves unused."""
+        return 1 - self.load
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values in SI units."""
+        plain = self._asdict()
+        del plain["scenario"]
+        sizes = ("tp_size", "pp_size", "dp_size", "ep_size")
+        plain["layout"] = {size: getattr(self.layout, size) for size in sizes}
+        if self.prefill_layout is not None:
+            plain["prefill_layout"] = {size: getattr(self.prefill_layout, size) for size in sizes}
+        return plain | {"margin": self.margin}
+
+
+class Miss(NamedTuple):
+    """The configuration nearest to the limits, and what each violated limit would have to be."""
+
+    description: str
+    needed: dict[str, float]  # limit -> value that admits it
+    excess: float  # largest ratio of a value to its limit
+
+
+class Loser(NamedTuple):
+    """The best configuration of another GPU, format or layout, and why it lost."""
+
+    configuration: Configuration
+    excess: float  # of its price over the best
+    reason: str
+
+
+class Points(NamedTuple):
+    """Points of one GPU, format and layout within memory and TTFT: tokens/s of a user and of a GPU, by batch."""
+
+    gpu_name: str
+    dtype_name: str
+    layout: Parallelism
+    batch: Array
+    users: Array
+    per_gpu: Array
+
+
+class Plan(NamedTuple):
+    """The answer: the best configuration, the runners-up, the front, and how many points were searched."""
+
+    model_name: str
+    demand: Demand
+    limits: Limits
+    best: Configuration | None
+    at_band_edge: Configuration | None  # the best one if latencies are at the high edge of their error band
+    rejected: tuple[Loser, ...]
+    miss: Miss | None
+    curves: tuple[Points, ...]
+    points: int
+    notes: tuple[str, ...]
+
+    @property
+    def front(self) -> list[dict[str, Any]]:
+        """The points that no other beats in tokens/s/user and tokens/s/GPU, slowest user first."""
+        found: list[tuple[float, float, int, Points]] = []
+        for curve in self.curves:
+            rows = zip(curve.users.tolist(), curve.per_gpu.tolist(), curve.batch.tolist(), strict=True)
+            found += [(user, per_gpu, int(batch), curve) for user, per_gpu, batch in rows]
+        kept: list[dict[str, Any]] = []
+        highest = 0.0
+        for user, per_gpu, batch, curve in sorted(found, key=lambda each: (-each[0], -each[1])):
+            if per_gpu > highest:
+                highest = per_gpu
+                kept.append(
+                    {
+                        "gpu_name": curve.gpu_name,
+                        "dtype_name": curve.dtype_name,
+                        "tp_size": curve.layout.tp_size,
+                        "pp_size": curve.layout.pp_size,
+                        "dp_size": curve.layout.dp_size,
+                        "ep_size": curve.layout.ep_size,
+                        "batch": batch,
+                        "tokens_per_sec_per_user": user,
+                        "tokens_per_sec_per_gpu": per_gpu,
+                    }
+                )
+        return kept[::-1]
+
+    @property
+    def commands(self) -> dict[str, list[str]]:
+        """The launch commands of the best configuration by engine: one, or prefill and decode worker."""
+        from llm_analysis.explore.launch import launch_commands
+
+        found: dict[str, list[str]] = {}
+        for server in self.servers:
+            for engine, command in launch_commands(server).items():
+                found.setdefault(engine, []).append(command)
+        return found
+
+    @property
+    def servers(self) -> list[Any]:
+        """The servers to launch: one kind, or prefill and decode workers."""
+        from llm_analysis.explore.launch import Server
+
+        best = self.best
+        if best is None:
+            return []
+        s, tokens = best.scenario, self.demand.input_tokens + self.demand.output_tokens
+        if best.prefill_layout is None:
+            return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK)]
+        return [
+            Server(s.model, s.dtypes, best.prefill_layout, 1, tokens, CHUNK, role="prefill"),
+            Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode"),
+        ]
+
+
+class _Curve(NamedTuple):
+    """One scenario at all batch sizes that fit."""
+
+    scenario: Scenario
+    batch: Array
+    steady: Steady
+    price: float | None  # of one GPU for an hour
+    ttft_edge: float  # factor to the high edge of the error band
+    tpot_edge: float
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica: of all its data-parallel ranks."""
+        return self.scenario.layout.num_gpus
+
+    @property
+    def ranks(self) -> int:
+        """Data-parallel ranks of one replica, each with its own batch."""
+        return self.scenario.layout.dp_size
+
+
+def plan(
+    model: ModelConfig,
+    gpus: Sequence[GPU],
+    demand: Demand,
+    limits: Limits | None = None,
+    *,
+    formats: Sequence[str] | None = None,
+    prices: Mapping[str, float] | None = None,
+    runtime: Runtime | None = None,
+    method: str | None = None,
+    modes: Sequence[str] = MODES,
+    within: str = "estimate",
+    gpu_memory_utilization: float = 0.9,
+    progress: Callable[[int], None] | None = None,
+) -> Plan:
+    """Return the cheapest configurations that serve the demand within the limits.
+
+    `formats` are names of number formats; by default the checkpoint's own and those of `FORMATS` that the GPU
+    multiplies. `prices` maps GPU names to the cost of an hour. `within` band holds the limits at the high edge of the
+    error band. Raises BadValue for a demand that makes no sense.
+    """
+    _check(demand)
+    bounds = limits or Limits()
+    search = _Search(model, demand, bounds, prices, runtime, method, gpu_memory_utilization, modes)
+    for gpu in gpus:
+        search.add(gpu, formats)
+        if progress:
+            progress(1)
+    return search.result(within)
+
+
+def _check(demand: Demand) -> None:
+    """Raise BadValue for a demand without, or with two, statements of load, or of no tokens."""
+    if (demand.request_rate is None) == (demand.concurrency is None):
+        raise BadValue("give the load as request_rate or as concurrency, one of the two")
+    load = demand.request_rate if demand.concurrency is None else demand.concurrency
+    if load is None or not 0 < load < inf:
+        raise BadValue(f"the load must be a number above 0, not {load}")
+    if demand.output_tokens < 2:
+        raise BadValue(f"num_tokens_to_generate must be 2 or more for continuous batching, not {demand.output_tokens}")
+
+
+class _Search:
+    """The state of a search."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        demand: Demand,
+        limits: Limits,
+        prices: Mapping[str, float] | None,
+        runtime: Runtime | None,
+        method: str | None,
+        utilization: float,
+        modes: Sequence[str],
+    ) -> None:
+        self.model, self.demand, self.limits, self.prices = model, demand, limits, prices
+        self.runtime, self.method, self.utilization, self.modes = runtime, method, utilization, modes
+        self.points = 0
+        self.curves: list[_Curve] = []
+        self.prefills: list[tuple[_Curve, float]] = []  # with the seconds of one prompt, transfer included
+        self.unfit: dict[str, float] = {}  # GPU and format -> bytes missing on the best layout
+        self.notes: dict[str, None] = {}
+
+    def add(self, gpu: GPU, formats: Sequence[str] | None) -> None:
+        """Compute all formats and layouts of a GPU at all batch sizes."""
+        import numpy as np
+
+        price = None if self.prices is None else self.prices.get(gpu.name)
+        if self.prices is not None and price is None:
+            self.notes[f"{gpu.name} has no price and was left out"] = None
+            return
+        grid = np.array(_grid())
+        for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
+            try:
+                scenario = as_server(
+                    Scenario.of(self.model, gpu, dtypes, layout, method=self.method, runtime=self.runtime)
+                )
+                fits = self._fitting(scenario)
+            except LLMAnalysisError:
+                continue
+            if fits == 0:
+                continue
+            batch = np.append(grid[grid < fits], float(fits))
+            curve = _Curve(scenario, batch, self._steady(scenario, batch), price, *_edges(scenario))
+            self.curves.append(curve)
+            if "disaggregated" in self.modes:
+                self._add_prefill(curve)
+
+    def _steady(self, scenario: Scenario, batch: Array) -> Steady:
+        """Return continuous batching at some batch sizes, and count them."""
+        self.points += len(batch)
+        return steady_state(scenario, batch, self.demand.input_tokens, self.demand.output_tokens)
+
+    def _refined(self, curve: _Curve, meets: Callable[[_Curve], dict[str, Any]]) -> _Curve:
+        """Return the curve with all batch sizes between the last one that meets the limits and the next."""
+        import numpy as np
+
+        all_met = np.logical_and.reduce(list(meets(curve).values()))
+        last = int(np.flatnonzero(all_met)[-1]) if all_met.any() else -1
+        if last == -1 or last + 1 == len(curve.batch):
+            return curve
+        between = np.arange(curve.batch[last] + 1, curve.batch[last + 1])
+        if not len(between):
+            return curve
+        more = self._steady(curve.scenario, between)
+        columns = (np.insert(old, last + 1, new) for old, new in zip(curve.steady, more, strict=True))
+        return curve._replace(batch=np.insert(curve.batch, last + 1, between), steady=Steady(*columns))
+
+    def _add_prefill(self, curve: _Curve) -> None:
+        """Add a prefill worker with the layout of a curve, if the GPU has a link for the cache."""
+        prompt = Workload(seq_len=self.demand.input_tokens, disaggregated=True)
+        try:
+            seconds = float(pass_seconds(curve.scenario.method.prefill(curve.scenario, prompt)))
+        except LLMAnalysisError:
+            return
+        self.points += 1
+        self.prefills.append((curve, seconds))
+
+    def _fitting(self, scenario: Scenario) -> int:
+        """Return the number of sequences in flight that fit, and record what is missing if none do."""
+        workload = Workload(
+            seq_len=self.demand.input_tokens,
+            num_tokens_to_generate=self.demand.output_tokens,
+            prefill_chunk_size=CHUNK,
+            gpu_memory_utilization=self.utilization,
+        )
+        memory = Memory(scenario, workload)
+        if not memory.fits:
+            key = f"{scenario.gpu.name} {scenario.dtypes.name}"
+            missing = -float(memory.left)
+            self.unfit[key] = min(self.unfit.get(key, inf), missing)
+            return 0
+        return int(min(float(memory.max_batch), MOST_BATCH))
+
+    def result(self, within: str) -> Plan:
+        """Return the plan from all curves."""
+        edges = within == "band"
+        found = self._configurations(edges)
+        other = self._configurations(not edges)
+        admitted = [c for c in found if c.price < inf and self._affordable(c)]
+        best = min(admitted, key=_order, default=None)
+        edge_found = found if edges else other
+        edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
+        losers = () if best is None else tuple(self._losers(best, admitted))
+        miss = None if best is not None else self._miss(found, edges)
+        curves = tuple(self._front_points())
+        return Plan(
+            self.model.name, self.demand, self.limits, best, edge, losers, miss, curves, self.points, tuple(self.notes)
+        )
+
+    def _affordable(self, c: Configuration) -> bool:
+        """Whether a configuration is within the limits on cost and GPUs."""
+        return c.num_gpus <= self.limits.gpus and (c.cost_per_hour or 0.0) <= self.limits.cost_per_hour
+
+    def _configurations(self, edges: bool) -> list[Configuration]:
+        """Return the best configuration of each scenario and mode that meets the limits on latency."""
+        found = [c for curve in self.curves if (c := self._aggregated(curve, edges)) is not None]
+        if "disaggregated" not in self.modes:
+            return found
+        groups: dict[tuple[str, str], list[_Curve]] = {}
+        for curve in self.curves:
+            groups.setdefault((curve.scenario.gpu.name, curve.scenario.dtypes.name), []).append(curve)
+        for key, curves in groups.items():
+            prefills = [(c, s) for c, s in self.prefills if (c.scenario.gpu.name, c.scenario.dtypes.name) == key]
+            found += self._disaggregated(curves, prefills, edges)
+        return found
+
+    def _aggregated(self, curve: _Curve, edges: bool) -> Configuration | None:
+        """Return replicas that prefill and decode, at the largest batch within the limits; None if there is none."""
+        import numpy as np
+
+        a, b = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
+
+        def meets(of: _Curve) -> dict[str, Any]:
+            return self._meets(of.steady.ttft(of.steady.rate) * a, of.steady.tpot * b)
+
+        curve = self._refined(curve, meets)
+        s = curve.steady
+        batch, limited_by = _largest(meets(curve), curve.batch)
+        if batch == 0:
+            return None
+        capacity = float(np.interp(batch, curve.batch, s.rate)) * curve.ranks
+        if self.demand.concurrency is not None:
+            replicas = ceil(self.demand.concurrency / (batch * curve.ranks))
+            in_flight = self.demand.concurrency / (replicas * curve.ranks)
+            rate = float(np.interp(in_flight, curve.batch, s.rate)) * replicas * curve.ranks
+        else:
+            rate = float(self.demand.request_rate or 0.0)
+            replicas = ceil(rate / capacity - 1e-12)
+            in_flight = float(np.interp(rate / (replicas * curve.ranks), s.rate, curve.batch))
+        own = float(np.interp(in_flight, curve.batch, s.tpot)) * b
+        first = float(np.interp(in_flight, curve.batch, s.ttft(rate / (replicas * curve.ranks)))) * a
+        return self._configured(
+            curve, "aggregated", replicas, batch, None, 0, rate, capacity * replicas, in_flight, first, own, limited_by
+        )
+
+    def _disaggregated(
+        self, curves: Sequence[_Curve], prefills: Sequence[tuple[_Curve, float]], edges: bool
+    ) -> Iterator[Configuration]:
+        """Yield, for each decode layout, decode workers with the cheapest matching prefill workers."""
+        import numpy as np
+
+        rate, d = self._rate(), self.demand
+        matched = []
+        for curve, seconds in prefills:
+            own = seconds * (curve.ttft_edge if edges else 1.0)
+            wait = self.limits.ttft - own
+            if wait < 0:
+                continue
+            busy = min(2 * wait / (2 * wait + own), MOST_BUSY) if isfinite(wait) else MOST_BUSY
+            workers = ceil(rate * own / max(busy, 1e-9) / curve.ranks - 1e-12)
+            matched.append((workers * curve.gpus, workers, curve, own))
+        if not matched:
+            return
+        _, workers, prefill, own = min(matched, key=lambda each: (each[0], each[3]))
+        busy = rate * own / (workers * prefill.ranks)
+        first = own + busy * own / (2 * (1 - busy))
+        for coarse in curves:
+            curve = coarse
+            b = curve.tpot_edge if edges else 1.0
+
+            def meets(of: _Curve, b: float = b) -> dict[str, Any]:
+                return self._meets(np.full_like(of.steady.step, first), of.steady.step * b)
+
+            curve = self._refined(curve, meets)
+            step = curve.steady.step * b
+            batch, limited_by = _largest(meets(curve), curve.batch)
+            self.points += 1
+            if batch == 0:
+                continue
+            rates = curve.batch * curve.ranks / ((d.output_tokens - 1) * step)
+            capacity = float(np.interp(batch, curve.batch, rates))
+            replicas = ceil(rate / capacity - 1e-12)
+            in_flight = float(np.interp(rate / replicas, rates, curve.batch))
+            tpot = float(np.interp(in_flight, curve.batch, step))
+            yield self._configured(
+                curve,
+                "disaggregated",
+                replicas,
+                batch,
+                prefill,
+                workers,
+                rate,
+                capacity * replicas,
+                in_flight,
+                first,
+                tpot,
+                limited_by,
+            )
+
+    def _rate(self) -> float:
+        """Return the requests per second; of a number in flight, as if each met the limits on latency."""
+        d, low = self.demand, self.limits
+        if d.request_rate is not None:
+            return d.request_rate
+        tpot = low.tpot if isfinite(low.tpot) else 0.05
+        first = low.ttft if isfinite(low.ttft) else 1.0
+        return float(d.concurrency or 0) / (first + (d.output_tokens - 1) * tpot)
+
+    def _meets(self, ttft: Array, tpot: Array) -> dict[str, Any]:
+        """Return, for each limit on latency, whether it is met at each batch."""
+        low, steps = self.limits, self.demand.output_tokens - 1
+        return {
+            "TTFT": ttft <= low.ttft,
+            "TPOT": tpot <= low.tpot,
+            "request latency": ttft + steps * tpot <= low.request_latency,
+            "tokens/s of a user": tpot * low.tokens_per_second <= 1.0,
+        }
+
+    def _configured(
+        self,
+        curve: _Curve,
+        mode: str,
+        replicas: int,
+        batch: int,
+        prefill: _Curve | None,
+        workers: int,
+        rate: float,
+        capacity: float,
+        in_flight: float,
+        ttft: float,
+        tpot: float,
+        limited_by: str,
+    ) -> Configuration:
+        """Return a configuration with its sums."""
+        gpus = replicas * curve.gpus + (workers * prefill.gpus if prefill else 0)
+        hourly = None if curve.price is None else gpus * curve.price
+        tokens = rate * self.demand.output_tokens
+        return Configuration(
+            gpu_name=curve.scenario.gpu.name,
+            dtype_name=curve.scenario.dtypes.name,
+            mode=mode,
+            layout=curve.scenario.layout,
+            replicas=replicas,
+            batch=batch,
+            prefill_layout=prefill.scenario.layout if prefill else None,
+            prefill_workers=workers,
+            num_gpus=gpus,
+            cost_per_hour=hourly,
+            load=rate / capacity,
+            in_flight=in_flight,
+            ttft=ttft,
+            tpot=tpot,
+            request_latency=ttft + (self.demand.output_tokens - 1) * tpot,
+            request_rate=rate,
+            tokens_per_sec=tokens,
+            tokens_per_sec_per_gpu=tokens / gpus,
+            limited_by=limited_by,
+            scenario=curve.scenario,
+            cost_per_million_tokens=None if hourly is None else hourly / 3600 / tokens * 1e6,
+        )
+
+    def _losers(self, best: Configuration, found: Sequence[Configuration]) -> Iterator[Loser]:
+        """Yield the best configuration of each other GPU, then of each other format, layout and mode of this GPU."""
+        by: dict[tuple[object, ...], Configuration] = {}
+        for c in sorted(found, key=_order):
+            own = c.gpu_name == best.gpu_name
+            key = ("own", c.dtype_name, c.mode, c.layout.tp_size, c.layout.pp_size) if own else (c.gpu_name,)
+            by.setdefault(key, c)
+        kept = [c for c in by.values() if c is not best]
+        for c in sorted(kept, key=lambda each: (each.gpu_name == best.gpu_name, _order(each))):
+            excess = c.price / best.price - 1
+            yield Loser(c, excess, _reason(c))
+
+    def _miss(self, found: Sequence[Configuration], edges: bool) -> Miss | None:
+        """Return the nearest miss: a configuration beyond the cost or GPUs, else the batch nearest to the latencies."""
+        low = self.limits
+        if found:
+            nearest = min(found, key=_order)
+            needed: dict[str, float] = {}
+            if nearest.num_gpus > low.gpus:
+                needed["max_gpus"] = nearest.num_gpus
+            if (nearest.cost_per_hour or 0.0) > low.cost_per_hour:
+                needed["max_cost_per_hour"] = nearest.cost_per_hour or 0.0
+            excess = max(nearest.num_gpus / low.gpus, (nearest.cost_per_hour or 0.0) / low.cost_per_hour)
+            return Miss(_described(nearest), needed, excess)
+        misses = [self._miss_of(curve, edges) for curve in self.curves]
+        if misses:
+            return min(misses, key=lambda each: each.excess)
+        if self.unfit:
+            key, missing = min(self.unfit.items(), key=lambda item: item[1])
+            return Miss(f"{key}: {missing / 1e9:,.1f} GB more per GPU would be needed for one sequence", {}, inf)
+        return None
+
+    def _miss_of(self, curve: _Curve, edges: bool) -> Miss:
+        """Return the batch of a scenario that is nearest to the limits on latency."""
+        import numpy as np
+
+        a, b = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
+        s, low, steps = curve.steady, self.limits, self.demand.output_tokens - 1
+        ttft, tpot = s.ttft(s.rate) * a, s.tpot * b
+        ratios = {
+            "max_ttft": (ttft, ttft / low.ttft),
+            "max_tpot": (tpot, tpot / low.tpot),
+            "max_request_latency": (ttft + steps * tpot, (ttft + steps * tpot) / low.request_latency),
+            "min_tokens_per_second": (1 / tpot, tpot * low.tokens_per_second),
+        }
+        worst = np.max(np.stack([ratio for _, ratio in ratios.values()]), axis=0)
+        i = int(np.argmin(worst))
+        needed = {name: float(value[i]) for name, (value, ratio) in ratios.items() if ratio[i] > 1}
+        of = curve.scenario
+        name = f"{curve.gpus} x {of.gpu.name} {of.dtypes.name} {layout_text(of.layout)}"
+        return Miss(f"{name} at batch {curve.batch[i]:.0f}", needed, float(worst[i]))
+
+    def _front_points(self) -> Iterator[Points]:
+        """Yield the points of each scenario that are within the limit on TTFT."""
+        for curve in self.curves:
+            s = curve.steady
+            within = s.ttft(s.rate) <= self.limits.ttft
+            users = 1 / s.tpot[within]
+            per_gpu = curve.batch[within] * curve.ranks * users / curve.gpus
+            name = curve.scenario
+            yield Points(name.gpu.name, name.dtypes.name, name.layout, curve.batch[within], users, per_gpu)
+
+
+def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
+    """Return the largest batch that meets all limits, and what stops the next one."""
+    import numpy as np
+
+    all_met = np.logical_and.reduce(list(meets.values()))
+    if not all_met.any():
+        return 0, ""
+    last = int(np.flatnonzero(all_met)[-1])
+    largest = int(batch[last])
+    if last + 1 == len(batch):
+        return largest, "memory" if largest < MOST_BATCH else "the largest batch searched"
+    return largest, next(name for name, met in meets.items() if not met[last + 1])
+
+
+def _grid() -> list[float]:
+    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), below `MOST_BATCH`."""
+    found = [1.0]
+    while found[-1] < MOST_BATCH:
+        found.append(max(found[-1] + 1, float(round(found[-1] * 2**0.25))))
+    return found
+
+
+def _order(c: Configuration) -> tuple[float, ...]:
+    """Return the key that orders configurations: price, GPUs, load, TPOT."""
+    return (c.price, c.num_gpus, c.load, c.tpot)
+
+
+def _reason(c: Configuration) -> str:
+    """Return why a configuration needs as many GPUs as it does."""
+    if c.limited_by == "the largest batch searched":
+        text = f"{c.batch} sequences per replica are the most searched"
+    else:
+        text = f"{c.limited_by} limits the batch to {c.batch}"
+    if c.load < 0.6:
+        workers = f"{c.replicas} replica{'s' if c.replicas > 1 else ''}"
+        text += f"; {workers} {'are' if c.replicas > 1 else 'is'} used to {c.load:.0%}"
+    return text
+
+
+def _described(c: Configuration) -> str:
+    """Return a configuration in a few words."""
+    return f"{c.num_gpus} x {c.gpu_name} {c.dtype_name} {layout_text(c.layout)}, {c.mode}, batch {c.batch}"
+
+
+def layout_text(layout: Parallelism) -> str:
+    """Return the sizes of a layout: tp4, tp8 pp2, dp8 ep8."""
+    sizes = (("tp", layout.tp_size), ("pp", layout.pp_size), ("dp", layout.dp_size), ("ep", layout.ep_size))
+    return " ".join(f"{name}{size}" for name, size in sizes if size > 1) or "tp1"
+
+
+def _edges(scenario: Scenario) -> tuple[float, float]:
+    """Return the factors from an estimate to the high edge of its error band, for TTFT and TPOT; 1 without a band."""
+    where = place(scenario.gpu, same_chip(scenario.gpu)) if scenario.runtime.bands else ""
+    bands = (scenario.runtime.band(phase, where) for phase in ("prefill", "serving"))
+    first, token = (band.high if band else 1.0 for band in bands)
+    return first, token
+
+
+def _formats(model: ModelConfig, gpu: GPU, asked: Sequence[str] | None) -> list[Dtypes]:
+    """Return the formats to try: those asked for, else the checkpoint's own and those that the GPU multiplies."""
+    if asked is not None:
+        return [get_dtypes(name) for name in asked]
+    half = get_dtypes("bf16" if "bf16" in gpu.peak_flops else "fp16")
+    own = of_checkpoint(model.weight_format) if model.weight_format else half
+    if own.math != "half" and own.math not in gpu.peak_flops:
+        own = half
+    found = [own]
+    for name in FORMATS:
+        dtypes = get_dtypes(name)
+        narrower = dtypes.weight_bits < own.weight_bits
+        if narrower and dtypes.math in gpu.peak_flops and not (name == "int8" and "fp8" in gpu.peak_flops):
+            found.append(dtypes)
+    return found
+
+
+def _layouts(model: ModelConfig, gpu: GPU) -> list[Parallelism]:
+    """Return the layouts to try: tensor and pipeline parallel, and for experts also expert and data parallel."""
+    node = max(gpu.link_domain_size, 1) if gpu.link_domain_size > 8 else 8
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= node]
+    found = [Parallelism(tp_size=tp, pp_size=pp) for tp in sizes for pp in (1, 2, 4)]
+    if model.num_experts:
+        for ep in [size for size in (*sizes, 16, 32, 64) if 1 < size <= max(node, 2 * _WIDE)]:
+            found += [
+                Parallelism(tp_size=tp, dp_size=ep // tp, ep_size=ep) for tp in sizes if tp <= ep and ep % tp == 0
+            ]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,97 @@
+"""Continuous batching in closed form, for the search of a plan.
+
+A server decodes n sequences together. A request needs o - 1 decode steps after its first token, so on average n / o
+prompts join each step. The kernels that both need run once over the rows of both (Orca, Yu et al. 2022). With
+
+    T_d(n)      seconds of a step without prompts, averaged over the growing context
+    T_m(n, k)   seconds of a step that also computes k prompts
+    j = n / o   prompts that join a step on average
+
+a token takes  T = (1 - min(j, 1)) T_d + min(j, 1) T_m(n, max(j, 1)),  and a replica serves  n / ((o - 1) T + T_m(n, 1))
+requests per second. A new request waits for half of the running step, for prompts before it, and for its own:
+
+    TTFT = T / 2 + W + T_m(n, 1),  W = r D / (2 (1 - r)),  r = rate * D,  D = T_m(n, 1) - T_d(n)
+
+W is the mean wait of a queue with Poisson arrivals and constant service time (Pollaczek and Khinchine).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+from llm_analysis.hardware.roofline import pass_seconds
+from llm_analysis.inference.methods import Efficiencies, Method
+from llm_analysis.inference.passes import carried
+from llm_analysis.inference.pipeline import pass_ops
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload, decode_passes
+from llm_analysis.physics.operators import Step
+from llm_analysis.units import Quantity, maximum, minimum
+
+Figure: TypeAlias = Any  # a float, or a float64 array for an array of batch sizes
+
+
+class Steady(NamedTuple):
+    """Continuous batching with a number of sequences in flight: seconds, and requests per second of one replica."""
+
+    tpot: Figure
+    step: Figure  # without prompts
+    prompt: Figure  # of a step that computes one prompt too
+    rate: Figure  # that keeps this many sequences in flight
+
+    def ttft(self, rate: Figure) -> Figure:
+        """Return the mean time to the first token at `rate` requests per second, at most `self.rate`."""
+        service = maximum(self.prompt - self.step, 0.0)
+        busy = minimum(rate * service, 0.999)
+        return self.tpot / 2 + busy * service / (2 * (1 - busy)) + self.prompt
+
+
+def as_server(scenario: Scenario) -> Scenario:
+    """Return the scenario with a runtime whose host works while the GPU does."""
+    if not scenario.method.serves:
+        return scenario
+    runtime = scenario.runtime.as_server()
+    return scenario._replace(runtime=runtime, method=Method.of("calibrated", scenario.gpu, runtime, Efficiencies()))
+
+
+def steady_state(server: Scenario, batch: Quantity, input_tokens: int, output_tokens: int) -> Steady:
+    """Return continuous batching at `batch` sequences in flight, each with these numbers of tokens."""
+    steps = [
+        (weight, step._replace(batch=batch)) for weight, step in _decode_steps(server, input_tokens, output_tokens)
+    ]
+    step = sum((weight * server.method.seconds(server, each) for weight, each in steps), 0.0)
+    context = sum((weight * each.context for weight, each in steps), 0.0)
+    joining = batch / output_tokens
+    one = _with_prompts(server, Step(batch, 1.0, context, "decode"), step, 1.0, input_tokens)
+    prompts = maximum(joining, 1.0)
+    more = one
+    if not _all_ones(prompts):
+        more = _with_prompts(server, Step(batch, 1.0, context, "decode"), step, prompts, input_tokens)
+    often = minimum(joining, 1.0)
+    tpot = (1 - often) * step + often * more
+    return Steady(tpot, step, one, batch / ((output_tokens - 1) * tpot + one))
+
+
+def _decode_steps(server: Scenario, input_tokens: int, output_tokens: int) -> list[tuple[Quantity, Step]]:
+    """Return (weight, pass) for the mean decode step: the pass at the mean context, if no window fills up on the way.
+
+    The time of a pass is nearly linear in the context between the points where windows fill up.
+    """
+    steps = max(output_tokens - 1, 1)
+    if any(input_tokens <= kink < input_tokens + steps for kink in server.model.decode_kinks):
+        workload = Workload(seq_len=input_tokens, num_tokens_to_generate=output_tokens)
+        return list(decode_passes(server.model, workload))
+    return [(1.0, Step(1.0, 1.0, input_tokens + (steps - 1) / 2, "decode"))]
+
+
+def _with_prompts(server: Scenario, decode: Step, alone: Quantity, prompts: Quantity, tokens: int) -> Quantity:
+    """Return the seconds of a step that computes prompts too. In a pipeline they are passes of their own."""
+    prompt = Step(prompts, float(tokens))
+    if server.layout.pp_size > 1:
+        return alone + server.method.seconds(server, prompt)
+    return pass_seconds(server.timed(carried(pass_ops(server, decode), pass_ops(server, prompt))))
+
+
+def _all_ones(prompts: Quantity) -> bool:
+    """Whether no step has more than one prompt."""
+    return bool((prompts == 1.0) if isinstance(prompts, float) else (prompts == 1.0).all())

@@ -1,0 +1,215 @@
+"""Estimates for all combinations of flag values.
+
+Batch size, prompt length and output length are open array axes of one estimate: batch[:, None, None],
+prompt[None, :, None], output[None, None, :]. All other flags are choices; each combination of them is a `Scenario`.
+Points are computed in blocks of at most `BLOCK`, so that the memory needed does not depend on their number. A row is
+identical to the answer of infer, whatever the block size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, UnknownName
+from llm_analysis.explore.columns import COLUMNS, array_of, checked_columns, joined
+from llm_analysis.explore.combinations import axes, combinations, count, varying
+from llm_analysis.explore.ranges import Value
+from llm_analysis.explore.table import Table
+from llm_analysis.explore.where import Condition, column_named, parse_where
+from llm_analysis.inference.analysis import estimate
+from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.question import scenario_of, workload_of
+
+if TYPE_CHECKING:
+    from llm_analysis.explore.columns import Column
+
+BLOCK = 2**18  # points computed at once
+OPEN = ("batch_size_per_gpu", "seq_len", "num_tokens_to_generate")  # flags that are array axes
+SINGLE = ("allow_download",)  # flags with one value
+MOST_ROWS = 50_000_000  # that a Table in memory holds
+
+
+class Block(NamedTuple):
+    """Some points of one scenario: their estimate, with arrays that broadcast to `shape`."""
+
+    number: int
+    shape: tuple[int, ...]
+    estimate: Estimate
+
+    @property
+    def points(self) -> int:
+        """The number of points."""
+        return prod(self.shape)
+
+    def column(self, name: str) -> Column:
+        """Return a column of all points."""
+        return array_of(name, getattr(self.estimate, name), self.shape)
+
+
+class Selection(NamedTuple):
+    """Which rows and columns of a sweep are wanted."""
+
+    columns: tuple[str, ...] = COLUMNS
+    conditions: tuple[Condition, ...] = ()
+
+    @classmethod
+    def of(cls, columns: Sequence[str] | None = None, where: str | None = None) -> Selection:
+        """Return the selection of names and conditions as the user writes them. Raises LLMAnalysisError."""
+        names = COLUMNS if columns is None else tuple(checked_columns(columns))
+        return cls(names, () if where is None else tuple(parse_where(where, COLUMNS)))
+
+    def rows(self, block: Block) -> dict[str, Column]:
+        """Return the wanted columns of the block's matching rows."""
+        mask: Any = None
+        for condition in self.conditions:
+            holds = condition.holds(block.column(condition.column))
+            mask = holds if mask is None else mask & holds
+        if mask is not None and not mask.any():
+            return {name: array_of(name, getattr(block.estimate, name), block.shape)[:0] for name in self.columns[:1]}
+        columns = {name: block.column(name) for name in self.columns}
+        return columns if mask is None else {name: column[mask] for name, column in columns.items()}
+
+
+class Sweep:
+    """All combinations of flag values. Iterate over `blocks`, or read them all with `table`.
+
+    `flags` maps the flags of infer to one value, a sequence, or a text with lists and ranges. Raises LLMAnalysisError
+    for bad ranges, and for names that are not in the catalogue.
+    """
+
+    def __init__(self, flags: Mapping[str, object], block: int = BLOCK) -> None:
+        self.values = axes(flags, SINGLE)
+        self.block = block
+        self.skipped: dict[str, int] = {}  # reason -> points
+        self._open = {name: self.values[name] for name in OPEN}
+        self._choices = {name: each for name, each in self.values.items() if name not in OPEN}
+        self._known: dict[tuple[str, object], Any] = {}
+        for name, values in self._open.items():
+            wrong = next((v for v in values if not isinstance(v, int) or isinstance(v, bool) or v < 1), None)
+            if wrong is not None:
+                workload_of({name: wrong})  # raises the error of a single value
+
+    @property
+    def points(self) -> int:
+        """The number of points."""
+        return count(self.values)
+
+    @property
+    def varying(self) -> list[str]:
+        """The flags that have more than one value."""
+        return varying(self.values)
+
+    def blocks(self, shard: tuple[int, int] = (0, 1), done: Callable[[int], bool] | None = None) -> Iterator[Block]:
+        """Yield the blocks, or those of shard i of n (from 0): block numbers equal to i modulo n that are not `done`.
+
+        Points that make no sense, such as a tensor-parallel size that does not divide the heads, are skipped; `skipped`
+        counts them by reason. Raises UnknownName and BadConfig at once, and the first reason if all are skipped.
+        """
+        number, yielded, first = -1, False, None
+        for choice in combinations(self._choices):
+            parts = list(self._parts())
+            mine = []
+            for part in parts:
+                number += 1
+                if number % shard[1] == shard[0] and not (done and done(number)):
+                    mine.append((number, part))
+            yielded = yielded or len(mine) < len(parts)
+            for which, part in mine:
+                try:
+                    block = self._estimated(which, choice, part)
+                except (UnknownName, BadConfig):
+                    raise
+                except LLMAnalysisError as error:
+                    first = first or error
+                    lost = prod(len(values) for values in part.values())
+                    self.skipped[str(error)] = self.skipped.get(str(error), 0) + lost
+                    continue
+                if block is not None:
+                    yielded = True
+                    yield block
+        if not yielded and first is not None:
+            raise first
+
+    def table(self, selection: Selection | None = None, progress: Callable[[int], None] | None = None) -> Table:
+        """Return the selected rows of all points. Raises LLMAnalysisError."""
+        wanted = selection or Selection()
+        parts: dict[str, list[Column]] = {name: [] for name in wanted.columns}
+        misfits = rows = 0
+        for block in self.blocks():
+            misfits += int((~block.column("fits")).sum())
+            found = wanted.rows(block)
+            if len(found) == len(parts):
+                rows += len(found[wanted.columns[0]])
+                for name, column in found.items():
+                    parts[name].append(column)
+            if rows > MOST_ROWS:
+                raise BadValue(f"more than {MOST_ROWS:,} rows; give --where, or write a file")
+            if progress:
+                progress(block.points)
+        columns = {name: joined(name, each) if each else array_of(name, 0, (0,)) for name, each in parts.items()}
+        return Table(columns, self.points, misfits, self.notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped, with reasons."""
+        return tuple(f"skipped {lost:,} points: {reason}" for reason, lost in self.skipped.items())
+
+    def _parts(self) -> Iterator[dict[str, tuple[Value, ...]]]:
+        """Yield slices of the open axes with at most `block` points each, the first axis outermost."""
+        names, sizes = list(self._open), [len(each) for each in self._open.values()]
+        steps, room = [1] * len(sizes), self.block
+        for i in reversed(range(len(sizes))):
+            steps[i] = max(1, min(sizes[i], room))
+            room //= sizes[i] if steps[i] == sizes[i] else max(room, 1)
+            room = max(room, 1) if steps[i] == sizes[i] else 1
+        starts = [range(0, size, step) for size, step in zip(sizes, steps, strict=True)]
+        for each in combinations({name: tuple(start) for name, start in zip(names, starts, strict=True)}):
+            yield {
+                name: self._open[name][int(str(each[name])) : int(str(each[name])) + step]
+                for name, step in zip(names, steps, strict=True)
+            }
+
+    def _estimated(
+        self, number: int, choice: Mapping[str, Value], part: Mapping[str, tuple[Value, ...]]
+    ) -> Block | None:
+        """Return the block of a scenario and a part of the open axes; None if no prompt of it is short enough."""
+        import numpy as np
+
+        scenario = scenario_of(choice, self._known)
+        limit = scenario.model.max_position_embeddings
+        flags: dict[str, Any] = dict(choice)
+        shape = []
+        for i, (name, values) in enumerate(part.items()):
+            if name == "seq_len" and len(values) > 1:
+                kept = tuple(v for v in values if not isinstance(v, (int, float)) or v <= limit)
+                if lost := len(values) - len(kept):
+                    reason = f"seq_len is beyond the {limit} positions of {scenario.model.name}"
+                    others = prod(len(v) for other, v in part.items() if other != name)
+                    self.skipped[reason] = self.skipped.get(reason, 0) + lost * others
+                if not kept:
+                    return None
+                values = kept
+            index = tuple(slice(None) if j == i else None for j in range(len(part)))
+            flags[name] = values[0] if len(values) == 1 else np.array(values)[index]
+            shape.append(len(values))
+        cost = flags.get("cost_per_gpu_hour")
+        return Block(number, tuple(shape), estimate(scenario, workload_of(flags), cost))
+
+
+class Top:
+    """The first rows of a sweep, in the order of a column if one is given."""
+
+    def __init__(self, count: int, sort: str | None = None, descending: bool = False) -> None:
+        self.count, self.descending = count, descending
+        self.sort = None if sort is None else column_named(sort, COLUMNS)
+        self.table: Table | None = None
+
+    def add(self, columns: dict[str, Column]) -> None:
+        """Add the rows of a block, and keep the first ones."""
+        parts = [self.table, Table(columns)] if self.table is not None else [Table(columns)]
+        both = Table({name: joined(name, [part[name] for part in parts]) for name in columns})
+        if self.sort is not None:
+            both = both.sort(self.sort, descending=self.descending)
+        self.table = both.head(self.count)
