@@ -116,7 +116,7 @@ LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
 LAYER_PARTS = ("attn_config", "ffn_config")
 SHARED_WITH_PARTS = ("tie_word_embeddings", "quantization_config", "model_type", "use_fp8_e4m3")
 # Model types of the outer file whose text part holds a meaningless flag: the class of the text part writes its default.
-_TIED_OUTSIDE = ("qwen3_vl_moe",)
+_TIED_OUTSIDE = ("qwen3_vl_moe", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
 
 
 class Fields(dict[str, Any]):

@@ -38,6 +38,13 @@ OTHER_NAMES = {
     "indexed_attention": "sparse_latent_attention",
     "deepseek_sparse_attention": "sparse_latent_attention",
 }
+# Layer kinds that may carry a size after a colon, and its meaning.
+_KV_HEADS = "number of KV heads"
+_OWN_SIZES = {
+    **dict.fromkeys(("full_attention", "bidirectional_attention", "sliding_attention", "chunked_attention"), _KV_HEADS),
+    **dict.fromkeys(("compressed_attention", "compressed_sparse_attention"), "number of tokens per cached row"),
+    **dict.fromkeys(("dense", "skipped_dense"), "width"),
+}
 # Activations of a feed-forward with a gate, where the type of a file is unknown; others are used with and without one.
 _GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
 
@@ -232,16 +239,15 @@ def _read_layers(fields: Fields) -> None:
 
 
 def _check_own_size(key: str, kind: str, fields: Fields) -> None:
-    """Raise BadConfig for a layer kind with a size that is none: KV heads of attention, width of a feed-forward."""
+    """Raise BadConfig for a layer kind with an impossible size of its own, or with one that it does not take."""
     name, colon, size = kind.partition(":")
     if not colon:
         return
-    heads = name.endswith("full_attention") or name in ("sliding_attention", "chunked_attention")
-    if not heads and name != "dense":
+    meaning = _OWN_SIZES.get(name)
+    if meaning is None:
         raise BadConfig(f"{key} has {shown(kind)}: {name} takes no size of its own")
-    most = fields.whole("num_attention_heads") if heads else MAX_SIZE
+    most = fields.whole("num_attention_heads") if meaning == _KV_HEADS else MAX_SIZE
     if not (size.isascii() and size.isdecimal() and len(size) <= 10 and 0 < int(size) <= most):
-        meaning = "number of KV heads" if heads else "width"
         raise BadConfig(f"{key} has {shown(kind)}: its {meaning} must be from 1 to {most:,}")
 
 
