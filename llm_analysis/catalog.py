@@ -75,7 +75,7 @@ def _folders(kind: str) -> list[Path]:
     """Return the folders of a kind, the user's own first. Raises BadConfig if the user's folder has no such folder."""
     own = os.environ.get(_USER_FOLDER)
     root = user_path(own) if own else None
-    if root is not None and not root.is_dir():
+    if root is not None and problem_of(root) != FOLDER:
         raise BadConfig(f"${_USER_FOLDER}: {shown(own)} is not a folder")
     if root is not None and not any((root / each).is_dir() for each in _KINDS.values()):
         raise BadConfig(f"${_USER_FOLDER}: {shown(own)} has no folder {' or '.join(_KINDS.values())}")

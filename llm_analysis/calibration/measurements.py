@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadConfig, BadValue, shown
-from llm_analysis.files import DATA
+from llm_analysis.files import DATA, MAX_TABLE_BYTES, path_text, read_text
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.runtimes import of_version
 from llm_analysis.inference.workload import nodes
@@ -129,12 +130,10 @@ def gpu_named(name: str) -> GPU:
 def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """The rows of a table, and (id, reason) of those that cannot be read. Raises BadConfig for no such table."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or ()
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadConfig(f"{path}: cannot be read as CSV: {reason}") from None
+        table = csv.DictReader(StringIO(read_text(path, MAX_TABLE_BYTES, "utf-8-sig"), newline=""))
+        rows, columns = list(table), table.fieldnames or ()
+    except csv.Error as error:
+        raise BadConfig(f"{path_text(path)}: cannot be read as CSV: {error}") from None
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}")

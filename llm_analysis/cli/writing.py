@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llm_analysis.errors import BadValue, shown
+from llm_analysis.files import user_path
 
 _HIDDEN = ".llm-analysis-"  # start of the name of a folder for files on their way
 _COMPLETE = ".complete"  # end of that name once all files are in it
@@ -113,7 +114,7 @@ def output_folder(value: object, flag: str = "output_dir") -> Path:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise BadValue(f"{flag} must be a folder, not {shown(value)}")
     try:
-        path = Path(value).expanduser()
+        path = user_path(value)
         present = next(each for each in (path, *path.absolute().parents) if each.exists())
         problem = "" if present.is_dir() else "not a folder" if present == path else f"{present.name} is not a folder"
     except (OSError, ValueError, RuntimeError) as error:
@@ -136,4 +137,4 @@ def path_of(flag: str, value: str) -> Path:
     """Return the value of a flag as a path. Raises BadValue."""
     if not value.strip() or "\0" in value:
         raise BadValue(f"{flag} must be the path of a file")
-    return Path(value).expanduser()
+    return user_path(value)

@@ -7,7 +7,7 @@ GPU sends in one direction over all its links together. Vendors often print both
 from math import inf
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from llm_analysis.errors import nearest, printable, shown
 from llm_analysis.units import Quantity, minimum
@@ -31,6 +31,11 @@ _RANGES = {
     "boost_clock_hz": (1e8, 1e11, "Hz (1 GHz is 1e9)"),
     **dict.fromkeys(("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth"), _LINK_RANGE),
 }
+
+
+def _as_tuple(value: object) -> object:
+    """Return a list of JSON as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class GPU(BaseModel):
@@ -60,7 +65,7 @@ class GPU(BaseModel):
     tdp_watts: _Positive | None = None
     confidence: _Text = ""  # high, medium or low
     source: str = ""
-    notes: Annotated[tuple[_Text, ...], Field(strict=False)] = ()  # what a user of any estimate must know
+    notes: Annotated[tuple[_Text, ...], BeforeValidator(_as_tuple)] = ()  # what a user of any estimate must know
 
     @field_validator("peak_flops")
     @classmethod

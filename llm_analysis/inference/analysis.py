@@ -123,6 +123,9 @@ def _bands(s: Scenario, prefill: Quantity, decode: Quantity, total: Quantity) ->
     return found
 
 
+_MAX_COST = 1e12  # per GPU and hour: more is a typing error in any currency
+
+
 def _price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: Quantity) -> Quantity | None:
     """Return the cost of a million generated tokens, in the currency of `cost_per_gpu_hour`. Raises BadValue."""
     if cost_per_gpu_hour is None:
@@ -130,6 +133,8 @@ def _price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: Quantity
     hourly = number("cost_per_gpu_hour", cost_per_gpu_hour)
     if hourly < 0:
         raise BadValue(f"cost_per_gpu_hour must not be negative, not {hourly:g}")
+    if hourly > _MAX_COST:
+        raise BadValue(f"cost_per_gpu_hour must be at most {_MAX_COST:g}, not {hourly:g}")
     return hourly / 3600 * num_gpus * seconds_per_token * 1e6
 
 

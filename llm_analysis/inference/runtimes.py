@@ -26,13 +26,12 @@ from __future__ import annotations
 
 import re
 from math import inf
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
-from llm_analysis.files import DATA, read_json
+from llm_analysis.files import DATA, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.models.config import ModelConfig
@@ -80,7 +79,6 @@ VERSIONS = {
     "tensorrt-llm": (((0, 0), "tensorrt-llm-0.6"), ((0, 7), "tensorrt-llm-0.9"), ((0, 10), "tensorrt-llm")),
 }
 VERSION = re.compile(r"(?<![\d.])(\d{1,2})\.(\d+)")
-LONGEST_NAME = 255  # bytes that file systems allow
 Factor = Annotated[float, Field(gt=0, le=2)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -232,12 +230,9 @@ def get_runtime(name: object) -> Runtime:
         raise BadValue(f"runtime must be a known name or the path of a JSON file, not {shown(name)}")
     if name == "none":
         return NONE
-    path = Path(name).expanduser() if name.endswith(".json") else FOLDER / f"{name}.json"
-    if len(path.name) > LONGEST_NAME or not path.is_file():
-        if name.endswith(".json"):
-            raise BadConfig(f"{name}: no such file")
+    path = user_path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not name.endswith(".json") and problem_of(path):
         raise unknown("runtime", name, runtime_names())
-
     raw = read_json(path)
     try:
         return Runtime(**raw)

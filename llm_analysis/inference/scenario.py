@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from llm_analysis.errors import BadValue, Unsupported
+from llm_analysis.errors import BadValue, Unsupported, shown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, cost
 from llm_analysis.inference.methods import Calibrated, Efficiencies, Method, choose_method, formats_for, with_bytes
@@ -62,6 +62,7 @@ class Scenario(NamedTuple):
         `published` if efficiencies are given, `calibrated` otherwise. Raises LLMAnalysisError if the parts contradict
         each other, such as a tensor-parallel size that does not divide the attention heads.
         """
+        _check_types(model, gpu, dtypes, layout, runtime, draft)
         layout = layout or Parallelism()
         gpu = gpu.per_device().in_nodes_of(layout.num_gpus_per_node)
         layout = layout.model_copy(update={"num_gpus_per_node": gpu.gpus_per_node})
@@ -126,3 +127,18 @@ def check_links(gpu: GPU, layout: Parallelism) -> None:
         link, bandwidth = gpu.link_over(span)
         if span > 1 and not bandwidth:
             raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")
+
+
+def _check_types(model: object, gpu: object, dtypes: object, layout: object, runtime: object, draft: object) -> None:
+    """Raise BadValue if a part of a scenario is of another type, such as the name of a format."""
+    parts: tuple[tuple[str, object, type, str], ...] = (
+        ("model", model, ModelConfig, "get_model"),
+        ("gpu", gpu, GPU, "get_gpu"),
+        ("dtypes", dtypes, Dtypes, "get_dtypes"),
+        ("layout", layout, Parallelism, "Parallelism"),
+        ("runtime", runtime, Runtime, "get_runtime"),
+        ("draft", draft, ModelConfig, "get_model"),
+    )
+    for name, value, kind, maker in parts:
+        if not isinstance(value, kind) and (value is not None or name in ("model", "gpu")):
+            raise BadValue(f"{name} must be a value that {maker}(...) returns, not {shown(value)}")

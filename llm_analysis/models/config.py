@@ -32,7 +32,7 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ModelConfig(BaseModel):
     """Shapes and conventions of one model. Sizes are numbers of elements; 0 where the model has no such part."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
 
     name: str
     source: str = ""

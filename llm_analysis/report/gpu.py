@@ -50,13 +50,14 @@ def gpu_text(gpu: GPU, style: str) -> str:
     plain = [(key, _fact(key, value)) for key, value in facts.items() if isinstance(value, (str, int, float))]
     peaks = [(f"peak {rate}", f"{peak / 1e12:,g} TFLOP/s") for rate, peak in gpu.peak_flops.items()]
     shown = [row for row in [*plain, *peaks] if row[0] != "source"]
+    collectives = [_cells(row) for row in collective_basis(gpu)]
     profile = profile_for(gpu)
     remarks = [f"note: {note}" for note in (*gpu.all_notes, profile.note) if note] + [f"source: {gpu.source}"]
     return "\n\n".join(
         [
             table(shown, ["fact", "value"], style, last="left"),
             table([_cells(row) for row in kernel_basis(gpu)], ["kernel and format", "measured on", *_ERRORS], style),
-            table([_cells(row) for row in collective_basis(gpu)], ["collective and library", "link", *_ERRORS], style),
+            *([table(collectives, ["collective and library", "link", *_ERRORS], style)] if collectives else []),
             fill(_LEGEND, _WIDTH),
             *(fill(remark, _WIDTH, break_on_hyphens=False) for remark in remarks),
         ]

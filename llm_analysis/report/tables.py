@@ -62,10 +62,21 @@ def scaled(values: Sequence[float], units: Mapping[float, str]) -> tuple[list[st
     return [f"{value / unit:,.{digits}f}" if value else "-" for value in values], units[unit]
 
 
+def _as_cell(value: Any) -> Any:
+    """Return a CSV cell; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows that have the same keys, under these."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue().rstrip("\n")

@@ -251,8 +251,8 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(ask: Ask, write
     good = ["--measurements", str(write(measured_under(TRUE, [row("one")])))]
     target = ["--output_file", str(tmp_path / "x.json")]
     assert "needs --measurements" in refused(ask, tmp_path, *target)
-    assert "No such file" in refused(ask, tmp_path, "--measurements", str(tmp_path / "none.csv"), *target)
-    assert "directory" in refused(ask, tmp_path, "--measurements", str(tmp_path), *target)
+    assert "no such file" in refused(ask, tmp_path, "--measurements", str(tmp_path / "none.csv"), *target)
+    assert "a folder, not a file" in refused(ask, tmp_path, "--measurements", str(tmp_path), *target)
     assert "must end in .json" in refused(ask, tmp_path, *good, "--output_file", str(tmp_path / "x.txt"))
     assert "no such folder" in refused(ask, tmp_path, *good, "--output_file", str(tmp_path / "none" / "x.json"))
     assert "unknown format" in refused(ask, tmp_path, *good, *target, "--format", "yaml")

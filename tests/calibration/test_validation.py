@@ -223,13 +223,13 @@ def refused(ask: Ask, *flags: str) -> str:
 def test_a_table_that_is_none_is_refused_in_one_line(ask: Ask, write: Write, tmp_path: Path) -> None:
     for name in REQUIRED:
         assert f"no column '{name}'" in refused(ask, "--measurements", write({name: None}))
-    for content, said in ((b"", "no column"), (b"\xff\xfe\x00", "cannot be read"), (b'{"a": 1}', "no column")):
+    for content, said in ((b"", "no column"), (b"\xff\xfe\x00", "not text in UTF-8"), (b'{"a": 1}', "no column")):
         (tmp_path / "odd.csv").write_bytes(content)
         assert said in refused(ask, "--measurements", str(tmp_path / "odd.csv"))
     (tmp_path / "odd.csv").write_text(",".join(ROW) + "\n")
     assert "no rows" in refused(ask, "--measurements", str(tmp_path / "odd.csv"))
-    assert "No such file" in refused(ask, "--measurements", str(tmp_path / "none.csv"))
-    assert "directory" in refused(ask, "--measurements", str(tmp_path))
+    assert "no such file" in refused(ask, "--measurements", str(tmp_path / "none.csv"))
+    assert "a folder, not a file" in refused(ask, "--measurements", str(tmp_path))
     assert "metric" in refused(ask, "--measurements", write({"metric": "latency"}))
     said = refused(ask, "--measurements", write({"runtime": "my-engine"}))
     assert "unknown runtime 'my-engine'" in said

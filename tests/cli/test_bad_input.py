@@ -190,7 +190,7 @@ VALUES: list[Case] = [
         r"give hbm_memory_efficiency or achieved_memory_bandwidth_GBs, not both",
     ),
     ([*INFER, "--cost_per_gpu_hour", "-1"], 1, r"cost_per_gpu_hour must not be negative, not -1"),
-    ([*INFER, "--cost_per_gpu_hour", "1e308"], 1, r"far too large"),
+    ([*INFER, "--cost_per_gpu_hour", "1e308"], 1, r"cost_per_gpu_hour must be at most 1e\+12, not 1e\+308"),
     ([*INFER, "--seq_len", "2049"], 1, r"seq_len 2049 is beyond the 2048 positions of test-13b"),
 ]
 

@@ -284,8 +284,8 @@ def test_a_file_that_is_no_runtime_is_refused_by_name(ask: Ask, tmp_path: Path, 
 
 def test_a_missing_file_or_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
-    for name in ("nowhere.json", "folder.json"):
-        with pytest.raises(LLMAnalysisError, match="no such file"):
+    for name, problem in (("nowhere.json", "no such file"), ("folder.json", "a folder, not a file")):
+        with pytest.raises(LLMAnalysisError, match=problem):
             get_runtime(str(tmp_path / name))
 
 

@@ -21,7 +21,7 @@ from llm_analysis import catalog
 from llm_analysis.cli.writing import write_together
 from llm_analysis.errors import BadValue
 from llm_analysis.physics.dtypes import EVERYDAY
-from llm_analysis.report.tables import scaled, seconds, table
+from llm_analysis.report.tables import csv_of, scaled, seconds, table
 
 REQUIRED = [
     *("prefill_latency", "decode_latency", "total_decode_latency", "total_latency", "total_per_token_latency"),
@@ -409,3 +409,9 @@ def test_text_that_is_no_unicode_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadValue, match="nothing written"):
         write_together(tmp_path, {"a": "fine", "b": "\ud800"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "-x", "@SUM(A1)", "\t=1"])
+def test_a_csv_cell_that_starts_a_formula_is_quoted(text: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_of([{"name": text, "value": -1.5, "text": "-1.5"}]))))
+    assert rows == [{"name": "'" + text, "value": "-1.5", "text": "-1.5"}]
