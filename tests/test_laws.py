@@ -1,4 +1,4 @@
-"""Laws that hold whatever the numbers are: of the hardware, of the workload, of the layout, and of the arithmetic."""
+"""Laws that hold for all numbers: monotonicity in hardware and workload, conservation of work, arrays."""
 
 from functools import cache
 from math import inf, isclose
@@ -22,7 +22,7 @@ SPARSE = ("mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b")
 MODELS = DENSE + WINDOWED + SPARSE
 GPUS = ("a100-sxm-80gb", "h100-sxm-80gb", "l4-24gb", "t4", "mi300x-192gb")
 DTYPES = ("w16a16e16", "w4a16e16", "w8a8e16", "w16a16e16kv8")
-# A term of a sum that grows may come out one rounding smaller: a double holds 15.9 digits, a pass adds some 20 terms.
+# Rounding may make a growing sum slightly smaller: a double has 15.9 digits, a pass adds about 20 terms.
 ROUNDING = 1e-13
 
 models = st.sampled_from(MODELS)
@@ -154,13 +154,13 @@ def test_a_cache_is_never_slower_than_none(model: str, b: int, s: int, n: int) -
 
 
 @given(model=models, gpu=gpus, b=batches, context=prompts)
-def test_narrower_weights_are_never_slower_to_decode(model: str, gpu: str, b: int, context: int) -> None:
+def test_weights_of_fewer_bits_are_never_slower_to_decode(model: str, gpu: str, b: int, context: int) -> None:
     step = Step(float(b), 1.0, float(context), "decode")
     wide, narrow = (float(analysis(model, gpu, dtype).seconds(step)) for dtype in ("w16a16e16", "w4a16e16"))
     assert narrow <= wide * (1 + ROUNDING)
 
 
-# Work that must be conserved
+# Conservation of work
 
 
 @given(model=models, b=batches, s=prompts)
@@ -176,14 +176,14 @@ def test_one_gpu_sends_nothing(model: str, b: int, s: int) -> None:
 def test_tensor_parallelism_conserves_the_flop_of_matrices_and_attention(
     model: str, b: int, s: int, data: st.DataObject
 ) -> None:
-    """While each GPU has a KV head of its own; beyond that the KV projections are computed more than once."""
+    """Up to one KV head per GPU; beyond that, several GPUs compute the same KV projections."""
     m = get_model(model)
     sizes = [t for t in (2, 4, 5, 8, 10, 20, 32, 40) if m.num_key_value_heads % t == 0]
     t = data.draw(st.sampled_from(sizes))
     for step in (Step(float(b), float(s)), Step(float(b), 1.0, float(s), "decode")):
         alone, shared = ops_of(model, step), ops_of(model, step, Parallelism(tp_size=t))
         for kinds in (("gemm",), ("prefill_attention", "decode_attention")):
-            # Shares are divided and multiplied again: a few roundings.
+            # Shares are divided and multiplied again, with a few roundings.
             assert isclose(t * total(shared, "flops", *kinds), total(alone, "flops", *kinds), rel_tol=1e-12)
 
 
@@ -192,7 +192,7 @@ def test_a_prompt_in_two_pieces_is_the_same_work(model: str, b: int, first: int,
     whole = ops_of(model, Step(float(b), float(first + second)))
     pieces = ops_of(model, Step(float(b), float(first))) + ops_of(model, Step(float(b), float(second), float(first)))
     kinds = {op.kind for op in whole if op.kind.startswith("prefill")}
-    # The pairs of the second piece are a difference of two triangles: digits cancel.
+    # The pairs of the second piece are the difference of two large numbers, so digits cancel.
     assert isclose(total(whole, "flops", *kinds), total(pieces, "flops", *kinds), rel_tol=1e-9)
     head = [op.flops for op in whole if op.name == "output_head"]
     once_more = total(pieces, "flops", "gemm") - sum(map(float, head))  # each piece ends in logits
@@ -201,7 +201,7 @@ def test_a_prompt_in_two_pieces_is_the_same_work(model: str, b: int, first: int,
 
 
 @pytest.mark.parametrize("model", ["llama-2-7b", "llama-3.1-70b"])
-def test_a_token_takes_two_flop_per_parameter_that_it_meets(model: str) -> None:
+def test_a_token_takes_two_flop_per_active_parameter(model: str) -> None:
     m = get_model(model)
     norms, table = (2 * m.num_hidden_layers + 1) * m.hidden_size, m.vocab_size * m.hidden_size
     flop = total(ops_of(model, Step(1.0, 1.0, 100.0, "decode")), "flops", "gemm")
@@ -209,7 +209,7 @@ def test_a_token_takes_two_flop_per_parameter_that_it_meets(model: str) -> None:
 
 
 @given(tokens=st.integers(0, 300), window=st.integers(1, 400), chunk=st.integers(1, 400))
-def test_pairs_of_query_and_key_are_what_a_mask_counts(tokens: int, window: int, chunk: int) -> None:
+def test_the_number_of_query_key_pairs_is_that_of_the_mask(tokens: int, window: int, chunk: int) -> None:
     query, key = np.indices((tokens, tokens))
     causal = key <= query
     assert visible_pairs(float(tokens)) == causal.sum()
@@ -239,8 +239,8 @@ def test_a_pipeline_runs_the_operators_of_one_gpu(model: str, pp: int, b: int, s
 
 
 @given(model=models, pp=st.integers(2, 8), s=prompts, n=lengths)
-def test_a_pipeline_makes_no_single_request_faster(model: str, pp: int, s: int, n: int) -> None:
-    """A batch may be: its micro-batches keep several stages busy at once."""
+def test_a_pipeline_does_not_make_a_single_request_faster(model: str, pp: int, s: int, n: int) -> None:
+    """It can make a batch faster: micro-batches keep several stages busy."""
     one = analysis(model, "a100-sxm-80gb")
     many = analysis(model, "a100-sxm-80gb", layout=Parallelism(pp_size=pp))
     question = {"batch_size_per_gpu": 1, "seq_len": s, "num_tokens_to_generate": n}
@@ -248,7 +248,7 @@ def test_a_pipeline_makes_no_single_request_faster(model: str, pp: int, s: int, 
 
 
 @given(model=models, dp=st.integers(2, 64), b=batches, s=prompts, n=lengths)
-def test_replicas_leave_latency_alone_and_add_their_throughput(model: str, dp: int, b: int, s: int, n: int) -> None:
+def test_replicas_add_throughput_and_do_not_change_latency(model: str, dp: int, b: int, s: int, n: int) -> None:
     layout = Parallelism(dp_size=dp)
     one, many = (
         found.inference(batch_size_per_gpu=b, seq_len=s, num_tokens_to_generate=n)
@@ -267,10 +267,10 @@ AXES = st.lists(st.floats(1.0, 1e5), min_size=1, max_size=6)
 
 
 @given(model=models, gpu=gpus, dtype=dtypes, tp=st.sampled_from([1, 2]), b=AXES, q=AXES, c=AXES, decode=st.booleans())
-def test_an_array_is_its_scalars(
+def test_array_elements_equal_scalars(
     model: str, gpu: str, dtype: str, tp: int, b: list[float], q: list[float], c: list[float], decode: bool
 ) -> None:
-    """1e-12: numpy and Python round each operation alike, but sums of powers may differ in the last digits."""
+    """1e-12, because sums of powers may differ in the last digits between numpy and Python."""
     ask = analysis(model, gpu, dtype, Parallelism(tp_size=tp))
     size = min(len(b), len(q), len(c))
     new = [1.0] * size if decode else q[:size]
@@ -291,27 +291,29 @@ def test_axes_broadcast_and_stay_floats() -> None:
 
 
 @given(first=st.integers(0, 10**5), count=st.integers(1, 5000), kinks=st.lists(st.floats(0, 1e5), max_size=5))
-def test_nodes_average(first: int, count: int, kinks: list[float]) -> None:
-    """Weights sum to 1, and a line is averaged exactly."""
+def test_quadrature_weights_sum_to_one_and_average_lines_exactly(first: int, count: int, kinks: list[float]) -> None:
+    """The weights sum to 1, and the average of a line is exact."""
     pairs = list(nodes(first, count, kinks))
     assert sum(weight for weight, _ in pairs) == pytest.approx(1, rel=1e-12)
     assert sum(weight * x for weight, x in pairs) == pytest.approx(first + (count - 1) / 2, rel=1e-9, abs=1e-9)
 
 
 def loop(ask: LLMAnalysis, b: int, s: int, n: int, cache: bool) -> float:
-    """The mean decode step, step by step: the i-th sees s + i cached tokens."""
+    """Return the mean decode step, computed step by step: the i-th sees s + i cached tokens."""
     seen = np.arange(max(n - 1, 1), dtype=float) + s
     steps = Step(float(b), 1.0, seen, "decode") if cache else Step(float(b), seen + 1)
     return float(np.mean(np.broadcast_to(np.asarray(ask.seconds(steps)), len(seen))))
 
 
-# With a cache a step's time is linear in the context between the kinks, and the quadrature of a line is exact but for
-# rounding. Without one it is piecewise quadratic, with corners where an operator turns from one bound to the other.
+# With a cache, the time of a step is linear in the context between kinks, and quadrature of a line is exact up to
+# rounding. Without one it is piecewise quadratic, with corners where the bound of an operator changes.
 QUADRATURE = {True: 1e-12, False: 1e-3}
 
 
 @given(model=models, gpu=gpus, b=batches, s=prompts, n=st.sampled_from([1, 2, 3, 17, 500, 5000]), cache=st.booleans())
-def test_the_sum_over_decode_steps_is_the_token_loop(model: str, gpu: str, b: int, s: int, n: int, cache: bool) -> None:
+def test_the_sum_over_decode_steps_equals_a_loop_over_tokens(
+    model: str, gpu: str, b: int, s: int, n: int, cache: bool
+) -> None:
     ask = analysis(model, gpu)
     workload = Workload(batch_size_per_gpu=b, seq_len=s, num_tokens_to_generate=n, use_kv_cache=cache)
     found = float(pass_seconds(ask.estimate(workload).basis.decode))
@@ -331,7 +333,7 @@ def test_the_sum_over_decode_steps_where_a_window_fills(model: str, n: int) -> N
 
 
 @given(model=models, b=batches, s=prompts, n=lengths)
-def test_total_is_what_it_says(model: str, b: int, s: int, n: int) -> None:
+def test_the_total_follows_its_stated_definition(model: str, b: int, s: int, n: int) -> None:
     answer = analysis(model, "a100-sxm-80gb").inference(batch_size_per_gpu=b, seq_len=s, num_tokens_to_generate=n)
     assert answer.total_latency_is == "prefill + (n - 1) * decode"
     assert answer.total_decode_latency == (n - 1) * answer.decode_latency

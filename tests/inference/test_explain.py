@@ -1,4 +1,4 @@
-"""An explanation adds up to the estimate, loses nothing at the speed of light, and its what-ifs are estimates."""
+"""Explanations: the terms add up to the estimate, `ideal` has no losses, and what-ifs are estimates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llm_analysis.inference.workload import Workload
 from llm_analysis.report.explanation import rendered
 from llm_analysis.report.tables import FORMATS
 
-# An engine with all that one may add to the kernels, so that no term is empty.
+# A runtime with every term above zero, so that every loss is above zero.
 ENGINE = Runtime(
     name="engine",
     step_seconds=1e-3,
@@ -35,7 +35,7 @@ ENGINE = Runtime(
 )
 HARDWARE = ("memory_bandwidth_x1.1", "peak_flops_x1.1", "launch_x0.5", "host_x0.5", "link_bandwidth_x2")
 QUESTION = ["--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb"]
-# A saving is the difference of two sums of some hundred terms, each rounded in its sixteenth digit.
+# A saving is the difference of two sums of about a hundred terms, each rounded in its sixteenth digit.
 ROUNDING = 1e-12
 
 models = st.sampled_from(["llama-2-7b", "llama-3.1-70b", "mistral-7b-v0.1", "mixtral-8x7b", "deepseek-v2-lite"])
@@ -84,14 +84,12 @@ def test_the_terms_add_up_and_better_hardware_is_never_slower(
 
 @settings(max_examples=15)
 @given(model=models, gpu=gpus, dtype=dtypes, layout=layouts, workload=workloads)
-def test_the_speed_of_light_loses_nothing(
-    model: str, gpu: str, dtype: str, layout: Parallelism, workload: Workload
-) -> None:
+def test_ideal_has_no_losses(model: str, gpu: str, dtype: str, layout: Parallelism, workload: Workload) -> None:
     e = explanation(asked(model, get_gpu(gpu), "ideal", dtype, layout), workload)
     assert all(term.total_seconds == term.decode_seconds == 0 for term in e.terms if term.name.startswith("lost"))
 
 
-def test_light_is_what_ideal_charges() -> None:
+def test_the_light_terms_equal_the_ideal_estimate() -> None:
     workload = Workload(batch_size_per_gpu=8, seq_len=600, num_tokens_to_generate=100)
     layout = Parallelism(tp_size=2)
     e = explanation(asked("llama-3.1-8b", get_gpu("h100-sxm-80gb"), layout=layout), workload)
@@ -114,15 +112,15 @@ def test_the_published_method_has_no_launch_no_host_and_no_overlap(
     assert {"lost_launch", "lost_host", "lost_overlap"} <= empty
 
 
-def test_each_runtime_term_is_lost_to_its_owner() -> None:
-    """Host time of a decode step: once per step, per layer and per sequence; launches of collectives: the network's."""
+def test_runtime_terms_are_lost_to_host_or_network() -> None:
+    """Time per step, layer and sequence counts as host time, launches of collectives as network time."""
     gpu, workload = get_gpu("h100-sxm-80gb"), Workload(batch_size_per_gpu=4)
     one = {t.name: t for t in explanation(asked("llama-3.1-8b", gpu), workload).terms}
     two = {t.name: t for t in explanation(asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=2)), workload).terms}
     assert isclose(one["lost_host"].decode_seconds, 1e-3 + 32 * 1e-5 + 4 * 2e-5, rel_tol=1e-12)
     assert one["lost_network"].total_seconds == one["light_network"].total_seconds == 0
     assert isclose(one["lost_launch"].decode_seconds, two["lost_launch"].decode_seconds, rel_tol=1e-12)
-    assert two["lost_network"].decode_seconds > 65 * ENGINE.collective_seconds  # two a layer, one for the embedding
+    assert two["lost_network"].decode_seconds > 65 * ENGINE.collective_seconds  # two per layer, one for the embedding
 
 
 @settings(max_examples=10)
@@ -146,7 +144,7 @@ def test_a_what_if_is_an_estimate_on_the_changed_input(model: str, gpu: str, met
             )
 
 
-def test_half_the_host_time_halves_what_is_lost_to_it() -> None:
+def test_halving_the_host_time_saves_half_of_the_host_loss() -> None:
     e = explanation(asked("llama-2-7b", get_gpu("a100-sxm-80gb"), layout=Parallelism(tp_size=2)), Workload())
     lost = {term.name: term for term in e.terms}
     for what, term in (("host_x0.5", "lost_host"), ("launch_x0.5", "lost_launch")):
@@ -155,7 +153,7 @@ def test_half_the_host_time_halves_what_is_lost_to_it() -> None:
     assert saving(e, "link_latency_x0.5").decode_seconds > 0
 
 
-def test_twice_the_gpus_is_the_wider_layout() -> None:
+def test_tp_size_x_2_is_the_estimate_of_that_layout() -> None:
     gpu = get_gpu("h100-sxm-80gb")
     e = explanation(asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=2, sp_size=2)), Workload())
     wide = estimate(asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=4, sp_size=4)), Workload())
@@ -163,7 +161,7 @@ def test_twice_the_gpus_is_the_wider_layout() -> None:
     assert isclose(saving(e, "tp_size_x2").total_seconds, saved, rel_tol=1e-9)
 
 
-def test_twice_the_ranks_is_the_longer_layout_where_most_time_is_prefill() -> None:
+def test_cp_size_x_2_is_offered_if_prefill_dominates() -> None:
     gpu, long, short = get_gpu("h100-sxm-80gb"), Workload(seq_len=30_000), Workload(seq_len=100)
     e = explanation(asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=2)), long)
     wide = estimate(asked("llama-3.1-8b", gpu, layout=Parallelism(tp_size=2, cp_size=2)), long)
@@ -178,7 +176,7 @@ def test_twice_the_ranks_is_the_longer_layout_where_most_time_is_prefill() -> No
     ("gpu", "name", "label"),
     [("h100-sxm-80gb", "fp8_kv_cache", "fp8 KV cache"), ("a100-sxm-80gb", "8_bit_kv_cache", "8-bit KV cache")],
 )
-def test_a_narrower_cache_is_named_as_the_gpu_has_it(gpu: str, name: str, label: str) -> None:
+def test_the_8_bit_cache_has_the_format_that_the_gpu_supports(gpu: str, name: str, label: str) -> None:
     e = explanation(asked("llama-3.1-8b", get_gpu(gpu)), Workload(batch_size_per_gpu=64))
     assert [line.name for line in e.savings if line.name.endswith("kv_cache")] == [name]
     assert re.findall("(?:fp8|8-bit) KV cache(?=  )", rendered(e, "table")) == [label]
@@ -196,20 +194,22 @@ def test_a_narrower_cache_is_named_as_the_gpu_has_it(gpu: str, name: str, label:
         ("llama-2-7b", "t4", "fp16", 8, "tp_size_x2", "tp_size x 2: t4 has no inter-node bandwidth"),
     ],
 )
-def test_an_impossible_what_if_says_why(model: str, gpu: str, dtype: str, tp: int, name: str, reason: str) -> None:
+def test_an_impossible_what_if_gives_the_reason(
+    model: str, gpu: str, dtype: str, tp: int, name: str, reason: str
+) -> None:
     e = explanation(asked(model, get_gpu(gpu), "ideal", dtype, Parallelism(tp_size=tp)), Workload())
     assert name not in [line.name for line in e.savings]
     assert any(note.startswith(reason) for note in e.notes), e.notes
 
 
-def test_a_what_if_tells_its_own_fall_backs() -> None:
-    """An A100 has no fp8 rate: narrower weights, multiplied as before. The cache stays as wide as it was."""
+def test_the_notes_of_a_what_if_name_its_fallbacks() -> None:
+    """An A100 has no fp8 rate: the weights get smaller, the rate and the KV cache stay the same."""
     e = explanation(asked("llama-2-7b", get_gpu("a100-sxm-80gb"), "ideal"), Workload())
     assert "fp8 weights: a100-sxm-80gb has no fp8 rate: multiplied at its fp16 rate" in e.notes
     assert saving(e, "fp8_weights").prefill_share < 0.01 < saving(e, "fp8_weights").decode_share < 0.5
 
 
-def test_what_makes_no_sense_is_refused_as_ever() -> None:
+def test_explain_rejects_what_infer_rejects() -> None:
     with pytest.raises(LLMAnalysisError, match="positions"):
         explanation(asked("llama-2-7b", get_gpu("t4"), "ideal"), Workload(seq_len=10**6))
 
@@ -247,7 +247,7 @@ def test_the_command_answers_in_every_format(ask: Ask, format: str) -> None:
         assert "bandwidth + 10 %" in answer.out
 
 
-def test_the_command_has_the_flags_of_a_question_and_no_files(ask: Ask) -> None:
+def test_the_command_has_the_flags_of_infer_except_those_of_files(ask: Ask) -> None:
     assert "--tp_size" in ask("explain", "--help").out
     assert ask("explain", *QUESTION, "--output_dir", ".").status == 2
     assert "needs --model_name" in ask("explain").err

@@ -27,7 +27,7 @@ KV_BYTES_PER_TOKEN = [
     ("mixtral-8x7b", "w16a16e16", 131_072),  # 32 * 2 * 8 * 128 * 2
     ("llama-3.1-8b", "w16a16e16kv8", 65_536),
     ("llama-3.1-8b", "fp8", 65_536),
-    ("llama-3.1-8b", "int4", 131_072),  # weights alone are narrow
+    ("llama-3.1-8b", "int4", 131_072),  # only the weights have 4 bits
 ]
 
 
@@ -45,7 +45,7 @@ def test_kv_cache_dtype_bytes_overrides_the_name() -> None:
     assert whole.kv_cache_memory_per_gpu == 2 * half.kv_cache_memory_per_gpu
 
 
-def test_a_window_bounds_the_cache() -> None:
+def test_a_window_limits_the_cache() -> None:
     """mistral-7b-v0.1: 32 layers, 8 KV heads of 128, a window of 4,096 tokens on each layer."""
     row, window = 32 * 2 * 8 * 128 * 2, 4096
     short, full, long = (
@@ -58,12 +58,12 @@ def test_a_window_bounds_the_cache() -> None:
 
 @pytest.mark.parametrize("model", ["llama-2-7b", "llama-3.1-70b", "opt-13b", "qwen2.5-0.5b", "mixtral-8x7b"])
 def test_weights_are_two_bytes_per_parameter(model: str) -> None:
-    """Tied embeddings are held once: llama is untied, opt and the small qwen are tied."""
+    """Tied embeddings are stored once: llama is untied, opt and the small qwen are tied."""
     assert estimate(model).weight_memory_per_gpu == pytest.approx(2 * num_params(get_model(model)), rel=1e-3)
     assert estimate(model).num_params_total == num_params(get_model(model))
 
 
-def test_narrow_weights_count_their_scales_and_spare_embedding_and_head() -> None:
+def test_int4_weights_include_scales_and_exclude_embedding_and_head() -> None:
     """llama-3.1-8b as int4: 4.125 bits for the layers' matrices, 16 for the two tables of 128,256 x 4,096."""
     m = get_model("llama-3.1-8b")
     tables, norms = 2 * 128_256 * 4096, 65 * 4096
@@ -79,17 +79,17 @@ def test_narrow_weights_count_their_scales_and_spare_embedding_and_head() -> Non
 def test_tensor_parallelism_divides_weights_and_cache(tp: int) -> None:
     alone, shared = estimate("llama-3.1-70b"), estimate("llama-3.1-70b", tp_size=tp)
     assert shared.kv_cache_memory_per_gpu * tp == alone.kv_cache_memory_per_gpu
-    # Norms are held by each GPU: 161 of 8,192 weights in 70 billion.
+    # Every GPU holds the norms: 161 of 8,192 weights in 70 billion.
     assert shared.weight_memory_per_gpu * tp == pytest.approx(alone.weight_memory_per_gpu, rel=2e-4)
 
 
-def test_more_gpus_than_kv_heads_hold_copies() -> None:
+def test_more_gpus_than_kv_heads_replicate_the_cache() -> None:
     eight, sixteen = (estimate("llama-2-70b", tp_size=t) for t in (8, 16))
     assert eight.kv_cache_memory_per_gpu == sixteen.kv_cache_memory_per_gpu
     assert eight.weight_memory_per_gpu / 2 < sixteen.weight_memory_per_gpu < eight.weight_memory_per_gpu
 
 
-def test_a_pipeline_divides_layers_and_its_fullest_stage_counts() -> None:
+def test_the_memory_of_a_pipeline_is_that_of_its_fullest_stage() -> None:
     one, two = estimate("llama-3.1-8b"), estimate("llama-3.1-8b", pp_size=2)
     assert two.kv_cache_memory_per_gpu == one.kv_cache_memory_per_gpu / 2
     assert one.weight_memory_per_gpu / 2 <= two.weight_memory_per_gpu < one.weight_memory_per_gpu * 0.55
@@ -97,8 +97,8 @@ def test_a_pipeline_divides_layers_and_its_fullest_stage_counts() -> None:
     assert replicas.weight_memory_per_gpu == one.weight_memory_per_gpu
 
 
-def test_a_tied_table_is_held_at_both_ends_of_a_pipeline() -> None:
-    """qwen2.5-0.5b: 151,936 x 896 weights that one GPU holds once, and the first and last stage hold each."""
+def test_the_first_and_last_stage_both_store_a_tied_embedding() -> None:
+    """qwen2.5-0.5b: 151,936 x 896 weights, stored once on one GPU, twice in a pipeline."""
     table = 2 * 151_936 * 896
     one, two = estimate("qwen2.5-0.5b"), estimate("qwen2.5-0.5b", pp_size=2)
     assert 2 * two.weight_memory_per_gpu == pytest.approx(one.weight_memory_per_gpu + table, rel=1e-3)
@@ -136,7 +136,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(model: str, gpu: str, b: i
     answer = asked(b)
     largest = answer.max_batch_size_per_gpu
     assert answer.fits == (answer.memory_left_per_gpu >= 0) == (b <= largest)
-    # A division may round to the neighbouring whole number where the last byte decides.
+    # If the last byte decides, a division may round to the next whole number.
     assert abs(asked(b + 1).max_batch_size_per_gpu - largest) <= 1
     if largest:
         assert asked(largest).memory_left_per_gpu >= -1e-6 * answer.memory_per_gpu
@@ -144,7 +144,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(model: str, gpu: str, b: i
 
 
 @given(b=sizes, s=st.integers(1, 4000), tp=st.sampled_from([1, 2, 4, 8]))
-def test_what_is_left_is_what_remains(b: int, s: int, tp: int) -> None:
+def test_memory_left_is_the_total_minus_all_parts(b: int, s: int, tp: int) -> None:
     e = estimate("llama-3.1-8b", "a100-sxm-40gb", batch_size_per_gpu=b, seq_len=s, tp_size=tp)
     held = e.weight_memory_per_gpu + e.kv_cache_memory_per_gpu + e.activation_memory_per_gpu
     assert e.memory_left_per_gpu == pytest.approx(e.memory_per_gpu - held, abs=1.0)
@@ -182,10 +182,10 @@ def test_classes_add_up(model: str, pp: int) -> None:
         assert parts == pytest.approx(2 * num_params(get_model(model)), rel=2e-3)
 
 
-# The runtime's own
+# Runtime overhead
 
 
-def test_a_serving_process_holds_more_than_tensors() -> None:
+def test_calibrated_adds_the_overhead_of_a_serving_process() -> None:
     alone, shared = (estimate("llama-3.1-8b", method="calibrated", tp_size=t) for t in (1, 2))
     assert alone.runtime_memory_per_gpu == sum(OVERHEAD.values()) == 1.5e9
     assert shared.runtime_memory_per_gpu == 1.5e9 + NCCL_BYTES
@@ -194,8 +194,8 @@ def test_a_serving_process_holds_more_than_tensors() -> None:
     assert alone.memory_left_per_gpu == pytest.approx(alone.memory_per_gpu - held - 1.5e9)
 
 
-def test_a_fraction_of_the_memory() -> None:
-    """The rule of vLLM: what is below 0.9 of the memory and neither weights nor activations is cache."""
+def test_gpu_memory_utilization_limits_the_cache_as_in_vllm() -> None:
+    """vLLM gives the cache 0.9 of the memory minus weights and activations."""
     whole, most = (estimate("llama-3.1-8b", gpu_memory_utilization=u) for u in (1, 0.9))
     assert whole.memory_left_per_gpu - most.memory_left_per_gpu == pytest.approx(0.1 * 141e9)
     assert most.max_batch_size_per_gpu < whole.max_batch_size_per_gpu
@@ -233,14 +233,14 @@ def test_the_longest_context_fits_and_one_token_more_does_not(
 
 
 def test_the_longest_context_by_hand() -> None:
-    """llama-3.1-8b on 24 GB: each token keeps 131,072 bytes, and while it is prefilled 2 x 4,096 for the stream and
-    2 x (28,672 + 14,336) going through the activation between up, gate and down."""
+    """llama-3.1-8b on 24 GB: a token has 131,072 bytes of KV cache, and during prefill 2 x 4,096 bytes of residual
+    stream and 2 x (28,672 + 14,336) bytes as input and output of the activation function."""
     e = estimate("llama-3.1-8b", "l4-24gb", num_tokens_to_generate=1)
     room = 24e9 - e.weight_memory_per_gpu
     assert e.max_context_len == int((room + 94_208) // (131_072 + 94_208))
 
 
-def test_chunks_bound_the_activations() -> None:
+def test_chunks_limit_the_activations() -> None:
     whole, cut = (
         estimate("llama-3.1-8b", batch_size_per_gpu=8, seq_len=16000, prefill_chunk_size=c) for c in (None, 2048)
     )
@@ -256,20 +256,20 @@ def test_the_largest_batch_fits_with_chunks_too(model: str, b: int, s: int, chun
         return estimate(model, batch_size_per_gpu=batch, seq_len=s, prefill_chunk_size=chunk)
 
     largest = asked(b).max_batch_size_per_gpu
-    # Between two batches of which the smaller fills no chunk, whole prompts or tokens of one are in flight.
+    # If the smaller batch does not fill a chunk, the two batches differ in whole prompts or in tokens of one prompt.
     if largest and s <= chunk:
         assert asked(largest).memory_left_per_gpu >= -1e-6 * 141e9
 
 
 def test_samples_share_the_cache_of_the_prompt() -> None:
-    """llama-3.1-8b: 1,000 tokens once, and 24 for each of 4 samples; mistral's window keeps 4,096 of each sample."""
+    """llama-3.1-8b: 1,000 tokens once and 24 for each of 4 samples; mistral's window holds 4,096 of each sample."""
     e = estimate("llama-3.1-8b", seq_len=1000, num_tokens_to_generate=24, num_samples=4)
     assert e.kv_cache_memory_per_gpu == (1000 + 4 * 24) * 131_072
     e = estimate("mistral-7b-v0.1", seq_len=4000, num_tokens_to_generate=5000, num_samples=4)
     assert e.kv_cache_memory_per_gpu == 4 * 4096 * 131_072
 
 
-def test_a_draft_model_is_held_too() -> None:
+def test_the_draft_model_needs_memory_too() -> None:
     model, draft = get_model("llama-3.1-70b"), get_model("llama-3.2-1b")
     asked = LLMAnalysis(model, get_gpu("h200-sxm-141gb"), get_dtypes("fp8"), method="ideal", draft_config=draft)
     plain, drafted = asked.inference(), asked.inference(num_draft_tokens=3, acceptance_rate=0.7)
@@ -282,7 +282,7 @@ def test_a_draft_model_is_held_too() -> None:
 
 
 @pytest.mark.parametrize(("model", "size"), [("gpt-oss-120b", 60.8), ("gpt-oss-20b", 12.8)])
-def test_a_quantised_checkpoint_has_the_size_that_is_published(model: str, size: float) -> None:
+def test_a_quantized_checkpoint_has_its_published_size(model: str, size: float) -> None:
     """Experts in mxfp4, 4.25 bits a weight, the rest in bf16: sizes in GiB of OpenAI's model card, table 1 (2025)."""
     asked = LLMAnalysis(get_model(model), get_gpu("h100-sxm-80gb"), method="ideal")
     answer = asked.inference()
@@ -292,7 +292,7 @@ def test_a_quantised_checkpoint_has_the_size_that_is_published(model: str, size:
     assert any("no fp4 rate: multiplied at its fp16 rate" in note for note in answer.notes)
 
 
-def test_the_user_decides_on_the_format() -> None:
+def test_a_given_format_overrides_that_of_the_checkpoint() -> None:
     model, gpu = get_model("gpt-oss-20b"), get_gpu("h100-sxm-80gb")
     wide, same, other = (
         LLMAnalysis(model, gpu, get_dtypes(name), method="ideal").inference() for name in ("bf16", "mxfp4", "fp8")
@@ -310,7 +310,7 @@ def test_the_user_decides_on_the_format() -> None:
 @pytest.mark.parametrize(
     ("name", "bits"), [("fp6", 6.25), ("w4a8", 4.125), ("w8a16", 8), ("nvfp4", 4.5), ("mxfp4", 4.25)]
 )
-def test_bits_of_a_weight_count_its_groups_scale(name: str, bits: float) -> None:
+def test_bits_per_weight_include_the_scale(name: str, bits: float) -> None:
     e = LLMAnalysis(get_model("llama-2-7b"), get_gpu("b200-sxm"), get_dtypes(name), method="ideal").inference()
     assert e.feed_forward_weight_memory_per_gpu == 32 * 3 * 4096 * 11008 * bits / 8
 
@@ -320,7 +320,7 @@ def test_bits_of_a_weight_count_its_groups_scale(name: str, bits: float) -> None
 Question = dict[str, Any]
 SIZES = ("tp_size", "cp_size", "sp_size", "ep_size", "pp_size")
 LONG: Question = {"batch_size_per_gpu": 60, "seq_len": 100_000}
-# Its activations, of all prompts in one pass, are what does not fit.
+# The activations of all prompts in one pass do not fit.
 WIDE = ("llama-3.1-8b", "h100-sxm-80gb", {"batch_size_per_gpu": 32, "seq_len": 14_000, "tp_size": 1})
 SHORT = [
     ("llama-3.1-8b", "h100-sxm-80gb", LONG),
@@ -351,16 +351,16 @@ def flags(remedy: str) -> Question:
 
 @pytest.mark.parametrize(("model", "gpu", "question"), SHORT)
 @pytest.mark.parametrize("method", ["calibrated", "ideal", "published"])
-def test_each_remedy_is_taken_and_fits(method: str, model: str, gpu: str, question: Question) -> None:
+def test_each_remedy_is_accepted_and_fits(method: str, model: str, gpu: str, question: Question) -> None:
     check_remedies(model, gpu, method, question)
 
 
 @pytest.mark.parametrize("method", ["calibrated", "ideal"])
-def test_norms_stay_split_over_the_gpus_of_a_remedy(method: str) -> None:
+def test_remedies_keep_sequence_parallelism(method: str) -> None:
     check_remedies("mixtral-8x7b", "a100-sxm-40gb", method, {"tp_size": 2, "sp_size": 2})
 
 
-def test_chunks_are_named_first_where_they_are_enough() -> None:
+def test_chunked_prefill_is_the_first_remedy_if_it_is_enough() -> None:
     model, gpu, question = WIDE
     assert advice(model, gpu, "calibrated", **question).startswith("would fit: prefill_chunk_size 8192, or ")
     assert "prefill_chunk_size" not in advice(model, gpu, "published", **question)
@@ -378,14 +378,16 @@ def check_remedies(model: str, gpu: str, method: str, question: Question) -> Non
     ("model", "gpu", "method", "question", "expected"),
     [
         ("llama-3.1-8b", "h100-sxm-80gb", "published", LONG, "would fit: batch_size_per_gpu 2"),
-        # fp8 has no rate of its own on an A100, which published needs; 16 GPUs are more than its one node.
+        # An A100 has no fp8 rate, which `published` needs, and 16 GPUs exceed the one node that it covers.
         ("llama-3.1-405b", "a100-sxm-80gb", "published", {"tp_size": 8}, "would fit: dtype_name int8"),
-        # A network between its servers is not on record.
+        # No inter-node bandwidth is on record.
         ("llama-3.1-405b", "l4-24gb", "ideal", {"tp_size": 8}, "no possible tp_size would do, nor int4"),
         ("llama-3.1-405b", "t4", "ideal", {}, "no possible tp_size or cp_size would do, nor int4"),
         ("llama-3.1-405b", "t4", "ideal", {"dtype_name": "int4"}, "no possible tp_size or cp_size would do"),
         ("llama-3.1-405b", "h100-sxm-80gb", "ideal", {"tp_size": 8, "sp_size": 8}, ".*tp_size 16 and sp_size 16.*"),
     ],
 )
-def test_what_cannot_be_is_not_named(model: str, gpu: str, method: str, question: Question, expected: str) -> None:
+def test_impossible_remedies_are_not_listed(
+    model: str, gpu: str, method: str, question: Question, expected: str
+) -> None:
     assert re.fullmatch(expected, advice(model, gpu, method, **question))

@@ -1,4 +1,4 @@
-"""The published FasterTransformer example: its table to two decimals, and each of its terms by hand."""
+"""Method `published`: the table of the FasterTransformer example to two decimals, and each term by hand."""
 
 import json
 from functools import cache
@@ -62,7 +62,7 @@ def test_the_table_to_two_decimals(
 
 
 @pytest.mark.parametrize(("gpus", "flops", "memory", "prefill", "decode", "total"), TABLE)
-def test_the_command_line_says_the_same(
+def test_the_command_line_gives_the_same_numbers(
     ask: Ask, gpus: int, flops: float, memory: float, prefill: str, decode: str, total: str
 ) -> None:
     question = ["infer", "--model_name", "test-13b", "--gpu_name", "a100-sxm-40gb", "--tp_size", str(gpus)]
@@ -98,7 +98,7 @@ def seconds_of(answer: Estimate, phase: str) -> dict[str, float]:
 
 
 def test_terms_of_a_prefill_on_one_gpu() -> None:
-    """b = t = 1, K = H: the matrices are bound by FLOP, the rest moves bytes."""
+    """b = t = 1, K = H: the matrices are compute-bound, the rest memory-bound."""
     terms = seconds_of(estimate(1, 1.0, 1.0), "prefill")
     assert terms["attention"] == pytest.approx(L * (8 * s * h**2 + 4 * s**2 * h) / F, rel=1e-12)
     assert terms["mlp"] == pytest.approx(L * 4 * s * h * f / F, rel=1e-12)
@@ -109,7 +109,7 @@ def test_terms_of_a_prefill_on_one_gpu() -> None:
 
 
 def test_terms_of_a_decode_step_on_two_gpus() -> None:
-    """b = q = 1, t = 2: the matrices are bound by their bytes, the messages by the least latency."""
+    """b = q = 1, t = 2: the matrices are memory-bound, the messages latency-bound."""
     t = 2
     terms = seconds_of(estimate(2, 1.0, 1.0), "decode")
     assert terms["attention"] == pytest.approx(L * (4 * h**2 * 2 / t + 2 * h + (4 * h + 2 * H) * 2 / t) / B, rel=1e-12)
@@ -121,7 +121,7 @@ def test_terms_of_a_decode_step_on_two_gpus() -> None:
 
 
 def test_terms_under_efficiencies() -> None:
-    """FLOP at 0.7 of the peak, bytes at 0.9, the link at its full speed and over its least latency in a prefill."""
+    """FLOP at 0.7 of the peak, bytes at 0.9; the link has full speed and is bandwidth-bound in prefill."""
     terms = seconds_of(estimate(2, 0.7, 0.9), "prefill")
     assert terms["mlp"] == pytest.approx(L * 4 * s * h * f / 2 / (0.7 * F), rel=1e-12)
     assert terms["norms"] == pytest.approx(L * 8 * s * h / (0.9 * B), rel=1e-12)
@@ -157,7 +157,7 @@ def test_without_a_cache_each_token_costs_a_pass_over_half_the_sequence() -> Non
     assert "kv_cache" not in seconds_of(answer, "decode")
 
 
-def test_achieved_rates_say_the_same_as_efficiencies() -> None:
+def test_achieved_rates_give_the_same_answer_as_efficiencies() -> None:
     arguments = get_model("test-13b"), get_gpu("a100-sxm-40gb")
     absolute = LLMAnalysis(*arguments, achieved_tflops=0.7 * 312, achieved_memory_bandwidth_GBs=0.9 * 1555)
     workload = Workload(seq_len=s, num_tokens_to_generate=n)

@@ -1,4 +1,4 @@
-"""Serving options: each a formula over the same passes, held to laws and to cases worked out by hand."""
+"""Serving options against laws and against cases computed by hand."""
 
 from math import isclose
 from typing import Any
@@ -34,12 +34,12 @@ def asked(model: str = "llama-3.1-8b", method: str = "ideal", **question: Any) -
     return analysis(model, method).inference(**question)
 
 
-# A prefix in the cache
+# Cached prefix
 
 
 @given(model=models, method=methods, b=batches, s=prompts, data=st.data())
 def test_a_longer_prefix_is_never_slower(model: str, method: str, b: int, s: int, data: st.DataObject) -> None:
-    """All but the indexer and MLA's expansion of cached rows, which no prefix spares, shrink with it."""
+    """Every operator gets shorter, except the indexer and MLA's expansion of cached rows, which process all tokens."""
     short, long = sorted(data.draw(st.tuples(st.integers(0, s - 1), st.integers(0, s - 1))))
     none, some = (asked(model, method, batch_size_per_gpu=b, seq_len=s, cached_prefix_len=p) for p in (short, long))
     assert some.prefill_latency <= none.prefill_latency * (1 + 1e-12)
@@ -47,8 +47,8 @@ def test_a_longer_prefix_is_never_slower(model: str, method: str, b: int, s: int
     assert some.kv_cache_memory_per_gpu == none.kv_cache_memory_per_gpu
 
 
-def test_a_prefix_spares_its_own_prefill() -> None:
-    """llama-3.1-8b: FLOP of 1,000 new tokens after 7,000 are those of 8,000 less those of 7,000, but for the head."""
+def test_a_cached_prefix_saves_the_flop_of_its_prefill() -> None:
+    """llama-3.1-8b: 1,000 tokens after 7,000 take the FLOP of 8,000 minus those of 7,000, except the output head."""
     flops = {}
     for prefix, s in ((0, 7000), (0, 8000), (7000, 8000)):
         e = asked(seq_len=s, cached_prefix_len=prefix)
@@ -56,11 +56,11 @@ def test_a_prefix_spares_its_own_prefill() -> None:
     assert isclose(flops[7000, 8000], flops[0, 8000] - flops[0, 7000])
 
 
-# Chunks
+# Chunked prefill
 
 
 @given(b=batches, s=prompts, chunk=chunks, prefix=st.integers(0, 5000))
-def test_chunks_compute_every_token_once_and_never_more_than_a_chunk(b: int, s: int, chunk: int, prefix: int) -> None:
+def test_chunks_compute_every_token_once_and_stay_within_their_size(b: int, s: int, chunk: int, prefix: int) -> None:
     workload = Workload(batch_size_per_gpu=b, seq_len=s, prefill_chunk_size=chunk, cached_prefix_len=min(prefix, s - 1))
     passes = list(prefill_passes(workload))
     assert sum(times * step.rows for times, step in passes) == pytest.approx(b * workload.new_prompt_tokens)
@@ -77,14 +77,14 @@ def test_chunks_are_never_faster_than_one_pass(model: str, method: str, b: int, 
     assert cut.decode_latency == whole.decode_latency
 
 
-def test_chunks_lose_little_where_compute_binds() -> None:
-    """8 prompts of 16,384 tokens in chunks of 8,192: weights are read 16 times and the cache anew, behind the FLOP."""
+def test_chunks_cost_little_if_compute_bound() -> None:
+    """8 prompts of 16,384 tokens in chunks of 8,192: reading the weights 16 times is hidden behind the FLOP."""
     whole, cut = (asked(batch_size_per_gpu=8, seq_len=16384, **c) for c in ({}, {"prefill_chunk_size": 8192}))  # type: ignore[arg-type]
     assert 1 <= cut.prefill_latency / whole.prefill_latency < 1.03
 
 
 def test_chunks_fill_a_pipeline() -> None:
-    """64 chunks of a prompt on 4 stages of 8 layers: 67 slots, each a quarter of a chunk's way, and not 256."""
+    """64 chunks on 4 stages of 8 layers take 67 slots of a quarter of a chunk's time each, not 256."""
     question = {"seq_len": 131072, "num_tokens_to_generate": 1, "prefill_chunk_size": 2048}
     one, four = (analysis(pp_size=pp).inference(**question) for pp in (1, 4))  # type: ignore[arg-type]
     assert 1 / 4 < four.prefill_latency / one.prefill_latency < 1.05 * 67 / 256
@@ -101,10 +101,10 @@ def test_chunks_take_at_least_their_share_of_the_stages(
     assert together.prefill_latency * pp >= alone.prefill_latency * (1 - 1e-9)
 
 
-# Samples
+# Several samples per prompt
 
 
-def test_samples_are_prefilled_once_and_decoded_each() -> None:
+def test_samples_share_one_prefill_and_decode_separately() -> None:
     one, four = (asked(batch_size_per_gpu=2, seq_len=1000, num_samples=n) for n in (1, 4))
     eight = asked(batch_size_per_gpu=8, seq_len=1000)
     assert four.prefill_latency == one.prefill_latency
@@ -113,7 +113,7 @@ def test_samples_are_prefilled_once_and_decoded_each() -> None:
     assert one.kv_cache_memory_per_gpu < four.kv_cache_memory_per_gpu < eight.kv_cache_memory_per_gpu
 
 
-# Speculation
+# Speculative decoding
 
 
 def speculated(model: str, draft: str, k: int, a: float, method: str = "ideal", **question: int) -> Estimate:
@@ -121,7 +121,7 @@ def speculated(model: str, draft: str, k: int, a: float, method: str = "ideal", 
 
 
 def test_tokens_per_step_by_hand() -> None:
-    """Leviathan et al. (2023), equation 1: (1 - a^(k+1)) / (1 - a); all of them where all are accepted."""
+    """Leviathan et al. (2023), equation 1: (1 - a^(k+1)) / (1 - a); k + 1 for a = 1."""
     for k, a, expected in ((4, 0.8, (1 - 0.8**5) / 0.2), (3, 0.0, 1.0), (5, 1.0, 6.0)):
         assert Workload(num_draft_tokens=k, acceptance_rate=a).tokens_per_step == pytest.approx(expected)
     assert Workload().tokens_per_step == 1
@@ -155,24 +155,24 @@ def test_speculation_pays_for_one_sequence_and_not_for_a_full_batch() -> None:
     assert gain(1024) < 1
 
 
-def test_a_models_own_layer_drafts() -> None:
-    """deepseek-v3 predicts a second token with one more layer of the last kind, experts and all."""
+def test_mtp_uses_an_additional_layer_of_the_model() -> None:
+    """deepseek-v3 predicts a second token with one more layer of the kind of its last layer, with experts."""
     model = get_model("deepseek-v3")
     draft = own_draft(model)
     assert (draft.num_hidden_layers, draft.mlp_layer_types) == (1, model.mlp_layer_types[-1:])
-    assert 11e9 < num_params(draft) < 14e9  # 11.5 of the layer, and embedding and head, which are the model's
+    assert 11e9 < num_params(draft) < 14e9  # 11.5e9 in the layer; embedding and head are shared with the model
     assert num_params(model) > 600e9
     with pytest.raises(Unsupported, match=r"llama-3\.1-8b has no layer for multi-token prediction"):
         own_draft(get_model("llama-3.1-8b"))
 
 
 def drafted(draft: str, layout: Parallelism, model: str = "qwen3-30b-a3b") -> Parallelism:
-    """The layout of a draft model beside a model laid out so."""
+    """Return the layout of a draft model for a layout of the model."""
     parts = get_model(model), get_gpu("h200-sxm-141gb"), get_dtypes("bf16"), layout
     return Scenario.of(*parts, draft=get_model(draft)).of_draft().layout
 
 
-def test_a_draft_whose_heads_do_not_divide_runs_whole_on_each_gpu() -> None:
+def test_a_draft_with_indivisible_heads_runs_unsplit_on_each_gpu() -> None:
     eight = Parallelism(tp_size=8)
     assert drafted("llama-3.2-1b", eight, "llama-3.1-8b").tp_size == 8
     assert drafted("qwen2.5-0.5b", eight, "llama-3.1-8b").tp_size == 1  # 14 heads
@@ -184,11 +184,11 @@ def test_a_draft_whose_heads_do_not_divide_runs_whole_on_each_gpu() -> None:
         drafted("llama-3.2-1b", Parallelism(pp_size=2), "llama-3.1-8b")
 
 
-# Prefill and decode apart
+# Disaggregated prefill and decode
 
 
-def test_the_cache_travels_between_servers() -> None:
-    """llama-3.1-8b, 4 prompts of 1,000 tokens of 131,072 bytes, over 50 GB/s; on two GPUs half from each."""
+def test_disaggregation_sends_the_cache_between_servers() -> None:
+    """llama-3.1-8b: 4 prompts of 1,000 tokens of 131,072 bytes over 50 GB/s; each of two GPUs sends half."""
     for tp in (1, 2):
         together, apart = (
             analysis(tp_size=tp).inference(batch_size_per_gpu=4, seq_len=1000, disaggregated=d) for d in (False, True)
@@ -199,12 +199,12 @@ def test_the_cache_travels_between_servers() -> None:
         assert (together.num_gpus, apart.num_gpus) == (tp, 2 * tp)
 
 
-def test_no_network_no_disaggregation() -> None:
+def test_disaggregation_needs_an_inter_node_bandwidth() -> None:
     with pytest.raises(Unsupported, match="l4-24gb has no inter-node bandwidth on record, which disaggregation needs"):
         LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("l4-24gb"), method="ideal").inference(disaggregated=True)
 
 
-# What cannot be
+# Invalid questions
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_no_network_no_disaggregation() -> None:
         ({"use_kv_cache": False, "num_samples": 2}, "num_samples needs the KV cache"),
     ],
 )
-def test_a_wrong_way_of_serving_is_refused(question: dict[str, Any], complaint: str) -> None:
+def test_invalid_serving_options_are_rejected(question: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadValue, match=complaint):
         asked(**question)
 
@@ -237,18 +237,16 @@ def test_a_wrong_way_of_serving_is_refused(question: dict[str, Any], complaint: 
         {"gpu_memory_utilization": 0.9},
     ],
 )
-def test_published_covers_a_plain_batch(question: dict[str, Any]) -> None:
+def test_published_rejects_serving_options(question: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match=f"method published has no {next(iter(question))}"):
         analysis("llama-2-7b", "published").inference(**question)
 
 
-# A steady state: prompts carried along by decode steps
+# Continuous batching: decode steps that also prefill prompts
 
 
 @given(model=models, b=batches, s=prompts)
-def test_a_step_that_carries_a_prompt_does_the_work_of_both_and_reads_dense_weights_once(
-    model: str, b: int, s: int
-) -> None:
+def test_a_mixed_step_does_the_work_of_both_and_reads_dense_weights_once(model: str, b: int, s: int) -> None:
     asked = analysis(model)
     parts = asked.model, asked.dtypes, asked.layout
     decode = forward(parts[0], Step(float(b), 1.0, 500.0, "decode"), *parts[1:])
@@ -263,7 +261,7 @@ def test_a_step_that_carries_a_prompt_does_the_work_of_both_and_reads_dense_weig
 
 
 @given(model=models, method=methods, b=batches, s=prompts, joining=st.floats(0.01, 4.0))
-def test_a_prompt_carried_along_takes_no_longer_than_a_pass_of_its_own_and_never_nothing(
+def test_a_prompt_in_a_mixed_step_costs_at_most_a_separate_pass_and_more_than_zero(
     model: str, method: str, b: int, s: int, joining: float
 ) -> None:
     asked = analysis(model, method)
@@ -273,7 +271,7 @@ def test_a_prompt_carried_along_takes_no_longer_than_a_pass_of_its_own_and_never
     assert alone < took <= (alone + joining * apart) * (1 + 1e-9)
 
 
-def test_half_a_prompt_a_step_is_a_prompt_every_other_step() -> None:
+def test_half_a_prompt_per_step_is_one_prompt_every_second_step() -> None:
     asked = analysis("llama-3.1-8b", "calibrated")
     step, prompt = Step(32.0, 1.0, 500.0, "decode"), Step(1.0, 1000.0)
     none, half, one = (float(pass_with(asked, step, joining, prompt)) for joining in (0.0, 0.5, 1.0))

@@ -1,4 +1,4 @@
-"""KV caches and states, counted by hand: what one more token adds, and what a sequence keeps."""
+"""KV cache and recurrent state against numbers computed by hand: bytes per token and bytes per sequence."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {
 
 
 def published(model_type: str, **keys: Any) -> ModelConfig:
-    """A file as the hub has them, with the sizes of Llama-7B where `keys` says nothing else."""
+    """Return a model from a Hugging Face file with the sizes of Llama-7B and the given keys."""
     return read_model({"architectures": ["X"], "model_type": model_type} | SIZES | keys, model_type)
 
 
@@ -34,7 +34,7 @@ def catalogued(name: str) -> ModelConfig:
     return read_model(json.loads((CATALOGUE / f"{name}.json").read_text(encoding="utf-8")), name)
 
 
-# Bytes that one more token adds to a long sequence's KV cache, in bf16 (2 bytes), worked out by hand.
+# Bytes that one more token adds to the KV cache of a long sequence in bf16, computed by hand.
 BY_HAND: list[tuple[str, float, str]] = [
     ("llama-2-7b", 32 * 2 * 32 * 128 * 2, "MHA: 32 layers, K and V, 32 heads of 128"),
     ("llama-3-8b", 32 * 2 * 8 * 128 * 2, "GQA: 8 heads"),
@@ -47,9 +47,9 @@ BY_HAND: list[tuple[str, float, str]] = [
     ("gemma-2-9b", 21 * 2 * 8 * 256 * 2, "half of the 42 layers see a window of 4096, which is full"),
     ("gemma-3-27b", 10 * 2 * 16 * 128 * 2, "62 layers, of which each sixth is full: 10"),
     ("gpt-oss-120b", 18 * 2 * 8 * 64 * 2, "half of the 36 layers see a window of 128"),
-    ("llama-4-scout", 12 * 2 * 8 * 128 * 2, "each fourth of 48 layers is full, the others start anew every 8192"),
+    ("llama-4-scout", 12 * 2 * 8 * 128 * 2, "each fourth of 48 layers is full, the others restart every 8192"),
     ("mistral-7b-v0.1", 0, "every layer has a window of 4096"),
-    ("phi-3.5-mini", 32 * 2 * 32 * 96 * 2, "a window longer than the context bounds nothing"),
+    ("phi-3.5-mini", 32 * 2 * 32 * 96 * 2, "a window longer than the context has no effect"),
 ]
 
 
@@ -59,7 +59,7 @@ def test_kv_bytes_per_token_by_hand(name: str, bytes_per_token: float, why: str)
 
 
 def kept(model: ModelConfig, tokens: float) -> float:
-    """Bytes that one sequence of `tokens` tokens keeps."""
+    """Return the cached bytes of one sequence of `tokens` tokens."""
     ops = forward(model, Step(1.0, tokens), BF16, Parallelism())
     return sum(float(op.count * op.cached_bytes) for op in ops)
 
@@ -94,7 +94,7 @@ NEXT = {
 LATENT = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
 
-def test_a_window_and_a_chunk_bound_the_cache() -> None:
+def test_a_window_and_a_chunk_limit_the_cache() -> None:
     row = 2 * 16 * 128 * 2
     assert kept(catalogued("gemma-3-27b"), 8192) == 10 * 8192 * row + 52 * 1024 * row
     assert kept(catalogued("gemma-3-27b"), 500) == 62 * 500 * row
@@ -102,7 +102,7 @@ def test_a_window_and_a_chunk_bound_the_cache() -> None:
     assert kept(catalogued("llama-4-scout"), 20000) == 12 * 20000 * row + 36 * 8192 * row
 
 
-def test_hybrids_keep_a_state_and_few_caches() -> None:
+def test_hybrid_models_have_a_state_and_a_cache_in_few_layers() -> None:
     jamba, delta = published("jamba", **JAMBA), published("qwen3_next", **NEXT)
     assert kv_bytes_per_token(jamba, BF16) == 4 * 2 * 8 * 128 * 2  # attention in 4 of 32 layers
     state = 28 * (8192 * 16 + 8192 * 4) * 2  # a state of 16 and 4 convolution inputs for each of 8192 channels
@@ -112,21 +112,21 @@ def test_hybrids_keep_a_state_and_few_caches() -> None:
     assert kept(delta, 1000) == 1000 * 24576 + 36 * (matrices + inputs)
 
 
-def test_a_state_space_model_keeps_the_same_at_any_length() -> None:
+def test_the_state_of_a_state_space_model_does_not_grow() -> None:
     keys = {"num_attention_heads": None, "num_heads": 128, "head_dim": 64, "state_size": 128, "n_groups": 8}
     model = published("mamba2", **keys | {"num_hidden_layers": 64})
     # 64 layers: 128 heads of 64 x 128 numbers, and 4 inputs of 8192 + 2 x 8 x 128 channels
     assert kept(model, 10.0) == kept(model, 1e5) == 64 * (128 * 64 * 128 + 4 * (8192 + 2 * 8 * 128)) * 2
 
 
-def test_sparse_attention_keeps_all_tokens_and_the_keys_of_its_indexer() -> None:
+def test_sparse_attention_caches_all_tokens_and_the_keys_of_its_indexer() -> None:
     keys = LATENT | {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}
     model = published("deepseek_v32", **keys)
     indexer = 128 + 4  # fp8 elements, and a 32-bit scale for the 128 of them
     assert kv_bytes_per_token(model, BF16) == 32 * ((512 + 64) * 2 + indexer)
 
 
-def test_a_latent_cache_is_whole_on_each_gpu() -> None:
+def test_every_tensor_parallel_gpu_holds_the_whole_latent_cache() -> None:
     one, eight = (
         sum(
             float(op.count * op.cached_bytes)

@@ -1,4 +1,4 @@
-"""Context parallelism: what ranks compute, hold and send, by hand, by laws, and against a publication."""
+"""Context parallelism: FLOP, memory and traffic of a rank, by hand, by laws, and against a publication."""
 
 from itertools import product
 from math import inf, isclose
@@ -22,7 +22,7 @@ from llm_analysis.physics.collectives import all_gather, all_to_all
 
 # Grouped-query; windows on some layers; chunks on some; experts; latent attention.
 MODELS = ("llama-2-7b", "llama-3.1-70b", "gemma-3-4b", "llama-4-scout", "mixtral-8x7b", "deepseek-v2-lite")
-ROUNDING = 1e-12  # sums of some hundred terms, of shares that are divided and multiplied again
+ROUNDING = 1e-12  # sums of about a hundred terms, with shares that are divided and multiplied again
 
 models = st.sampled_from(MODELS)
 ranks = st.sampled_from([2, 3, 4, 8])
@@ -65,16 +65,20 @@ def test_a_rank_gathers_the_keys_and_values_of_the_others() -> None:
     assert gather.wire_bytes == 3 * 1024 * row * 3 / 4
     assert attention.flops * 4 == named(alone, "attention").flops
     queries_and_outputs = 3 * 256 * 16 * 256 * 2
-    assert attention.activation_bytes == queries_and_outputs + 3 * 1024 * row  # the gathered ones are a buffer
+    assert (
+        attention.activation_bytes == queries_and_outputs + 3 * 1024 * row
+    )  # the gathered keys and values are a buffer
     assert attention.kv_bytes == attention.cached_bytes == 3 * 256 * row
     assert named(ops, "qkv").flops * 4 == named(alone, "qkv").flops
     assert named(ops, "qkv").weight_bytes == named(alone, "qkv").weight_bytes
     assert named(ops, "mlp_all_reduce").wire_bytes * 4 == named(alone, "mlp_all_reduce").wire_bytes
-    assert named(ops, "output_head").flops == named(alone, "output_head").flops  # one rank has all the last positions
+    assert (
+        named(ops, "output_head").flops == named(alone, "output_head").flops
+    )  # one rank has the last position of every prompt
 
 
-def test_a_gather_over_nodes_goes_over_the_network_first() -> None:
-    """8 ranks of 2 GPUs in nodes of 8 GPUs: from its counterpart one part, from 3 neighbours two parts each."""
+def test_an_all_gather_over_nodes_starts_with_the_network() -> None:
+    """8 ranks of 2 GPUs in nodes of 8 GPUs: one part from the other node, then two parts from each of 3 ranks."""
     ops = ops_of("llama-3.1-8b", Step(1.0, 1024.0), tp_size=2, cp_size=8)
     near, far = named(ops, "kv_all_gather"), named(ops, "kv_all_gather_inter_node")
     part = 128 * 4 * 2 * 128 * 2
@@ -83,7 +87,7 @@ def test_a_gather_over_nodes_goes_over_the_network_first() -> None:
 
 
 @pytest.mark.parametrize(("stride", "spans"), [(1, [8, 16]), (2, [8, 32]), (8, [128]), (16, [256])])
-def test_ranks_lie_as_far_apart_as_each_has_gpus(stride: int, spans: list[int]) -> None:
+def test_the_distance_of_ranks_is_their_number_of_gpus(stride: int, spans: list[int]) -> None:
     for ops in (
         all_gather("gather", 16.0, 16, node=8, stride=stride),
         all_to_all("exchange", 16.0, 1.0, 16, node=8, stride=stride),
@@ -93,7 +97,7 @@ def test_ranks_lie_as_far_apart_as_each_has_gpus(stride: int, spans: list[int]) 
 
 
 def test_a_decode_step_sends_queries_and_partial_outputs() -> None:
-    """8 sequences at 1,000 tokens, 4 ranks of 2 GPUs: 2 sequences each; 16 heads of 128 in 16 bits, 4 bytes a sum."""
+    """8 sequences at 1,000 tokens, 4 ranks of 2 GPUs: 2 sequences each; 16 heads of 128 in 16 bits, 4 bytes per sum."""
     step = Step(8.0, 1.0, 999.0, "decode")
     alone, ops = ops_of("llama-3.1-8b", step, tp_size=2), ops_of("llama-3.1-8b", step, tp_size=2, cp_size=4)
     queries, outputs = named(ops, "query_all_gather"), named(ops, "output_all_to_all")
@@ -109,7 +113,7 @@ def test_a_decode_step_sends_queries_and_partial_outputs() -> None:
 
 
 def test_one_sequence_keeps_one_rank_busy() -> None:
-    """All ranks attend for it; the others' matrices have no rows meanwhile, but it takes as long as on one rank."""
+    """All ranks compute its attention, one rank its matrices, which takes as long as without other ranks."""
     step = Step(1.0, 1.0, 999.0, "decode")
     alone, ops = ops_of("llama-3.1-8b", step), ops_of("llama-3.1-8b", step, cp_size=4)
     assert named(ops, "qkv") == named(alone, "qkv")
@@ -117,8 +121,8 @@ def test_one_sequence_keeps_one_rank_busy() -> None:
     assert named(ops, "query_all_gather").wire_bytes == 3 * 32 * 128 * 2
 
 
-def test_a_window_is_all_that_travels() -> None:
-    """gemma-3-4b: 29 of 34 layers see 1,024 tokens: 1,023 before each of a rank's two pieces of 4,096. 4 KV heads."""
+def test_sliding_layers_send_only_the_window() -> None:
+    """gemma-3-4b, 4 KV heads: 29 of 34 layers see 1,024 tokens: 1,023 before each of two pieces of 4,096 per rank."""
     gathers = [op for op in ops_of("gemma-3-4b", Step(1.0, 32768.0), cp_size=4) if op.name == "kv_all_gather"]
     row = 4 * 2 * 256 * 2
     assert {op.count: op.wire_bytes for op in gathers} == {29: 2 * 1023 * row, 5: 32768 * 3 / 4 * row}
@@ -134,14 +138,14 @@ def test_a_window_is_all_that_travels() -> None:
     ("model", "tokens", "held", "read"),
     [
         ("gemma-3-4b", 800, 200, 200),  # all 800 are in the window of 1,024: a quarter on each of 4 ranks
-        ("gemma-3-4b", 2400, 600, 600),  # two pieces of 300 are a rank's: it has no more
-        ("gemma-3-4b", 32768, 1024, 1024),  # the last piece of 4,096 has the whole window
+        ("gemma-3-4b", 2400, 600, 600),  # a rank has two pieces of 300
+        ("gemma-3-4b", 32768, 1024, 1024),  # the last piece of 4,096 holds the whole window
         ("llama-4-scout", 8192, 2048, 2048),  # the first chunk, full
         ("llama-4-scout", 66536, 8192, 1000),  # 1,000 tokens of the ninth chunk, in the last piece; 8,192 kept
     ],
 )
-def test_the_end_of_a_window_lies_on_one_rank(model: str, tokens: int, held: int, read: int) -> None:
-    """Decode of 8 sequences on 4 ranks, rows of 4 KV heads of 256 or 8 of 128; full attention has a quarter of all."""
+def test_one_rank_holds_the_end_of_a_window(model: str, tokens: int, held: int, read: int) -> None:
+    """Decode of 8 sequences on 4 ranks, rows of 4 KV heads of 256 or 8 of 128; full attention reads a quarter."""
     step, row = Step(8.0, 1.0, tokens - 1.0, "decode"), 2048 * 2
     (near, full) = (op for op in ops_of(model, step, cp_size=4) if op.name == "attention")
     assert near.count > full.count
@@ -152,8 +156,8 @@ def test_the_end_of_a_window_lies_on_one_rank(model: str, tokens: int, held: int
     assert [op.cached_bytes for op in after] == [near.cached_bytes, full.cached_bytes]
 
 
-def test_latent_rows_travel_and_every_rank_expands_them() -> None:
-    """deepseek-v2-lite: 512 + 64 numbers a token, on 27 layers; keys and values of all 4,096 tokens on each GPU."""
+def test_mla_sends_latent_rows_and_every_rank_expands_them() -> None:
+    """deepseek-v2-lite: 512 + 64 elements per token in 27 layers; each GPU expands all 4,096 tokens."""
     step = Step(1.0, 4096.0)
     alone, ops = ops_of("deepseek-v2-lite", step), ops_of("deepseek-v2-lite", step, cp_size=4)
     assert {op.wire_bytes for op in ops if op.name == "kv_all_gather"} == {3072 * 576 * 2}
@@ -163,8 +167,8 @@ def test_latent_rows_travel_and_every_rank_expands_them() -> None:
     assert up["1"] == up["4"]
 
 
-def test_experts_are_spread_over_ranks_too() -> None:
-    """mixtral-8x7b: two ranks of half the tokens each bring theirs to the same experts, as two replicas would."""
+def test_ranks_can_share_experts() -> None:
+    """mixtral-8x7b: two ranks with half of the tokens each use the same experts, like two replicas."""
     step = Step(4.0, 512.0)
     alone, ops = ops_of("mixtral-8x7b", step), ops_of("mixtral-8x7b", step, cp_size=2, ep_size=2)
     assert total(ops, "flops", "grouped_gemm") * 2 == total(alone, "flops", "grouped_gemm")
@@ -172,7 +176,7 @@ def test_experts_are_spread_over_ranks_too() -> None:
     assert named(ops, "experts_dispatch").wire_bytes == 4 * 256 * 4096 * 2 * 2 / 2
     one = Step(1.0, 1.0, 100.0, "decode")
     busiest = named(ops_of("mixtral-8x7b", one, cp_size=8, ep_size=8), "experts_down")
-    assert busiest.flops == 2 * 14336 * 4096  # one row, though eight ranks have experts
+    assert busiest.flops == 2 * 14336 * 4096  # one row, although eight ranks have experts
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ def test_ranks_lie_inside_a_stage(sizes: dict[str, int], spans: dict[int, int]) 
 
 @given(model=models, n=ranks, b=batches, s=prompts, context=st.integers(0, 50_000))
 def test_ranks_share_the_work(model: str, n: int, b: int, s: int, context: int) -> None:
-    """Matrices and prefill's attention together do what one did; latent attention expands all its rows on each."""
+    """The FLOP of all ranks add up to those of one GPU, except that every rank expands all latent rows."""
     prefill, decode = Step(float(b), float(s), float(context)), Step(float(b * n), 1.0, float(s), "decode")
     for step in (prefill, decode):
         alone, ops = (
@@ -210,7 +214,7 @@ def test_ranks_share_the_work(model: str, n: int, b: int, s: int, context: int) 
 def test_the_busiest_rank_holds_and_reads_its_share_of_the_tokens_or_the_whole_window(
     model: str, n: int, b: int, s: int, data: st.DataObject
 ) -> None:
-    """Never less than an even share of what one GPU does, nor more than all of it; a window is even where it is all."""
+    """At least an even share, at most all; exactly an even share while the context is shorter than the window."""
     step = data.draw(st.sampled_from([Step(float(b), float(s)), Step(float(b), 1.0, float(s), "decode")]))
     alone, ops = (
         [op for op in found if op.name == "attention"]
@@ -234,8 +238,8 @@ def windowed(kind: str) -> bool:
 
 
 @given(model=models, n=ranks, more=st.sampled_from([2, 4]), b=batches, s=prompts)
-def test_more_ranks_are_never_slower_where_sending_is_free(model: str, n: int, more: int, b: int, s: int) -> None:
-    """And never faster than their share of one rank's time; decode pays for the merge of the parts besides."""
+def test_more_ranks_are_never_slower_with_a_free_network(model: str, n: int, more: int, b: int, s: int) -> None:
+    """Nor faster than their share of the time of one rank. Decode also pays for merging the partial outputs."""
     prefill, decode = Step(float(b), float(max(s, n * more))), Step(float(b), 1.0, float(s), "decode")
     for step in (prefill, decode):
         laid = [laid_out(model, free_network(), cp_size=k).scenario for k in (1, n, n * more)]
@@ -253,7 +257,7 @@ AXES = st.lists(st.floats(1.0, 1e5), min_size=1, max_size=6)
 
 
 @given(model=models, n=ranks, tp=st.sampled_from([1, 4]), b=AXES, q=AXES, c=AXES, decode=st.booleans())
-def test_an_array_is_its_scalars(
+def test_array_elements_equal_scalars(
     model: str, n: int, tp: int, b: list[float], q: list[float], c: list[float], decode: bool
 ) -> None:
     ask, size = laid_out(model, cp_size=n, tp_size=tp), min(len(b), len(q), len(c))
@@ -266,7 +270,7 @@ def test_an_array_is_its_scalars(
 
 @given(n=ranks, b=batches, s=st.integers(64, 8000), chunk=st.integers(16, 9000), tp=st.sampled_from([1, 2]))
 def test_chunks_are_shared_too(n: int, b: int, s: int, chunk: int, tp: int) -> None:
-    """Keys and values of the chunks before are gathered anew for each: never faster than one pass."""
+    """Each chunk gathers the keys and values of all chunks before it, so chunks are never faster than one pass."""
     whole, cut = (
         laid_out(cp_size=n, tp_size=tp).inference(batch_size_per_gpu=b, seq_len=s, prefill_chunk_size=size)
         for size in (None, chunk)
@@ -277,7 +281,7 @@ def test_chunks_are_shared_too(n: int, b: int, s: int, chunk: int, tp: int) -> N
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_long_prompt_takes_its_share_of_the_time(model: str) -> None:
-    """100,000 tokens on 4 ranks of a node, where compute binds; latent attention expands all tokens on each."""
+    """100,000 tokens on 4 ranks of a node are compute-bound; with MLA, each rank expands all tokens."""
     step = Step(1.0, 100_000.0)
     one, four = (float(laid_out(model, cp_size=n).seconds(step)) for n in (1, 4))
     assert 1 / 4 <= four / one < 1.15 / 4
@@ -298,7 +302,7 @@ def answered(model: str = "llama-3.1-8b", gpu: str = "h200-sxm-141gb", **questio
 def test_ranks_share_the_cache_and_the_activations_and_not_the_weights(model: str, n: int) -> None:
     question: dict[str, Any] = {"batch_size_per_gpu": 4, "seq_len": 30000}
     one, many = answered(model, **question), answered(model, cp_size=n, **question)
-    windows = 29 * 4 * 1024 * 4 * 2 * 256 * 2 if model == "gemma-3-4b" else 0  # one rank has each to its end
+    windows = 29 * 4 * 1024 * 4 * 2 * 256 * 2 if model == "gemma-3-4b" else 0  # one rank holds the end of each window
     assert (many.kv_cache_memory_per_gpu - windows) * n == one.kv_cache_memory_per_gpu - windows
     assert many.weight_memory_per_gpu == one.weight_memory_per_gpu
     assert many.activation_memory_per_gpu < one.activation_memory_per_gpu
@@ -308,8 +312,8 @@ def test_ranks_share_the_cache_and_the_activations_and_not_the_weights(model: st
     assert many.kv_cache_bytes_per_token == one.kv_cache_bytes_per_token
 
 
-def test_gathered_keys_and_values_take_room() -> None:
-    """llama-2-7b, 4 prompts of 4,000 tokens on 8 ranks: 32 heads x 2 x 128 of all tokens beside 1/8 of the queries."""
+def test_gathered_keys_and_values_count_as_activations() -> None:
+    """llama-2-7b, 4 prompts of 4,000 tokens on 8 ranks: 32 heads x 2 x 128 of all tokens, and 1/8 of the queries."""
     rows, row = 4 * 4000, 32 * 2 * 128 * 2
     answer = answered("llama-2-7b", cp_size=8, batch_size_per_gpu=4, seq_len=4000)
     stream, queries_and_outputs = rows / 8 * 4096 * 2, rows / 8 * row
@@ -317,7 +321,7 @@ def test_gathered_keys_and_values_take_room() -> None:
 
 
 def test_more_context_fits() -> None:
-    """Twice 8 KV heads' worth of GPUs by tp hold copies; by cp they hold other tokens."""
+    """With 8 KV heads, 16 GPUs hold copies under tp_size 16 and different tokens under cp_size 2."""
     question: dict[str, Any] = {"batch_size_per_gpu": 64, "seq_len": 100, "num_tokens_to_generate": 28}
     wide = answered("llama-3.1-70b", tp_size=16, prefill_chunk_size=4096, **question)
     long = answered("llama-3.1-70b", tp_size=8, cp_size=2, prefill_chunk_size=4096, **question)
@@ -325,7 +329,7 @@ def test_more_context_fits() -> None:
 
 
 def test_the_longest_context_counts_the_windows_of_one_rank() -> None:
-    """gemma-3-27b, 16 KV heads x 2 x 128: 52 of 62 layers keep 1,024 tokens on one rank of two, 10 share all."""
+    """gemma-3-27b, 16 KV heads x 2 x 128: 52 of 62 layers hold 1,024 tokens on one of two ranks, 10 share all."""
     question: dict[str, Any] = {"batch_size_per_gpu": 16, "seq_len": 100, "prefill_chunk_size": 4096}
     answer, row = answered("gemma-3-27b", cp_size=2, **question), 16 * 16 * 2 * 128 * 2
     longest = answer.max_context_len
@@ -342,7 +346,7 @@ def test_a_rank_sends_its_own_part_of_the_cache_to_the_decode() -> None:
     assert rows[4][0].wire_bytes * 4 == rows[1][0].wire_bytes == 1000 * 131_072
 
 
-def test_a_check_of_drafted_tokens_is_shared_by_sequences() -> None:
+def test_ranks_share_the_check_of_drafted_tokens_by_sequence() -> None:
     """8 sequences of 1 + 3 tokens on 4 ranks: 2 sequences, 8 rows each."""
     ops = ops_of("llama-3.1-8b", Step(8.0, 4.0, 500.0, "decode"), cp_size=4)
     assert named(ops, "qkv").flops == 2 * 8 * 4096 * 6144
@@ -365,13 +369,13 @@ def test_an_explanation_adds_up() -> None:
     assert sum(line.decode_seconds for line in found.terms) == pytest.approx(found.estimate.decode_latency)
 
 
-def test_what_tensor_parallelism_cannot_hold_is_shared_by_tokens() -> None:
+def test_context_parallelism_holds_what_tensor_parallelism_cannot() -> None:
     """llama-3.1-8b has 8 KV heads: 2,000 x 8,000 tokens of 131,072 bytes are 262 GB on each of 8 GPUs or of 32."""
     answer = answered(batch_size_per_gpu=2000, seq_len=8000, prefill_chunk_size=8000, tp_size=8)
     assert any(", or cp_size 2" in note for note in answer.notes if note.startswith("does not fit"))
 
 
-# What cannot be
+# Invalid questions
 
 
 def with_layers(kind: str) -> ModelConfig:
@@ -387,7 +391,7 @@ def with_layers(kind: str) -> ModelConfig:
         ("sparse_latent_attention", "the sparse attention picks its tokens"),
     ],
 )
-def test_layers_that_cannot_be_shared_by_tokens_are_refused(kind: str, why: str) -> None:
+def test_layers_without_context_parallelism_are_rejected(kind: str, why: str) -> None:
     with pytest.raises(Unsupported, match=f"cp_size 4: {why}.*of mine; try cp_size 1 with tp_size 8"):
         check_layout(Parallelism(tp_size=2, cp_size=4), with_layers(kind))
     assert check_layout(Parallelism(tp_size=8), with_layers(kind)) == ()
@@ -404,12 +408,12 @@ def test_layers_that_cannot_be_shared_by_tokens_are_refused(kind: str, why: str)
         ({"cp_size": 4, "dp_size": 3, "ep_size": 6}, {}, "try 2 or 4"),
     ],
 )
-def test_shares_that_cannot_be_are_refused(sizes: dict[str, Any], question: dict[str, Any], complaint: str) -> None:
+def test_impossible_cp_sizes_are_rejected(sizes: dict[str, Any], question: dict[str, Any], complaint: str) -> None:
     with pytest.raises(Unsupported, match=complaint):
         laid_out("mixtral-8x7b", **sizes).inference(**question)
 
 
-def test_a_link_that_is_not_on_record_is_missed() -> None:
+def test_a_missing_inter_node_bandwidth_is_an_error() -> None:
     with pytest.raises(Unsupported, match="l4-24gb has no inter-node bandwidth on record, which 16 GPUs need"):
         laid_out("llama-3.1-8b", "l4-24gb", tp_size=8, cp_size=2)
 
@@ -419,7 +423,7 @@ def test_a_link_that_is_not_on_record_is_missed() -> None:
 
 @pytest.mark.parametrize(("tokens", "measured"), [(128 * 1024.0, 3.8), (1e6, 77.0)])
 def test_prefill_of_a_million_tokens_on_128_gpus(tokens: float, measured: float) -> None:
-    """Its GPUs had a lower power limit, and so a lower peak: the estimate is below, by a tenth where compute binds."""
+    """Its GPUs had a lower power limit and thus a lower peak, so compute-bound estimates are a tenth too low."""
     layout = Parallelism(tp_size=8, cp_size=16)
     model, gpu, formats = get_model("llama-3.1-405b"), get_gpu("h100-sxm-80gb"), get_dtypes("fp8")._replace(kv_bits=16)
     found = float(LLMAnalysis(model, gpu, formats, layout).seconds(Step(1.0, tokens)))
