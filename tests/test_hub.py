@@ -249,7 +249,7 @@ def test_families_and_memory(ask: Ask) -> None:
     out = ask("models", "--family", "QWEN3").out
     assert "qwen3-8b" in out
     assert "llama" not in out
-    assert "22.19 B" in out  # of qwen3-235b-a22b's 235 billion parameters a token goes through 22
+    assert "21.57 B" in out  # of qwen3-235b-a22b's 235 billion parameters a token is multiplied with 22
     assert "131,072" in ask("models", "--family", "Llama-3").out  # bytes that a token of llama-3.1-8b adds
     out = ask("gpus", "--family", "hopper", "--min_memory_GB", "90").out
     assert "h200-sxm-141gb" in out
@@ -266,7 +266,7 @@ def test_a_family_that_is_not_known(ask: Ask) -> None:
 def test_one_model_says_what_a_token_goes_through(ask: Ask) -> None:
     entry = json.loads(ask("models", "--name", "qwen3-30b-a3b").out)
     assert entry["num_params_total"] == num_params(catalog.get_model("qwen3-30b-a3b"))
-    assert 3.2e9 < entry["num_active_params_total"] < 3.4e9
+    assert 3.0e9 < entry["num_active_params_total"] < 3.1e9  # 3.3 billion with the embedding table
 
 
 def test_what_is_shown_of_a_model_can_be_read_back(ask: Ask, tmp_path: Path) -> None:

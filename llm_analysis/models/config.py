@@ -2,11 +2,8 @@
 
 A model is a list of layers, each a mixer (`layer_types`) and a feed-forward (`mlp_layer_types`):
 
-    layer_types       full_attention | sliding_attention | chunked_attention | bidirectional_attention |
-                      shared_full_attention | shared_sliding_attention (they read an earlier layer's KV cache) |
-                      latent_attention (MLA) | sparse_latent_attention (MLA over the tokens an indexer picks) |
-                      mamba | mamba2 | gated_delta_net | lightning_attention | none
-    mlp_layer_types   dense | sparse (mixture of experts) | none
+    layer_types       a key of layers.kinds.MIXERS per layer: full_attention, sliding_attention, latent_attention, ...
+    mlp_layer_types   a key of layers.kinds.FEED_FORWARDS per layer: dense, sparse (mixture of experts), none
 
 A kind may carry a size of its own: `full_attention:4` has 4 KV heads, `dense:7168` is 7168 wide.
 `families` turns a config.json or one of our own files into this record; `model` turns it into operators.
@@ -59,6 +56,7 @@ class ModelConfig(BaseModel):
     qkv_bias: bool = False
     attention_output_bias: bool = False
     attention_output_gate: bool = False  # the query projection is twice as wide: its other half gates the output
+    attention_head_gate: bool = False  # one gate for each head's output, computed from the layer's input
     attention_sinks: bool = False
     attention_k_eq_v: bool = False  # full-attention layers have no value projection: the keys' serves
     qk_norm: Literal["none", "head", "full"] = "none"
@@ -74,7 +72,11 @@ class ModelConfig(BaseModel):
     v_head_dim: Size = 0
     index_n_heads: Size = 0
     index_head_dim: Size = 0
-    index_topk: Size = 0
+    index_topk: Size = 0  # tokens (of compressed attention: rows of the cache) that each query attends to
+
+    # Compressed attention (DeepSeek-V4): low-rank output in groups of heads
+    o_groups: Size = 0
+    o_lora_rank: Size = 0
 
     # State-space layers (mamba: channels are heads of one element) and gated delta-nets
     mamba_num_heads: Size = 0
@@ -87,6 +89,9 @@ class ModelConfig(BaseModel):
     conv_bias: bool = True
     mamba_proj_bias: bool = False
     mamba_inner_layernorms: bool = False
+    mamba_gated_norm: bool = True  # a norm before the output projection of Mamba-2
+    lru_width: Size = 0  # channels of a gated linear recurrence (RG-LRU)
+    linear_gate_rank: Size = 0  # of Kimi delta attention's decay and output gates; 0: full matrices
     state_element_bytes: Size = 0  # 0: those of the residual stream
     linear_num_key_heads: Size = 0
     linear_num_value_heads: Size = 0
@@ -105,6 +110,8 @@ class ModelConfig(BaseModel):
     moe_intermediate_size: Size = 0
     shared_expert_intermediate_size: Size = 0
     shared_expert_gate: bool = False
+    moe_latent_size: Size = 0  # width of the experts' inputs and outputs; 0: the hidden size
+    zero_expert_num: Size = 0  # further experts that return their input and hold no weights
     router_bias: bool = False
     expert_bias: bool = False
 
@@ -113,6 +120,7 @@ class ModelConfig(BaseModel):
     norms_per_layer: Size = 2
     norm_weight: bool = True
     norm_bias: bool = True  # of a layernorm
+    sub_norms: bool = False  # norms before the output projections of attention and feed-forward
     final_norm: bool = True
     embedding_norm: bool = False
     parallel_block: bool = False  # attention and feed-forward read one norm and share one residual
@@ -120,6 +128,12 @@ class ModelConfig(BaseModel):
     token_type_rows: Size = 0
     word_embed_proj_dim: Size = 0  # 0: the hidden size
     hidden_size_per_layer_input: Size = 0  # width of the embedding that each layer has of its own
+    vocab_size_per_layer_input: Size = 0  # 0: the vocabulary
+    hc_mult: Size = 0  # residual streams of hyper-connections
+    altup_num_inputs: Size = 0  # residual streams of AltUp
+    laurel_rank: Size = 0  # of a low-rank residual branch beside the attention
+    num_mem_blocks: Size = 0  # different transformer blocks that the layers of kind shared_block_mamba2 take in turn
+    adapter_rank: Size = 0  # of the low-rank adapters that these layers add to their block
     output_head: bool = True
     pooler: bool = False
     head_bias: bool = False

@@ -17,7 +17,16 @@ from functools import partial
 
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.base import Pass, start_pass
+from llm_analysis.models.layers.feed_forward import experts_per_token
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
+from llm_analysis.models.layers.streams import (
+    alternating_updates,
+    altup_projections,
+    hyper_connection,
+    layer_input,
+    low_rank_residual,
+    stream_sum,
+)
 from llm_analysis.physics.collectives import collective
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.operators import Op, Step, lookup, matmul
@@ -36,27 +45,18 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
     ops: list[Op] = []
     for name, half in (("attention", mix), ("mlp", feed)):
         if half:
+            before = [p.norm(f"{name}_norm")] if m.norms_per_layer else []
             after = [p.norm(f"{name}_post_norm")] if m.norms_per_layer >= 4 else []
-            ops += [
-                p.norm(f"{name}_norm"),
-                *half,
-                *p.reduced(f"{name}_all_reduce"),
-                *after,
-                p.residual(f"{name}_residual"),
-            ]
+            added = hyper_connection(p, name) if m.hc_mult else [p.residual(f"{name}_residual")]
+            ops += [*before, *half, *p.reduced(f"{name}_all_reduce"), *after, *added]
     ops += [p.norm("mlp_inner_norm") for _ in range(4, m.norms_per_layer)]
-    return ops + (_layer_input(p) if m.hidden_size_per_layer_input else [])
-
-
-def _layer_input(p: Pass) -> list[Op]:
-    """Gemma's embedding of each token for each layer: gated by the stream, projected and normed, added to it."""
-    h, width, p = p.model.hidden_size, p.model.hidden_size_per_layer_input, p._replace(part="embedding")
-    return [
-        p.matmul("layer_input_gate", h, width),
-        p.matmul("layer_input_projection", width, h),
-        p.norm("layer_input_norm"),
-        p.residual("layer_input_residual"),
-    ]
+    for needed, more in (
+        (m.laurel_rank, low_rank_residual),
+        (m.altup_num_inputs, alternating_updates),
+        (m.hidden_size_per_layer_input, layer_input),
+    ):
+        ops += more(p) if needed else []
+    return ops
 
 
 def _embedding(p: Pass) -> list[Op]:
@@ -74,6 +74,8 @@ def _embedding(p: Pass) -> list[Op]:
         ops.append(lookup("token_type", p.rows, m.hidden_size, m.token_type_rows, entry, stream, params=params))
     if m.hidden_size_per_layer_input:
         ops += _layer_embedding(p)
+    if m.altup_num_inputs:
+        ops += altup_projections(p, "altup_in")
     if m.embedding_norm:
         ops.append(p.norm("embedding_norm"))
     return ops + p.reduced("embedding_all_reduce")
@@ -83,9 +85,10 @@ def _layer_embedding(p: Pass) -> list[Op]:
     """A second embedding table, with a row for each layer, and the stream's own projection to as many numbers."""
     m, stream = p.model, p.dtypes.stream_bytes
     width = m.num_hidden_layers * m.hidden_size_per_layer_input
-    entries, entry = m.vocab_size / p.layout.tp_size, p.dtypes.embedding_bits / 8
+    tokens, entry = m.vocab_size_per_layer_input or m.vocab_size, p.dtypes.embedding_bits / 8
+    entries = tokens / p.layout.tp_size
     return [
-        lookup("layer_embedding", p.rows, width, entries, entry, stream, params=m.vocab_size * width),
+        lookup("layer_embedding", p.rows, width, entries, entry, stream, params=tokens * width),
         p.matmul("layer_embedding_in", m.hidden_size, width, p.dtypes.router),
         p.small_norm("layer_embedding_norm", width, m.hidden_size_per_layer_input),
     ]
@@ -97,7 +100,9 @@ def _output_head(p: Pass) -> list[Op]:
     product = partial(matmul, rows=p.step.batch, part="embedding", last_only=True)
     tied = m.tie_word_embeddings and p.layout.pp_size == 1
     params = 0.0 if m.tie_word_embeddings else m.vocab_size * (width + m.head_bias)
-    ops = [p.norm("final_norm")] if m.final_norm else []
+    ops = stream_sum(p) if m.hc_mult else []
+    ops += altup_projections(p, "altup_out") if m.altup_num_inputs else []
+    ops += [p.norm("final_norm")] if m.final_norm else []
     if m.pooler:
         h = m.hidden_size
         ops.append(product("pooler", inputs=h, outputs=h, numbers=p.dtypes.router, params=(h + 1) * h, bias=True))
@@ -152,9 +157,15 @@ def num_params(model: ModelConfig) -> float:
 
 
 def num_active_params(model: ModelConfig) -> float:
-    """Weights that one token goes through: all but the experts it does not choose. The embedding counts whole."""
-    chosen = model.num_experts_per_tok / max(model.num_experts, 1)
-    return sum(float(op.count) * op.params * (chosen if op.kind == "grouped_gemm" else 1.0) for op in _counted(model))
+    """Return the weights that one token is multiplied with: the experts it chooses, and no table that it looks up.
+
+    A tied embedding counts once, as the output head.
+    """
+    chosen = experts_per_token(model) / max(model.num_experts, 1)
+    share = {"grouped_gemm": chosen, "embedding": 0.0}
+    active = sum(float(op.count) * op.params * share.get(op.kind, 1.0) for op in _counted(model))
+    tied = model.output_head and model.tie_word_embeddings
+    return active + (model.vocab_size * model.embedding_width if tied else 0.0)
 
 
 def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:

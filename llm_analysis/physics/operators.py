@@ -186,6 +186,7 @@ def attention(
 
     `kv_row_dim` is the number of elements that one token adds to the cache on this GPU; by default
     kv_heads * (key_dim + value_dim). With `shared` the cache is an earlier layer's: read, and neither written nor held.
+    If not `causal`, every token sees every other, and no key or value is kept after the pass.
     """
     kv_row = (kv_heads * (key_dim + value_dim) if kv_row_dim is None else kv_row_dim) * kv_element_bytes
     read = kept = step.total
@@ -209,7 +210,7 @@ def attention(
         kv_bytes=step.batch * (read if shared else read + step.new_tokens) * kv_row,
         parallelism=step.rows * heads,
         group=heads / kv_heads,
-        cached_bytes=0.0 if shared else step.batch * kept * kv_row,
+        cached_bytes=0.0 if shared or not causal else step.batch * kept * kv_row,
     )
 
 

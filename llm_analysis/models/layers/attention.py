@@ -16,6 +16,8 @@ from llm_analysis.units import Quantity, minimum
 
 # DeepSeek-V3.2 keeps its indexer's keys in fp8 with one 32-bit scale per 128 (its published inference code).
 INDEX_KEY_BYTES = 1 + 4 / 128
+# Latent attention to picked tokens: with an indexer of its own, or with the tokens that an earlier layer picked.
+SPARSE_LATENT = ("sparse_latent_attention", "shared_index_latent_attention")
 
 
 def _head_shapes(p: Pass, kind: str) -> tuple[int, int]:
@@ -39,13 +41,26 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
         rotated, width = (mine + kv_mine) * d, p.dtypes.stream_bytes
         norms = norm_heads * d
         ops.append(elementwise("rotary", p.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms))
-    return [*ops, *_attending(p, kind), *_output_projection(p, m.num_attention_heads * d, m.attention_output_gate)]
+    inner = m.num_attention_heads * d
+    norm = [p.small_norm("attention_sub_norm", inner)] if m.sub_norms else []
+    return [*ops, *_attending(p, kind), *norm, *_output_projection(p, inner, m.attention_output_gate)]
+
+
+def cross_attention_block(p: Pass, kind: str) -> list[Op]:
+    """Return the weights of attention to the tokens of an image, which a prompt of text alone skips (Llama 3.2 Vision).
+
+    Queries and keys are normed for each head, as with qk_norm `head`.
+    """
+    m, d = p.model, p.model.head_dim
+    params = (2 * m.num_attention_heads + 2 * m.num_key_value_heads) * m.hidden_size * d + 2 * d + 2
+    return [p.skipped("cross_attention", params)]
 
 
 def _attending(p: Pass, kind: str) -> list[Op]:
     """The attention itself, over what a token sees in a layer of that kind."""
     m, t, (kv_heads, d) = p.model, p.layout.tp_size, _head_shapes(p, kind)
     window = float(m.sliding_window or inf) if "sliding" in kind else inf
+    top = float(m.index_topk) if kind == "block_sparse_attention" else inf
     chunk = float(m.attention_chunk_size or inf) if kind == "chunked_attention" else inf
     mine, kv_mine, shared = m.num_attention_heads / t, max(kv_heads / t, 1.0), kind.startswith("shared_")
     attend = partial(
@@ -61,8 +76,8 @@ def _attending(p: Pass, kind: str) -> list[Op]:
         kv_element_bytes=p.dtypes.kv_bytes,
         count=p.count,
         shared=shared,
-        causal=kind != "bidirectional_attention",
-        window=window,
+        causal=not kind.startswith("bidirectional"),
+        window=min(window, top),
         chunk=chunk,
     )
     row_bytes = 2 * kv_mine * d * p.dtypes.kv_bytes
@@ -76,8 +91,9 @@ def _projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
     both = 1 if m.attention_k_eq_v and "full" in kind else 2  # keys and values, or keys that serve as values too
     kv_mine = max(kv_heads / t, 1.0) if kv_heads else 0.0
     sinks = m.num_attention_heads if m.attention_sinks else 0
-    params = (m.hidden_size + m.qkv_bias) * (queries + both * kv_heads) * d + sinks
-    outputs = (queries / t + both * kv_mine) * d
+    gates = m.num_attention_heads if m.attention_head_gate else 0
+    params = (m.hidden_size + m.qkv_bias) * (queries + both * kv_heads) * d + m.hidden_size * gates + sinks
+    outputs = (queries / t + both * kv_mine) * d + gates / t
     return p.matmul("qkv", m.hidden_size, outputs, params=params, bias=m.qkv_bias)
 
 
@@ -105,11 +121,16 @@ def latent_block(p: Pass, kind: str) -> list[Op]:
         p.matmul("latent_down", h, down),
         p.small_norm("latent_norm", rank_q + rank),
         p.matmul("q_up" if rank_q else "q", rank_q or h, queries / t, params=(rank_q or h) * queries),
-        elementwise("rotary", rows, rotated, rotated, p.dtypes.stream_bytes, count=p.count, kind="rotary"),
     ]
-    sparse = kind == "sparse_latent_attention"
-    attend = _absorbed if sparse or p.step.phase == "decode" else _expanded
-    return [*ops, *(_indexer(p) if sparse else []), *attend(p, kind), *_output_projection(p, heads * m.v_head_dim)]
+    if m.rotary:
+        width = p.dtypes.stream_bytes
+        ops.append(elementwise("rotary", rows, rotated, rotated, width, count=p.count, kind="rotary"))
+    if m.attention_head_gate:
+        ops.append(p.matmul("head_gate", h, heads / t, params=h * heads))
+    if kind == "sparse_latent_attention":
+        ops += indexer(p, m.index_n_heads, INDEX_KEY_BYTES)
+    attend = _absorbed if kind in SPARSE_LATENT or p.step.phase == "decode" else _expanded
+    return [*ops, *attend(p, kind), *_output_projection(p, heads * m.v_head_dim)]
 
 
 def _expanded(p: Pass, kind: str) -> list[Op]:
@@ -141,7 +162,7 @@ def _absorbed(p: Pass, kind: str) -> list[Op]:
     """Queries taken to the latent space, attention over the latent rows themselves, outputs taken back to heads."""
     m, t = p.model, p.layout.tp_size
     heads, nope, v, rank = m.num_attention_heads, m.qk_nope_head_dim, m.v_head_dim, m.kv_lora_rank
-    top = float(m.index_topk) if kind == "sparse_latent_attention" else inf
+    top = float(m.index_topk) if kind in SPARSE_LATENT else inf
     shapes = _latent_shapes(p, heads / t, rank + m.qk_rope_head_dim, rank)
     return [
         p.matmul("q_absorb", nope, rank, heads=heads / t, params=heads * nope * rank),
@@ -182,9 +203,11 @@ def _latent_attention(
         window=top,
         kv_row_dim=row,
     )
-    if top == inf:
-        return op
-    row_bytes = row * p.dtypes.kv_bytes
+    return op if top == inf else picking(op, step, top, row * p.dtypes.kv_bytes)
+
+
+def picking(op: Op, step: Step, top: float, row_bytes: float) -> Op:
+    """Return an attention to the `top` tokens that each query picks: the cache keeps all, at `row_bytes` each."""
     return op._replace(
         kv_bytes=step.batch * (_picked(step, top) + step.new_tokens) * row_bytes,
         cached_bytes=step.batch * step.total * row_bytes,
@@ -196,10 +219,12 @@ def _picked(step: Step, top: float) -> Quantity:
     return minimum(step.total, step.new_tokens * top)
 
 
-def _indexer(p: Pass) -> list[Op]:
-    """DeepSeek-V3.2's lightning indexer: every query scores every token with few small heads, and keeps the best.
+def indexer(p: Pass, head_weights: int, key_bytes: float, per_key: float = 1.0) -> list[Op]:
+    """Return the operators of a lightning indexer (DeepSeek-V3.2): each query picks the tokens it attends to.
 
-    Queries come from the low-rank ones; one key a token is kept in a cache of its own. All of it on every GPU.
+    Few small heads score every token. Queries come from the low-rank ones if the model has them. Each token adds one
+    key of `key_bytes` per element to a cache of its own, or each `per_key` tokens do. `head_weights` outputs weigh the
+    heads. All of it runs on every GPU.
     """
     m, rows = p.model, p.rows
     heads, d = m.index_n_heads, m.index_head_dim
@@ -213,13 +238,18 @@ def _indexer(p: Pass) -> list[Op]:
         format=p.dtypes.attention_format(),
         rate=p.dtypes.stream,
         element_bytes=p.dtypes.stream_bytes,
-        kv_element_bytes=INDEX_KEY_BYTES,
+        kv_element_bytes=key_bytes,
         count=p.count,
+    )
+    scores = scores._replace(
+        flops=scores.flops / per_key, kv_bytes=scores.kv_bytes / per_key, cached_bytes=scores.cached_bytes / per_key
     )
     return [
         p.matmul("index_queries", m.q_lora_rank or m.hidden_size, heads * d),
-        p.matmul("index_key_weights", m.hidden_size, d + heads),
+        p.matmul("index_key_weights", m.hidden_size, d + head_weights),
         p.small_norm("index_key_norm", d, 2 * d),
         scores,
-        elementwise("index_topk", rows, p.step.total, min(m.index_topk, 10**9), 4, count=p.count)._replace(grows=True),
+        elementwise("index_topk", rows, p.step.total / per_key, min(m.index_topk, 10**9), 4, count=p.count)._replace(
+            grows=True
+        ),
     ]

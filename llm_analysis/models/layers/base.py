@@ -30,6 +30,10 @@ class Pass(NamedTuple):
         """Rows of the residual stream that this GPU normalises and adds."""
         return self.rows / self.layout.sp_size
 
+    def for_part(self, part: str) -> Pass:
+        """Return the same pass for matrices of another part of the model, in the format of that part."""
+        return self._replace(part=part, linear=self.dtypes.linear_of(part))
+
     def reduced(self, name: str) -> list[Op]:
         """The all-reduce that sums a row-sharded product over the tensor-parallel group."""
         message = self.rows * self.model.hidden_size * self.dtypes.stream_bytes
@@ -65,6 +69,11 @@ class Pass(NamedTuple):
             held=heads,
             bias=bias,
         )
+
+    def skipped(self, name: str, params: float) -> Op:
+        """Return the weights of a part of the layer that this pass does not run."""
+        held = params / self.layout.tp_size * self.linear.weight_bytes
+        return Op(name, "skipped", self.part, count=self.count, params=params, stored_bytes=held)
 
     def norm(self, name: str) -> Op:
         """One norm over the hidden size: the stream in, the normalised stream out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.physics.collectives import all_to_all
 from llm_analysis.physics.operators import Op, elementwise, matmul
@@ -17,10 +18,16 @@ from llm_analysis.units import Quantity, maximum, minimum, power
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
     """Feed-forward of two matrices, or of three with a gate; `dense:7168` is 7168 wide."""
-    return _feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
+    return feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
 
 
-def _feed_forward(p: Pass, width: int, name: str) -> list[Op]:
+def skipped_dense_block(p: Pass, kind: str) -> list[Op]:
+    """Return the weights of a feed-forward that a prompt of text alone skips."""
+    m = p.model
+    return [p.skipped("cross_mlp", (3 if m.gated_mlp else 2) * m.hidden_size * m.intermediate_size)]
+
+
+def feed_forward(p: Pass, width: int, name: str) -> list[Op]:
     """Up (and gate), activation, down: `width` columns in all, sharded."""
     m, t, rows = p.model, p.layout.tp_size, p.rows
     h, f, columns, bias = m.hidden_size, width, 2 if m.gated_mlp else 1, m.mlp_bias
@@ -29,6 +36,7 @@ def _feed_forward(p: Pass, width: int, name: str) -> list[Op]:
     return [
         p.matmul(up, h, columns * f / t, params=up_params, bias=bias),
         elementwise(f"{name}_activation", rows, columns * f / t, f / t, p.dtypes.stream_bytes, count=p.count),
+        *([p.small_norm(f"{name}_sub_norm", f)] if m.sub_norms else []),
         p.matmul(f"{name}_down", f / t, h, params=down_params, bias=bias),
     ]
 
@@ -46,17 +54,20 @@ def distinct_experts(tokens: Quantity, experts: float, chosen: float) -> Quantit
 def sparse_block(p: Pass, kind: str) -> list[Op]:
     """Mixture of experts: router, the chosen experts of each token, and the experts that all tokens share."""
     m, rows, width = p.model, p.rows, p.dtypes.stream_bytes
-    h, E, k = m.hidden_size, m.num_experts, m.num_experts_per_tok
+    h, k = m.hidden_size, m.num_experts_per_tok
+    E, wide, latent = m.num_experts + m.zero_expert_num, m.moe_latent_size or h, bool(m.moe_latent_size)
     ops = [
         p.matmul("router", h, E, p.dtypes.router, params=(h + m.router_bias) * E, bias=m.router_bias),
         elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
+        *([p.matmul("experts_latent_in", h, wide)] if latent else []),
         *_exchange(p, "dispatch", p.dtypes.routed.input_bytes),
         *_experts(p),
         *_exchange(p, "combine", width),
-        elementwise("expert_sum", rows, k * h, h, width, count=p.count),
+        elementwise("expert_sum", rows, k * wide, wide, width, count=p.count),
+        *([p.matmul("experts_latent_out", wide, h)] if latent else []),
     ]
     if m.shared_expert_intermediate_size:
-        ops += _feed_forward(p, m.shared_expert_intermediate_size, "shared_expert")
+        ops += feed_forward(p, m.shared_expert_intermediate_size, "shared_expert")
     if m.shared_expert_gate:
         ops.append(p.matmul("shared_expert_gate", h, 1, p.dtypes.router))
     return ops
@@ -68,7 +79,8 @@ def _experts(p: Pass) -> list[Op]:
     The others wait for the busiest GPU, which has a row, and an expert to read, even where the mean is below one.
     """
     m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.routed
-    h, f, E, k = m.hidden_size, m.moe_intermediate_size, m.num_experts, m.num_experts_per_tok
+    h, f, E = m.moe_latent_size or m.hidden_size, m.moe_intermediate_size, m.num_experts
+    k = experts_per_token(m)
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
     shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
     # Of all ranks and replicas that these experts serve; some ranks have none where the sequences are fewer.
@@ -97,6 +109,13 @@ def _experts(p: Pass) -> list[Op]:
     ]
 
 
+def experts_per_token(model: ModelConfig) -> float:
+    """Return the experts with weights that a token goes to: with even routing, its share of those without goes off."""
+    if not model.zero_expert_num:
+        return model.num_experts_per_tok
+    return model.num_experts_per_tok * model.num_experts / (model.num_experts + model.zero_expert_num)
+
+
 def _exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
     """Each GPU's share of its replica's tokens to the GPUs of their experts, or back.
 
@@ -104,5 +123,5 @@ def _exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
     the all-reduce that ends the layer adds up what they made of them.
     """
     m, t, node = p.model, p.layout.tp_size, p.layout.gpus_per_node
-    sent, copies = p.rows / t * m.hidden_size * element_bytes, m.num_experts_per_tok
+    sent, copies = p.rows / t * (m.moe_latent_size or m.hidden_size) * element_bytes, experts_per_token(m)
     return all_to_all(f"experts_{name}", sent, copies, p.layout.expert_span, node=node, count=p.count)

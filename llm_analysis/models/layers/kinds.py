@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from llm_analysis.models.layers.attention import attention_block, latent_block
+from llm_analysis.models.layers.attention import attention_block, cross_attention_block, latent_block
 from llm_analysis.models.layers.base import Pass
-from llm_analysis.models.layers.feed_forward import dense_block, sparse_block
-from llm_analysis.models.layers.recurrent import gated_delta_block, lightning_block, mamba2_block, mamba_block
+from llm_analysis.models.layers.feed_forward import dense_block, skipped_dense_block, sparse_block
+from llm_analysis.models.layers.hybrid import falcon_h1_block, shared_block
+from llm_analysis.models.layers.recurrent import (
+    gated_delta_block,
+    kimi_delta_block,
+    lightning_block,
+    mamba2_block,
+    mamba_block,
+    rg_lru_block,
+    short_conv_block,
+)
+from llm_analysis.models.layers.sparse_attention import block_sparse_block, compressed_block
 from llm_analysis.physics.operators import Op
 
 
@@ -24,10 +34,11 @@ class LayerKind(NamedTuple):
     needs: tuple[str, ...] = ()  # sizes of ModelConfig that must be above 0
     not_shared: str = ""  # why context parallelism cannot share its tokens; empty: it can
     unpublished: str = ""  # its name in a note, if no published latency covers it
+    own_size: str = ""  # meaning of the number that a name may carry, as in `dense:7168`; empty: none
 
     def ops(self, p: Pass, name: str) -> list[Op]:
         """Return the operators of a layer of this kind; `name` may carry a size."""
-        return self.build(p._replace(part=self.part, linear=p.dtypes.linear_of(self.part)), name)
+        return self.build(p.for_part(self.part), name)
 
 
 def base_name(name: str) -> str:
@@ -47,27 +58,54 @@ _SSM = ("mamba_num_heads", "mamba_head_dim", "ssm_state_size")
 _DELTA = ("linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim", "linear_value_head_dim")
 _INDEX = ("kv_lora_rank", "index_n_heads", "index_head_dim", "index_topk")
 
-_FULL = LayerKind(attention_block, "attention")
-_SLIDING = LayerKind(attention_block, "attention", ("sliding_window",))
+_COMPRESSED = ("q_lora_rank", "o_groups", "o_lora_rank")
+_COMPRESSING = "attention over compressed tokens"
+
+KV_HEADS = "number of KV heads"
+_ROWS = "number of tokens per cached row"
+_FULL = LayerKind(attention_block, "attention", own_size=KV_HEADS)
+_SLIDING = LayerKind(attention_block, "attention", ("sliding_window",), own_size=KV_HEADS)
 _NONE = LayerKind(_no_ops, "")
 
 MIXERS: dict[str, LayerKind] = {
     "full_attention": _FULL,
     "sliding_attention": _SLIDING,
-    "chunked_attention": LayerKind(attention_block, "attention", ("attention_chunk_size",)),
+    "chunked_attention": LayerKind(attention_block, "attention", ("attention_chunk_size",), own_size=KV_HEADS),
     "bidirectional_attention": _FULL,
+    "bidirectional_sliding_attention": _SLIDING,
+    "cross_attention": LayerKind(cross_attention_block, "attention"),
     "shared_full_attention": _FULL,
     "shared_sliding_attention": _SLIDING,
     "latent_attention": LayerKind(latent_block, "attention", ("kv_lora_rank",), unpublished=_LATENT),
     "sparse_latent_attention": LayerKind(latent_block, "attention", _INDEX, _SPARSE, _LATENT),
+    "shared_index_latent_attention": LayerKind(latent_block, "attention", _INDEX, _SPARSE, _LATENT),
+    "block_sparse_attention": LayerKind(block_sparse_block, "attention", _INDEX[1:], _SPARSE, "block-sparse attention"),
+    "compressed_attention": LayerKind(compressed_block, "attention", _COMPRESSED, _SPARSE, _COMPRESSING, _ROWS),
+    "compressed_sparse_attention": LayerKind(
+        compressed_block, "attention", (*_COMPRESSED, *_INDEX[1:]), _SPARSE, _COMPRESSING, _ROWS
+    ),
     "mamba": LayerKind(mamba_block, "state_space", (*_SSM, "time_step_rank"), _STATE, "state-space layers"),
     "mamba2": LayerKind(mamba2_block, "state_space", _SSM, _STATE, "state-space layers"),
     "gated_delta_net": LayerKind(gated_delta_block, "state_space", _DELTA, _STATE, "gated delta-nets"),
+    "kimi_delta": LayerKind(
+        kimi_delta_block,
+        "state_space",
+        ("linear_num_value_heads", "linear_value_head_dim"),
+        _STATE,
+        "Kimi delta attention",
+    ),
+    "rg_lru": LayerKind(rg_lru_block, "state_space", ("lru_width",), _STATE, "gated linear recurrences"),
+    "short_conv": LayerKind(short_conv_block, "state_space", ("conv_kernel",), _STATE, "short convolutions"),
     "lightning_attention": LayerKind(lightning_block, "state_space", (), _STATE, "lightning attention"),
+    "attention_and_mamba2": LayerKind(falcon_h1_block, "attention", _SSM, _STATE, "state-space layers"),
+    "shared_block_mamba2": LayerKind(
+        shared_block, "attention", (*_SSM, "num_mem_blocks"), _STATE, "state-space layers"
+    ),
     "none": _NONE,
 }
 FEED_FORWARDS: dict[str, LayerKind] = {
-    "dense": LayerKind(dense_block, "feed_forward"),
+    "dense": LayerKind(dense_block, "feed_forward", own_size="width"),
+    "skipped_dense": LayerKind(skipped_dense_block, "feed_forward"),
     "sparse": LayerKind(sparse_block, "feed_forward", ("num_experts",)),
     "none": _NONE,
 }

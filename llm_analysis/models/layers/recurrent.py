@@ -102,7 +102,7 @@ def mamba2_block(p: Pass, kind: str) -> list[Op]:
         _in_projection(p, 2 * inner + 2 * shared + heads, m.mamba_proj_bias),
         _convolution(p, channels, m.conv_kernel, m.conv_bias),
         scan,
-        _gated_norm(p, inner, inner),
+        _gated_norm(p, inner, inner if m.mamba_gated_norm else 0),
         _out_projection(p, inner, m.mamba_proj_bias),
     ]
 
@@ -147,4 +147,78 @@ def lightning_block(p: Pass, kind: str) -> list[Op]:
         _recurrence(p, flops, 4 * inner / t, state / t, 0.0, heads=heads / t, params=0.0),
         _gated_norm(p, inner, inner),
         _out_projection(p, inner),
+    ]
+
+
+def kimi_delta_block(p: Pass, kind: str) -> list[Op]:
+    """Return the operators of Kimi delta attention (Kimi Team 2025): a gated delta-net with a decay for each channel.
+
+    The decay and the output gate come from two low-rank projections (Kimi-Linear) or from full ones (Ling 3). A token
+    costs 7 FLOP per element of the state: the 6 of a gated delta-net, and the decay.
+    """
+    m, t, h = p.model, p.layout.tp_size, p.model.hidden_size
+    V, d, rank = m.linear_num_value_heads, m.linear_value_head_dim, m.linear_gate_rank
+    inner, state = V * d, V * d * d
+    if rank:
+        gates = [
+            p.matmul("gates_down", h, 2 * rank),
+            p.matmul("gates_up", rank, 2 * inner / t, params=2 * rank * inner),
+        ]
+    else:
+        gates = [p.matmul("gates", h, 2 * inner / t, params=2 * h * inner)]
+    flops = (_chunk_of(p.step, m.chunk_size) * 3 * inner + 7 * state) / t
+    return [
+        _in_projection(p, 3 * inner + V),
+        *gates,
+        _convolution(p, 3 * inner, m.linear_conv_kernel_dim, False),
+        _recurrence(
+            p,
+            flops,
+            6 * inner / t,
+            state / t,
+            3 * inner / t * m.linear_conv_kernel_dim,
+            heads=V / t,
+            params=inner + V,
+        ),
+        _gated_norm(p, inner, d),
+        _out_projection(p, inner),
+    ]
+
+
+def rg_lru_block(p: Pass, kind: str) -> list[Op]:
+    """Return the operators of a gated linear recurrence (RG-LRU; De et al. 2024, arXiv:2402.19427).
+
+    Two projections in, a short convolution, input and decay gates in one block per head, an element-wise recurrence
+    with one state per channel. A token costs some 10 FLOP per channel: gates, decay, input, update and output gate.
+    """
+    m, t, width, heads = p.model, p.layout.tp_size, p.model.lru_width, p.model.num_attention_heads
+    block, mine = width // heads, width / t
+    return [
+        _in_projection(p, 2 * width, True),
+        _convolution(p, width, m.conv_kernel, True),
+        p.matmul("lru_gates", block, 2 * block, heads=heads / t, params=2 * (width * block + width), bias=True),
+        _recurrence(p, 10 * mine, 5 * mine, mine, mine * m.conv_kernel, heads=mine, params=width),
+        _out_projection(p, width, True),
+    ]
+
+
+def short_conv_block(p: Pass, kind: str) -> list[Op]:
+    """Return the operators of a gated short convolution (LFM2, Liquid AI 2025).
+
+    One projection makes two gates and an input, each as wide as the stream; the layer keeps the last `conv_kernel`
+    inputs of each channel.
+    """
+    m, t, h = p.model, p.layout.tp_size, p.model.hidden_size
+    width, mine = p.dtypes.stream_bytes, h / t
+    state = p.step.batch * mine * m.conv_kernel * width
+    conv = _convolution(p, h, m.conv_kernel, m.conv_bias)
+    gating = 2 * p.rows * mine * width  # the two gates are read beside the input
+    return [
+        _in_projection(p, 3 * h, m.conv_bias),
+        conv._replace(
+            activation_bytes=conv.activation_bytes + gating,
+            kv_bytes=2.0 * state,
+            cached_bytes=state,
+        ),
+        _out_projection(p, h, m.conv_bias),
     ]

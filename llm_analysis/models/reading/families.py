@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadConfig, shown
 from llm_analysis.models.reading.fields import Fields, by_letter, every, renamed
 
+ENCODER = "an encoder: it reads all tokens in one pass and writes none"
+
 
 def biases(value: bool) -> dict[str, bool]:
     """A bias on every matrix of a layer, or on none."""
@@ -266,7 +268,264 @@ def read_bert(fields: Fields) -> None:
     rows = fields.take_whole("type_vocab_size", 2)
     fields.pop("position_embedding_type", None)
     fields.offer(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
-    fields["notes"] = (*fields.get("notes", ()), "an encoder: it reads all tokens in one pass and writes none")
+    _add_note(fields, ENCODER)
+
+
+def _add_note(fields: Fields, note: str) -> None:
+    """Add a note on how the file was read."""
+    fields["notes"] = (*fields.get("notes", ()), note)
+
+
+def read_sparse_latent(fields: Fields) -> None:
+    """DeepSeek-V3.2: an indexer in every layer."""
+    _add_note(fields, "the KV cache includes the indexer's keys, in fp8 with a scale: 132 bytes per token and layer")
+
+
+def read_indexed(fields: Fields) -> None:
+    """GLM-5: an indexer in some layers; the others attend to the tokens that the last of these picked."""
+    layers, kinds = fields.whole("num_hidden_layers"), fields.take_items("indexer_types")
+    pattern, every_nth = fields.pop("index_topk_pattern", None), fields.take_whole("index_topk_freq", 1) or 1
+    first = fields.take_whole("index_skip_topk_offset", 2)
+    if isinstance(pattern, str):
+        kinds = by_letter("index_topk_pattern", pattern, {"F": "full", "S": "shared"})
+    kinds = kinds or ["shared" if max(i - first + 1, 0) % every_nth else "full" for i in range(layers)]
+    read_sparse_latent(fields)
+    names = {"full": "sparse_latent_attention", "shared": "shared_index_latent_attention"}
+    fields["layer_types"] = [names.get(str(kind), str(kind)) for kind in kinds]
+
+
+def read_hunyuan(fields: Fields) -> None:
+    """Hunyuan: sizes of experts are lists of one value per layer; a single expert is a dense feed-forward."""
+    for key in ("num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"):
+        values = fields.get(key)
+        if isinstance(values, list):
+            if len(set(map(str, values))) > 1:
+                raise BadConfig(f"{key} differs between layers, which is not covered")
+            fields[key] = values[0] if values else 0
+    if fields.take_flag("use_cla"):
+        raise BadConfig("use_cla: attention that shares KV caches across layers is not covered for this family")
+    fields.pop("cla_share_factor", None)
+    if fields.whole("num_experts") <= 1:
+        for key in ("num_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"):
+            fields.pop(key, None)
+
+
+def read_apertus(fields: Fields) -> None:
+    """Apertus: a norm for each head of queries and keys, unless the file says otherwise."""
+    fields["qk_norm"] = "head" if fields.take_flag("qk_norm", True) else "none"
+
+
+def read_afmoe(fields: Fields) -> None:
+    """AFMoE (Trinity): some layers with full attention, gated outputs, the first layers dense."""
+    period = fields.take_whole("global_attn_every_n_layers", 4)
+    fields.offer(layer_types=every(fields, period, "full_attention", "sliding_attention"))
+    fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers", 1)
+
+
+def read_step3(fields: Fields) -> None:
+    """Step 3.5 and 3.7: full attention in each fourth layer; one gate per head, a shared expert of its own width."""
+    width = fields.take_whole("share_expert_dim") or fields.take_whole("share_expert_dims")
+    fields.offer(shared_expert_intermediate_size=width)
+    fields.pop("n_shared_experts", None)
+
+
+def read_lfm2(fields: Fields) -> None:
+    """LFM2: gated short convolutions in most layers; the feed-forward is two thirds of the given width, rounded up."""
+    attending, layers = fields.take_items("full_attn_idxs"), fields.whole("num_hidden_layers")
+    kinds = fields.items_of("layer_types") or ["full_attention" if i in attending else "conv" for i in range(layers)]
+    fields["layer_types"] = ["short_conv" if kind == "conv" else kind for kind in kinds]
+    fields["conv_kernel"] = fields.take_whole("conv_L_cache", 3)
+    width = fields.take_whole("block_ff_dim") or fields.whole("intermediate_size", 12288)
+    multiplier, multiple = fields.pop("block_ffn_dim_multiplier", 1.0), fields.take_whole("block_multiple_of", 256) or 1
+    if fields.take_flag("block_auto_adjust_ff_dim", True) and "num_experts" not in fields:
+        width = -(-int((multiplier or 1.0) * int(2 * width / 3)) // multiple) * multiple
+    fields["intermediate_size"] = width
+    fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers")
+    fields.offer(router_bias=fields.take_flag("use_expert_bias", True))
+    for key in ("block_dim", "conv_dim", "conv_dim_out"):
+        fields.pop(key, None)
+
+
+def read_falcon_h1(fields: Fields) -> None:
+    """Falcon-H1: attention and Mamba-2 side by side in every layer."""
+    inner = fields.take_whole("mamba_d_ssm") or fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    heads = fields.whole("mamba_num_heads", 128)
+    fields.offer(mamba_head_dim=inner // max(heads, 1), mamba_gated_norm=fields.take_flag("mamba_rms_norm"))
+    for key in ("expand", "attn_layer_indices", "mamba_expand"):
+        fields.pop(key, None)
+    fields["layer_types"] = ["attention_and_mamba2"] * fields.whole("num_hidden_layers")
+
+
+def read_kimi_linear(fields: Fields) -> None:
+    """Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
+    parts = renamed(found if isinstance(found := fields.pop("linear_attn_config", {}), dict) else {})
+    full, layers = parts.items_of("full_attn_layers"), fields.whole("num_hidden_layers")
+    fields.offer(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
+    kinds = ["latent_attention" if kind == "full_attention" else kind for kind in fields.items_of("layer_types")]
+    fields["layer_types"] = kinds
+    width = parts.whole("head_dim") or fields.take_whole("linear_head_dim", 128)
+    heads = parts.whole("num_attention_heads") or fields.take_whole("linear_num_heads")
+    fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
+    fields.offer(linear_conv_kernel_dim=parts.whole("short_conv_kernel_size", 4), linear_gate_rank=width)
+    fields.offer(rotary=not fields.take_flag("mla_use_nope", True))
+
+
+def read_bailing_hybrid(fields: Fields) -> None:
+    """Ling 3: Kimi delta attention with full gates, and gated latent attention at the end of each group of layers."""
+    period = fields.take_whole("layer_group_size", 6)
+    fields.offer(layer_types=every(fields, period, "latent_attention", "kimi_delta"))
+    fields["layer_types"] = [
+        "latent_attention" if kind == "full_attention" else kind for kind in fields.items_of("layer_types")
+    ]
+    heads, width = fields.take_whole("linear_num_heads"), fields.take_whole("linear_head_dim", 128)
+    fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
+    fields.offer(linear_conv_kernel_dim=fields.take_whole("short_conv_kernel_size", 4))
+    fields.pop("short_conv_kernel_size", None)
+
+
+def read_minicpm3(fields: Fields) -> None:
+    """MiniCPM3: latent attention, values as wide as the hidden size over the heads."""
+    fields.offer(v_head_dim=fields.whole("hidden_size") // max(fields.whole("num_attention_heads"), 1))
+
+
+def read_zamba2(fields: Fields) -> None:
+    """Zamba2: Mamba-2 layers, before some of which one of a few shared transformer blocks runs."""
+    names = {"mamba_ngroups": "n_groups", "n_mamba_heads": "mamba_num_heads", "mamba_headdim": "mamba_head_dim"}
+    for key, field in names.items():
+        if key in fields:
+            fields[field] = fields.pop(key)
+    layers, hybrid = fields.whole("num_hidden_layers"), fields.take_items("hybrid_layer_ids")
+    fields.pop("layer_types", None)
+    kinds = fields.take_items("layers_block_type") or ["hybrid" if i in hybrid else "mamba" for i in range(layers)]
+    fields["layer_types"] = ["shared_block_mamba2" if kind == "hybrid" else "mamba2" for kind in kinds]
+    fields["mlp_layer_types"] = ["none"] * layers
+    inner = fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    fields.offer(mamba_num_heads=inner // (fields.whole("mamba_head_dim", 64) or 64), mamba_head_dim=64)
+    fields["head_dim"] = 2 * fields.whole("hidden_size") // max(fields.whole("num_attention_heads"), 1)
+    rank, adapted = fields.take_whole("adapter_rank", 128), fields.take_flag("use_shared_mlp_adapter", True)
+    rank = fields.take_whole("lora_rank") or rank
+    if fields.take_flag("use_shared_attention_adapter") and fields.whole("num_mem_blocks"):
+        raise BadConfig("use_shared_attention_adapter: adapters of the shared attention are not covered")
+    fields["adapter_rank"] = rank if adapted else 0
+    for key in ("num_query_groups", "attention_hidden_size", "time_step_rank", "use_long_context"):
+        fields.pop(key, None)
+
+
+def read_recurrent_gemma(fields: Fields) -> None:
+    """RecurrentGemma: gated linear recurrences and windowed attention in turn; the feed-forward is half as wide."""
+    turn = fields.take_items("block_types") or ["recurrent", "recurrent", "attention"]
+    names = {"recurrent": "rg_lru", "attention": "sliding_attention"}
+    layers = fields.whole("num_hidden_layers")
+    kinds = [names.get(str(kind), str(kind)) for kind in (turn * layers)[:layers]]
+    given = [names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type")]
+    fields["layer_types"] = (given or kinds)[:layers]
+    fields["intermediate_size"] = fields.whole("intermediate_size", 7680) // 2
+    fields.offer(lru_width=fields.whole("hidden_size"))
+    fields["sliding_window"] = fields.take_whole("attention_window_size", 2048)
+    fields["conv_kernel"] = fields.take_whole("conv1d_width", 4)
+
+
+def read_olmo_hybrid(fields: Fields) -> None:
+    """Olmo-Hybrid: gated delta-nets in three of four layers, softmax attention in the rest."""
+    fields.offer(layer_types=every(fields, 4, "full_attention", "gated_delta_net"))
+    for key in ("linear_a_log_max", "linear_a_log_min", "linear_dt_max", "linear_dt_min", "linear_dt_init_floor"):
+        fields.pop(key, None)
+
+
+def read_longcat(fields: Fields) -> None:
+    """LongCat-Flash: each layer is two, with an attention and a feed-forward each; experts join the first of the two.
+
+    Some experts return their input and hold no weights: a token then goes to fewer of the others.
+    """
+    fields["num_hidden_layers"] = layers = 2 * fields.whole("num_hidden_layers")
+    fields["moe_intermediate_size"] = fields.take_whole("expert_ffn_hidden_size")
+    fields["mlp_layer_types"] = ["sparse" if i % 2 == 0 else "dense" for i in range(layers)]
+    fields["shared_expert_intermediate_size"] = fields.whole("intermediate_size")
+    fields.offer(num_key_value_heads=fields.whole("num_attention_heads"))
+    note = f"a layer of this family counts as two: {layers} layers, of which every second has the experts"
+    _add_note(fields, f"{note}; experts that return their input hold no weights")
+
+
+def read_minimax_m3(fields: Fields) -> None:
+    """MiniMax-M3: block-sparse attention after the first layers; `intermediate_size` is the width of an expert."""
+    sparse = renamed(found if isinstance(found := fields.pop("sparse_attention_config", {}), dict) else {})
+    expert = fields.whole("intermediate_size")
+    fields["moe_intermediate_size"] = expert
+    fields["intermediate_size"] = fields.take_whole("dense_intermediate_size", expert) or expert
+    layers = fields.whole("num_hidden_layers")
+    chosen = sparse.items_of("sparse_attention_freq")
+    if chosen:
+        fields["layer_types"] = ["block_sparse_attention" if each else "full_attention" for each in chosen]
+    kinds = ["block_sparse_attention" if "sparse" in str(k) else str(k) for k in fields.items_of("layer_types")]
+    fields["layer_types"] = kinds or ["full_attention"] * layers
+    blocks = sparse.whole("sparse_topk_blocks") or fields.take_whole("index_topk_blocks", 16)
+    size = sparse.whole("sparse_block_size") or fields.take_whole("index_block_size", 128)
+    fields.offer(index_n_heads=sparse.whole("sparse_num_index_heads", 4))
+    fields.offer(index_head_dim=sparse.whole("sparse_index_dim", 128))
+    fields["index_topk"] = blocks * size
+    _add_note(fields, "the KV cache includes one index key per token and layer, as wide as a head of the index")
+    for key in ("index_topk_blocks", "index_block_size", "index_local_blocks"):
+        fields.pop(key, None)
+
+
+def read_deepseek_v4(fields: Fields) -> None:
+    """DeepSeek-V4: a window in every layer, and rows for each 4 or each 128 tokens, as `compress_ratios` lists."""
+    layers, ratios = fields.whole("num_hidden_layers"), fields.take_items("compress_ratios")
+    rates = fields.pop("compress_rates", None)
+    rates = rates if isinstance(rates, dict) else {}
+    fine, coarse = rates.get("compressed_sparse_attention", 4), rates.get("heavily_compressed_attention", 128)
+    names = {
+        "sliding_attention": "compressed_attention",
+        "compressed_sparse_attention": f"compressed_sparse_attention:{fine}",
+        "heavily_compressed_attention": f"compressed_attention:{coarse}",
+    }
+    by_ratio = {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
+    kinds = fields.items_of("layer_types") or [by_ratio.get(ratio, str(ratio)) for ratio in ratios]
+    kinds = kinds or [by_ratio[4 if i % 2 and i > 1 else 128] for i in range(layers)]
+    fields["layer_types"] = [names.get(str(kind), str(kind)) for kind in kinds[:layers]]
+    fields["mlp_layer_types"] = ["sparse"] * layers
+    _add_note(fields, "the KV cache holds rows for groups of tokens, the keys of their index, and a window of tokens")
+    fields.offer(intermediate_size=fields.whole("moe_intermediate_size"), num_key_value_heads=1)
+    for key in ("num_hash_layers", "hc_sinkhorn_iters", "partial_rotary_factor"):
+        fields.pop(key, None)
+
+
+def read_mllama(fields: Fields) -> None:
+    """Llama 3.2 Vision: layers that attend to an image are stored, and a prompt of text alone skips them."""
+    crossing, layers = fields.take_items("cross_attention_layers"), fields.whole("num_hidden_layers")
+    fields["layer_types"] = ["cross_attention" if i in crossing else "full_attention" for i in range(layers)]
+    fields["mlp_layer_types"] = ["skipped_dense" if i in crossing else "dense" for i in range(layers)]
+    note = f"{len(crossing)} layers attend to images: their weights count, and a prompt of text alone skips them"
+    _add_note(fields, f"{note}, without keys and values in the cache")
+
+
+def read_gemma3n(fields: Fields) -> None:
+    """Gemma 3n: the last layers share KV caches; each layer has its own width, as a list or one number."""
+    layers = fields.whole("num_hidden_layers")
+    shared = min(fields.take_whole("num_kv_shared_layers"), layers)
+    kinds = fields.items_of("layer_types") or every(fields, 5, "full_attention", "sliding_attention")
+    fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
+    widths = fields.get("intermediate_size")
+    if isinstance(widths, list):
+        fields["mlp_layer_types"] = [f"dense:{width}" for width in widths]
+        fields["intermediate_size"] = widths[0] if widths else 0
+    for key in ("activation_sparsity_pattern", "altup_active_idx", "altup_coef_clip"):
+        fields.pop(key, None)
+
+
+def read_encoder(fields: Fields) -> None:
+    """An encoder with rotary positions: every token sees every other, or those in a window."""
+    layers, window = fields.whole("num_hidden_layers"), fields.take_whole("local_attention")
+    period = fields.take_whole("global_attn_every_n_layers", 1) or 1
+    fields.offer(token_type_rows=fields.take_whole("type_vocab_size"))
+    kinds = ["bidirectional_attention"] * layers
+    if window and period > 1:
+        fields["sliding_window"] = window
+        kinds = [
+            "bidirectional_attention" if i % period == 0 else "bidirectional_sliding_attention" for i in range(layers)
+        ]
+    fields["layer_types"] = kinds
+    _add_note(fields, ENCODER)
 
 
 def read_stablelm(fields: Fields) -> None:
@@ -323,21 +582,48 @@ LLAMA_SIZES = {
 }
 MISTRAL_SIZES = LLAMA_SIZES | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 
+QWEN2_SIZES = LLAMA_SIZES | {"intermediate_size": 22016, "vocab_size": 151936, "max_position_embeddings": 32768}
+GEMMA2_SIZES = GEMMA3_SIZES | {"vocab_size": 256000, "max_position_embeddings": 8192}
+GEMMA_SIZES = {
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "vocab_size": 256000,
+    "max_position_embeddings": 8192,
+}
+MAMBA2_SIZES = {"ssm_state_size": 256, "conv_kernel": 4, "n_groups": 1}
+NO_WEIGHT_NORMS = {"norm_weight": False}
+ENCODERS = LAYERNORM | {"norm_bias": False, "final_norm": True, "output_head": False}
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(sizes=LLAMA_SIZES),
     "mistral": Family(sizes=MISTRAL_SIZES),
     "mixtral": Family(),
     "qwen": Family(QKV_BIAS, read_qwen),
-    "qwen2": Family(QKV_BIAS),
+    "qwen2": Family(QKV_BIAS, sizes=QWEN2_SIZES),
     "qwen2_moe": Family(QKV_BIAS | SHARED_GATE),
-    "qwen3": Family({"qk_norm": "head"}),
+    "qwen3": Family({"qk_norm": "head"}, sizes=QWEN2_SIZES | {"head_dim": 128}),
     "qwen3_moe": Family({"qk_norm": "head"}),
     "qwen3_next": Family(DELTA, read_gated_delta),
     "qwen3_5": Family(DELTA, read_gated_delta),
     "qwen3_5_moe": Family(DELTA | {"intermediate_size": 0}, read_gated_delta),
-    "gemma": Family(GEMMA),
-    "gemma2": Family(GEMMA2),
+    "gemma": Family(GEMMA, sizes=GEMMA_SIZES),
+    "gemma2": Family(GEMMA2, sizes=GEMMA2_SIZES),
     "gemma3": Family(GEMMA3, sizes=GEMMA3_SIZES),
+    "gemma3n": Family(
+        GEMMA3
+        | {"sliding_window": 512, "altup_num_inputs": 4, "laurel_rank": 64, "hidden_size_per_layer_input": 256}
+        | {"vocab_size_per_layer_input": 262144},
+        read_gemma3n,
+        GEMMA3_SIZES
+        | {"hidden_size": 2048, "num_hidden_layers": 35, "num_key_value_heads": 2, "vocab_size": 262400}
+        | {"intermediate_size": 16384, "max_position_embeddings": 32768, "num_kv_shared_layers": 15},
+    ),
+    "recurrent_gemma": Family(
+        TIED | {"head_dim": 256, "attention_output_bias": True, "mlp_bias": True, "max_position_embeddings": 8192},
+        read_recurrent_gemma,
+    ),
     "gemma4": Family(GEMMA4, read_gemma4),
     "phi": Family(PLAIN | PARALLEL | biases(True) | {"head_bias": True}),
     "phi3": Family(),
@@ -370,9 +656,22 @@ FAMILIES: dict[str, Family] = {
     "internlm2": Family({}, read_attention_biased("bias", False)),
     "deepseek_v2": Family(),
     "deepseek_v3": Family({"router_bias": True}),
-    "deepseek_v32": Family({"router_bias": True}),
+    "deepseek_v32": Family({"router_bias": True}, read_sparse_latent),
+    "glm_moe_dsa": Family({"router_bias": True}, read_indexed),
+    "deepseek_v4": Family({"attention_sinks": True, "hc_mult": 4, "sliding_window": 128}, read_deepseek_v4),
+    "longcat_flash": Family({}, read_longcat),
+    "kimi_linear": Family({"router_bias": True, "chunk_size": 64}, read_kimi_linear, linear_attention="kimi_delta"),
+    "bailing_moe": Family({"router_bias": True}, read_biased("use_bias", False)),
+    "bailing_hybrid": Family(
+        {"router_bias": True, "attention_head_gate": True, "chunk_size": 64},
+        read_bailing_hybrid,
+        linear_attention="kimi_delta",
+    ),
+    "minicpm": Family(),
+    "minicpm3": Family(TIED, read_minicpm3, {"qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "q_lora_rank": 768}),
     "minimax": Family({}, read_minimax),
     "minimax_m2": Family({"qk_norm_kind": "full", "router_bias": True}, read_minimax_m2),
+    "minimax_m3_vl": Family({"qk_norm_kind": "head", "router_bias": True}, read_minimax_m3),
     "mimo": Family(SPARE_OUTPUT_BIAS | {"attention_bias": True}),
     "jamba": Family({"rotary": False, "mamba_inner_layernorms": True}, read_jamba),
     "mamba": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6} | TIED, read_mamba),
@@ -380,6 +679,18 @@ FAMILIES: dict[str, Family] = {
     "bamba": Family({}, read_bamba),
     "nemotron_h": Family(
         {"norms_per_layer": 1, "gated_mlp": False, "rotary": False, "router_bias": True}, read_nemotron_h
+    ),
+    "falcon_h1": Family({}, read_falcon_h1, MAMBA2_SIZES),
+    "zamba2": Family(
+        TIED | {"norms_per_layer": 1, "num_mem_blocks": 1},
+        read_zamba2,
+        {"ssm_state_size": 64, "max_position_embeddings": 4096},
+    ),
+    "lfm2": Family(TIED | {"qk_norm": "head", "conv_bias": False}, read_lfm2),
+    "olmo_hybrid": Family(
+        DELTA | {"qk_norm": "full", "attention_output_gate": False},
+        read_olmo_hybrid,
+        linear_attention="gated_delta_net",
     ),
     "nemotron-nas": Family({}, read_nemotron_nas),
     "nemotron": Family(LAYERNORM | {"gated_mlp": False}),
@@ -395,9 +706,28 @@ FAMILIES: dict[str, Family] = {
     "exaone4": Family({"qk_norm": "head"}),
     "ernie4_5": Family(TIED, read_biased("use_bias", False)),
     "ernie4_5_moe": Family(TIED | {"router_bias": True}, read_biased("use_bias", False)),
-    "apertus": Family({"qk_norm": "head", "gated_mlp": False}),
+    "apertus": Family({"gated_mlp": False}, read_apertus),
     "dots1": Family({"qk_norm": "head", "router_bias": True}),
-    "hunyuan_v1_dense": Family({"qk_norm": "head"}),
+    "hunyuan_v1_dense": Family({"qk_norm": "head"}, read_hunyuan),
+    "afmoe": Family(
+        {"qk_norm": "head", "norms_per_layer": 4, "attention_output_gate": True, "router_bias": True}, read_afmoe
+    ),
+    "step3p5": Family({"qk_norm": "head", "attention_head_gate": True, "router_bias": True}, read_step3),
+    "bitnet": Family({"sub_norms": True}),
+    "arcee": Family({"gated_mlp": False}),
+    "nanochat": Family(NO_WEIGHT_NORMS | {"gated_mlp": False}),
+    "jais2": Family(LAYERNORM | {"gated_mlp": False, "attention_bias": True, "mlp_bias": True}),
+    "grok-1": Family(TIED | {"norms_per_layer": 4}),
+    "smollm3": Family(TIED),
+    "mllama": Family(
+        {},
+        read_mllama,
+        LLAMA_SIZES
+        | {"intermediate_size": 14336, "num_key_value_heads": 8}
+        | {"num_hidden_layers": 40, "vocab_size": 128256, "max_position_embeddings": 131072},
+    ),
+    "modernbert": Family(ENCODERS | {"embedding_norm": True}, read_encoder),
+    "nomic_bert": Family(LAYERNORM | {"embedding_norm": True, "final_norm": False, "output_head": False}, read_encoder),
     "seed_oss": Family(QKV_BIAS),
     "bert": Family(
         GPT | LEARNED | {"embedding_norm": True, "final_norm": False, "output_head": False, "pooler": True},
@@ -409,7 +739,21 @@ FAMILIES: dict[str, Family] = {
 SAME_AS = {
     "yi": "llama",
     "baichuan": "llama",
-    "smollm3": "llama",
+    "exaone": "llama",
+    "phi-msft": "phi",
+    "phi3_v": "phi3",
+    "hunyuan_v1_moe": "hunyuan_v1_dense",
+    "hunyuan": "hunyuan_v1_dense",
+    "lfm2_moe": "lfm2",
+    "bailing_moe_v2": "bailing_moe",
+    "step3p7": "step3p5",
+    "mllama_text_model": "mllama",
+    "gemma4_unified": "gemma4",
+    "qwen2_5_omni": "qwen2",
+    "qwen2_5_omni_thinker": "qwen2",
+    "qwen2_audio": "qwen2",
+    "qwen3_omni_moe": "qwen3_moe",
+    "qwen3_omni_moe_thinker": "qwen3_moe",
     "aquila": "llama",
     "xverse": "llama",
     "ministral": "mistral",
@@ -430,7 +774,7 @@ SAME_AS = {
     "deepseek": "mixtral",
     "kimi_k2": "deepseek_v3",
     "kimi_k25": "deepseek_v3",
-    "glm_moe_dsa": "deepseek_v32",
+    "deepseek_ref": "deepseek_v4",
     "glm4_moe_lite": "deepseek_v3",
     "glm4v": "glm4",
     "glm4v_moe": "glm4_moe",

@@ -22,7 +22,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "vocab_size": ("n_vocab", "padded_vocab_size"),
     "gated_mlp": ("mlp_gated_linear_units",),
     "num_experts": ("num_local_experts", "moe_num_experts", "n_routed_experts", "num_routed_experts"),
-    "num_experts_per_tok": ("moe_top_k", "experts_per_token", "top_k_experts", "moe_topk", "moe_k"),
+    "num_experts_per_tok": (
+        "moe_top_k",
+        "experts_per_token",
+        "top_k_experts",
+        "num_experts_per_token",
+        "moe_topk",
+        "moe_k",
+    ),
     "moe_intermediate_size": ("expert_intermediate_size",),
     "n_shared_experts": ("num_shared_experts", "num_shared_expert", "moe_num_shared_experts"),
     "shared_expert_intermediate_size": ("shared_intermediate_size", "moe_shared_expert_intermediate_size"),
@@ -174,6 +181,8 @@ def is_hugging_face(raw: Mapping[str, Any]) -> bool:
 
 def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of the language model of a file, with the nested parts of a layer made flat."""
+    thinker = raw.get("thinker_config")
+    raw = {**raw, **thinker} if isinstance(thinker, Mapping) else raw
     found = dict(raw)
     for part in LANGUAGE_PARTS:
         inner = raw.get(part)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from llm_analysis.errors import BadConfig, nearest, one_line, shown
 from llm_analysis.models.config import MAX_LAYERS, ModelConfig
 from llm_analysis.models.forward import num_params
-from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
+from llm_analysis.models.layers.kinds import FEED_FORWARDS, KV_HEADS, MIXERS, base_name
 from llm_analysis.models.reading.families import Family, family_of
 from llm_analysis.models.reading.fields import (
     ALIASES,
@@ -37,13 +37,6 @@ OTHER_NAMES = {
     # Written by transformers 5; `linear_attention` is the recurrence of the family (Family.linear_attention).
     "indexed_attention": "sparse_latent_attention",
     "deepseek_sparse_attention": "sparse_latent_attention",
-}
-# Layer kinds that may carry a size after a colon, and its meaning.
-_KV_HEADS = "number of KV heads"
-_OWN_SIZES = {
-    **dict.fromkeys(("full_attention", "bidirectional_attention", "sliding_attention", "chunked_attention"), _KV_HEADS),
-    **dict.fromkeys(("compressed_attention", "compressed_sparse_attention"), "number of tokens per cached row"),
-    **dict.fromkeys(("dense", "skipped_dense"), "width"),
 }
 # Activations of a feed-forward with a gate, where the type of a file is unknown; others are used with and without one.
 _GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
@@ -226,7 +219,7 @@ def _read_layers(fields: Fields) -> None:
         for kind in dict.fromkeys(kinds):
             if base_name(kind) not in known:
                 raise BadConfig(f"{key} has {shown(kind)}, a kind of layer that is not covered{nearest(kind, known)}")
-            _check_own_size(key, kind, fields)
+            _check_own_size(key, kind, known[base_name(kind)].own_size, fields)
         if kinds and len(kinds) != layers:
             raise BadConfig(f"{key} gives the kinds of {len(kinds)} layers, but the model has {layers}")
         for kind in dict.fromkeys(kinds):
@@ -238,17 +231,16 @@ def _read_layers(fields: Fields) -> None:
         fields[key] = tuple(kinds)
 
 
-def _check_own_size(key: str, kind: str, fields: Fields) -> None:
-    """Raise BadConfig for a layer kind with an impossible size of its own, or with one that it does not take."""
+def _check_own_size(key: str, kind: str, own_size: str, fields: Fields) -> None:
+    """Raise BadConfig for a layer kind with a size of its own that cannot be."""
     name, colon, size = kind.partition(":")
     if not colon:
         return
-    meaning = _OWN_SIZES.get(name)
-    if meaning is None:
+    if not own_size:
         raise BadConfig(f"{key} has {shown(kind)}: {name} takes no size of its own")
-    most = fields.whole("num_attention_heads") if meaning == _KV_HEADS else MAX_SIZE
+    most = fields.whole("num_attention_heads") if own_size == KV_HEADS else MAX_SIZE
     if not (size.isascii() and size.isdecimal() and len(size) <= 10 and 0 < int(size) <= most):
-        raise BadConfig(f"{key} has {shown(kind)}: its {meaning} must be from 1 to {most:,}")
+        raise BadConfig(f"{key} has {shown(kind)}: its {own_size} must be from 1 to {most:,}")
 
 
 def _read_windows(fields: Fields) -> None:
