@@ -3,6 +3,7 @@
 main       entry point, dispatch with Fire, exit statuses
 flags      declaration of flags, check of their names, parsing of their values
 help       help text
+terminal   width and colours of the terminal
 completion completion scripts for bash, zsh and fish
 progress   progress bar, orderly stop on Ctrl-C
 output     the Output of a command, error lines, the log

@@ -1,13 +1,12 @@
 """Help text: the list of commands, and the flags of one command by group, wrapped to the width of the terminal."""
 
-import os
 import textwrap
 from collections.abc import Mapping
 
 from llm_analysis.cli.flags import Declared, grouped
+from llm_analysis.cli.terminal import columns
 
-_NARROW, _WIDE = 60, 120  # columns: lines are never shorter or longer than this
-_PIPE = 80  # columns of a pipe or a file
+_WIDE = 120  # columns: longer lines of text are hard to read
 _NAME = 24  # columns of the flag names; a longer name stands on a line of its own
 
 EXAMPLES = {
@@ -22,17 +21,9 @@ EXAMPLES = {
 }
 
 
-def columns() -> int:
-    """Return the width of the terminal on stdout; 80 if stdout is no terminal."""
-    try:
-        return os.get_terminal_size(1).columns or _PIPE
-    except OSError:
-        return _PIPE
-
-
 def command_help(name: str, about: str, flags: Mapping[str, Declared]) -> str:
     """Return the help of one command: what it does, its flags by group, and examples."""
-    width = min(max(columns(), _NARROW), _WIDE)
+    width = min(columns(), _WIDE)
     parts = [f"usage: llm-analysis {name} [--flag value ...]", textwrap.fill(about, width)]
     for group, members in grouped(flags):
         title = [f"{group}:"] if group else []

@@ -1,36 +1,62 @@
-"""The answer as text: tables, markdown, CSV, JSON. The only room where seconds become ms and bytes GB (1e9)."""
+"""The answer of `infer` as text: tables, Markdown, CSV, JSON; and the summary files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isfinite
 
 from llm_analysis.errors import BadValue
 from llm_analysis.inference.estimate import Estimate, OperatorTime
-from llm_analysis.report.tables import csv_of, gigabytes, rate, scaled, seconds, table
+from llm_analysis.report.tables import (
+    View,
+    csv_of,
+    gigabytes,
+    rate,
+    scaled,
+    seconds,
+    significant,
+    table,
+    time_unit,
+    wrapped,
+)
+
+LARGEST = 4  # operators of a phase in the short form
+_WIDE = 112  # columns that an operator table with the four times of each operator needs
+_FLOP_UNITS = {1e9: "GFLOP", 1e12: "TFLOP", 1e15: "PFLOP"}
+_BYTE_UNITS = {1e6: "MB", 1e9: "GB", 1e12: "TB"}
+_FIGURES = 3  # significant digits of a number with a band, which is some 30 % wide
 
 
-def rendered(estimate: Estimate, style: str) -> str:
-    """The whole answer in one of `FORMATS`."""
+def rendered(estimate: Estimate, style: str, view: View = View()) -> str:  # noqa: B008 - an immutable tuple
+    """Return the answer in one of `FORMATS`. JSON holds everything, whatever the view."""
     if style == "json":
         return json.dumps(estimate.as_dict(), indent=2, allow_nan=False)
     if style == "csv":
-        return as_csv(estimate)
-    parts = [heading(estimate), summary(estimate, style), memory_table(estimate, style)]
-    parts += [operator_table(estimate, phase, style) for phase in ("prefill", "decode")]
-    parts += [f"note: {note}" for note in estimate.notes]
-    return "\n\n".join(parts)
+        return as_csv(estimate, view.operators == "all")
+    width = 0 if style == "markdown" else view.width
+    parts = [heading(estimate, style, view), summary(estimate, style), memory_table(estimate, style, width)]
+    if view.operators != "none":
+        parts += [operator_table(estimate, phase, style, view) for phase in ("prefill", "decode")]
+    if view.operators == "largest":
+        parts[-1] += "\n\n--operators shows all operators, --format json everything"
+    return "\n\n".join([*parts, *(note_text(note, style, view) for note in estimate.notes)])
+
+
+def note_text(note: str, style: str, view: View) -> str:
+    """Return a note, wrapped to the terminal. Markdown is left in one line."""
+    return f"note: {note}" if style == "markdown" else wrapped(f"note: {note}", view.width)
 
 
 def check_finite(e: Estimate) -> None:
-    """Raises BadValue for an answer that holds an infinity, which neither a person nor JSON can use.
+    """Raise BadValue if a value of the answer is infinite or not a number, which JSON cannot hold.
 
-    Sums of positive terms: where they are finite, so is each operator's share.
+    The values are sums of positive terms: if they are finite, each operator's share is finite too.
     """
     values = e._asdict()
     wrong = next((name for name, value in values.items() if isinstance(value, float) and not isfinite(value)), None)
     if wrong:
-        raise BadValue(f"{wrong} comes out as no finite number: some value asked for is far too large or too small")
+        raise BadValue(f"{wrong} is not finite: a value in the question is far too large or too small")
 
 
 def does_not_fit(e: Estimate) -> str:
@@ -40,97 +66,97 @@ def does_not_fit(e: Estimate) -> str:
     return next((note for note in e.notes if note.startswith("does not fit")), "does not fit in the GPU's memory")
 
 
-def heading(e: Estimate) -> str:
-    """Return the question in two lines; before them a line of its own if the model does not fit."""
-    layout = ", ".join(
-        f"{name} {size}"
-        for name, size in (
-            ("tp", e.tp_size),
-            ("cp", e.cp_size),
-            ("pp", e.pp_size),
-            ("dp", e.dp_size),
-            ("sp", e.sp_size),
-            ("ep", e.ep_size),
-        )
-        if size > 1
-    )
+def heading(e: Estimate, style: str = "table", view: View = View()) -> str:  # noqa: B008 - an immutable tuple
+    """Return the question and the method, one line each; before them a line of its own if the model does not fit."""
+    sizes = [(name, getattr(e, f"{name}_size")) for name in ("tp", "cp", "pp", "dp", "sp", "ep")]
+    layout = ", ".join(f"{name} {size}" for name, size in sizes if size > 1)
     gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
-    work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out{served(e)}"
-    misfit = does_not_fit(e).partition(";")[0]
-    first = f"{misfit.replace('does not fit', 'DOES NOT FIT', 1)}\n" if misfit else ""
-    return f"{first}{e.model_name} {e.dtype_name} on {gpus}: {work}\nmethod {e.method}{how(e)}"
+    work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out{_served(e)}"
+    question = f"{e.model_name} {e.dtype_name} on {gpus}"
+    lines = [f"{question}: {work}", f"method {e.method}{_basis(e)}"]
+    if style != "markdown":
+        if len(lines[0]) > view.width:
+            lines[:1] = [question, work]
+        lines = [wrapped(line, view.width) for line in lines]
+    if misfit := does_not_fit(e).partition(";")[0]:
+        lines.insert(0, misfit.replace("does not fit", view.coloured("DOES NOT FIT"), 1))
+    return "\n".join(lines)
 
 
-def served(e: Estimate) -> str:
-    """The serving options, where there are any."""
+def _served(e: Estimate) -> str:
+    """Return the serving options of the workload, where there are any."""
     parts = [
-        f"{e.num_samples} samples of each" if e.num_samples > 1 else "",
-        f"{e.cached_prefix_len} tokens in cached" if e.cached_prefix_len else "",
+        f"{e.num_samples} samples of each prompt" if e.num_samples > 1 else "",
+        f"{e.cached_prefix_len} of the tokens in cached" if e.cached_prefix_len else "",
         f"prefill in chunks of {e.prefill_chunk_size}" if e.prefill_chunk_size else "",
         f"{e.num_draft_tokens} tokens drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
-        "prefill and decode on GPUs of their own" if e.disaggregated else "",
+        "prefill and decode on separate GPUs" if e.disaggregated else "",
     ]
     return "".join(f"; {part}" for part in parts if part)
 
 
-def how(e: Estimate) -> str:
-    """Which runtime or which efficiencies the answer rests on."""
-    if e.flops_efficiency is None:
-        return f", runtime {e.runtime}; total = {e.total_latency_is}"
-    efficiencies = f"FLOP efficiency {e.flops_efficiency:g}, memory efficiency {e.hbm_memory_efficiency:g}"
-    return f", {efficiencies}; total = {e.total_latency_is}"
+def _basis(e: Estimate) -> str:
+    """Return the runtime or the efficiencies of the answer, and the definition of its total."""
+    runtime = f", runtime {e.runtime}" if e.runtime else ""
+    if e.method == "published":
+        runtime = f", FLOP efficiency {e.flops_efficiency:g}, memory efficiency {e.hbm_memory_efficiency:g}"
+    return f"{runtime}; total = {e.total_latency_is}"
 
 
 def summary(e: Estimate, style: str) -> str:
-    """Latencies and throughput."""
+    """Return the table of latencies and throughput."""
+    digits = 4 if e.total_latency_low is None else _FIGURES
     rows = [
-        ("prefill (TTFT)", *spread(e, "prefill"), rate(e.prefill_tokens_per_sec)),
-        ("decode per token (TPOT)", *spread(e, "decode"), rate(e.decode_tokens_per_sec)),
-        ("total", *spread(e, "total"), f"{rate(e.total_tokens_per_sec)} out"),
+        ("prefill (TTFT)", *_latency(e, "prefill"), rate(e.prefill_tokens_per_sec, digits)),
+        ("decode per token (TPOT)", *_latency(e, "decode"), rate(e.decode_tokens_per_sec, digits)),
+        ("total", *_latency(e, "total"), f"{rate(e.total_tokens_per_sec, digits)} out"),
     ]
     if e.num_gpus > 1 or e.batch_size_per_gpu > 1:
-        rows.append(("of one request", "", "", rate(e.request_tokens_per_sec)))
+        rows.append(("of one request", "", "", rate(e.request_tokens_per_sec, digits)))
     if e.cost_per_million_tokens is not None:
         rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "", "generated, all GPUs"))
     headers = ("", "latency", "80 % within", "throughput")
-    shown = [0, 1, 3] if e.total_latency_low is None else [0, 1, 2, 3]
-    return table([[row[i] for i in shown] for row in rows], [headers[i] for i in shown], style, last="left")
+    columns = [0, 1, 3] if e.total_latency_low is None else [0, 1, 2, 3]
+    return table([[row[i] for i in columns] for row in rows], [headers[i] for i in columns], style, last="left")
 
 
-def spread(e: Estimate, phase: str) -> tuple[str, str]:
-    """A latency, and the band around it where there is one."""
+def _latency(e: Estimate, phase: str) -> tuple[str, str]:
+    """Return a latency, and the band around it in the same unit if there is one."""
     middle, low, high = (getattr(e, f"{phase}_latency{part}") for part in ("", "_low", "_high"))
-    return seconds(middle), "" if low is None else f"{seconds(low)} to {seconds(high)}"
+    if low is None:
+        return seconds(middle), ""
+    size, unit = time_unit([middle], _FIGURES)
+    ends = " to ".join(significant(end / size, _FIGURES) for end in (low, high))
+    return seconds(middle, _FIGURES), f"{ends} {unit}"
 
 
-def memory_table(e: Estimate, style: str) -> str:
-    """What one GPU holds."""
+def memory_table(e: Estimate, style: str, width: int) -> str:
+    """Return the table of the memory of one GPU."""
     rows = [
-        ("weights", gigabytes(e.weight_memory_per_gpu), f"{e.num_params_total / 1e9:,.2f} billion parameters in all"),
-        *weight_rows(e),
+        ("weights", gigabytes(e.weight_memory_per_gpu), f"the model has {e.num_params_total / 1e9:,.2f} B parameters"),
+        *_weight_rows(e),
         (
             "KV cache",
             gigabytes(e.kv_cache_memory_per_gpu),
-            f"in the end; the model's: {e.kv_cache_bytes_per_token:,.0f} bytes a token",
+            f"at the last token; the model needs {e.kv_cache_bytes_per_token:,.0f} bytes per token",
         ),
         ("activations", gigabytes(e.activation_memory_per_gpu), "at the peak of the prefill"),
     ]
     if e.runtime_memory_per_gpu:
-        rows.append(("runtime", gigabytes(e.runtime_memory_per_gpu), "CUDA context, graphs, buffers: an assumption"))
-    of = f"{e.gpu_memory_utilization:.0%} of " if e.gpu_memory_utilization < 1 else ""
+        rows.append(("runtime", gigabytes(e.runtime_memory_per_gpu), "CUDA context, graphs, buffers (assumed)"))
+    part = f"{e.gpu_memory_utilization:.0%} of " if e.gpu_memory_utilization < 1 else ""
     rows += [
-        ("left", gigabytes(e.memory_left_per_gpu), f"of {of}{gigabytes(e.memory_per_gpu)} per GPU"),
+        ("left", gigabytes(e.memory_left_per_gpu), f"of {part}{gigabytes(e.memory_per_gpu)} per GPU"),
         ("largest batch", f"{e.max_batch_size_per_gpu:,}", "fits" if e.fits else "DOES NOT FIT"),
-        ("longest context", f"{e.max_context_len:,}", "tokens of each sequence, at this batch"),
+        ("longest context", f"{e.max_context_len:,}", "tokens of each sequence, at this batch size"),
     ]
-    return table(rows, ("memory per GPU", "GB", ""), style, last="left")
+    return table(rows, ("memory per GPU", "GB", ""), style, last="left", width=width)
 
 
-def weight_rows(e: Estimate) -> list[tuple[str, str, str]]:
-    """The classes of weights, where a GPU has some."""
+def _weight_rows(e: Estimate) -> list[tuple[str, str, str]]:
+    """Return a row for each class of weights that the GPU holds."""
     names = {
         "attention": "attention",
-        "state_space": "state space",
         "feed_forward": "feed-forward",
         "expert": "experts",
         "embedding": "embeddings, head",
@@ -139,24 +165,55 @@ def weight_rows(e: Estimate) -> list[tuple[str, str, str]]:
     return [(f"- {shown}", gigabytes(size), "") for shown, size in sizes.items() if size]
 
 
-def operator_table(e: Estimate, phase: str, style: str) -> str:
-    """One row per operator of a phase; FLOP and bytes in units that suit the largest."""
+def operator_table(e: Estimate, phase: str, style: str, view: View) -> str:
+    """Return the operators of a phase: all in the order of the pass, or the largest and the sum of the others.
+
+    On a wide terminal each row also shows the time of each resource.
+    """
     operators = [row for row in e.operators if row.phase == phase and row.seconds]
-    flops, flop_unit = scaled([row.flops for row in operators], {1e9: "GFLOP", 1e12: "TFLOP", 1e15: "PFLOP"})
-    moved, byte_unit = scaled([row.bytes or row.wire_bytes for row in operators], {1e6: "MB", 1e9: "GB", 1e12: "TB"})
-    rows = [operator_cells(*cells) for cells in zip(operators, flops, moved, strict=True)]
-    return table(rows, (phase, "time", "share", flop_unit, byte_unit, "peak", "bound"), style)
+    others: list[OperatorTime] = []
+    if view.operators == "largest" and len(operators) > LARGEST + 1:
+        operators.sort(key=lambda row: -row.seconds)
+        operators, others = operators[:LARGEST], operators[LARGEST:]
+    flops, flop_unit = scaled([sum(row.flops for row in group) for group in (*_singly(operators), others)], _FLOP_UNITS)
+    moved, byte_unit = scaled([sum(map(_moved, group)) for group in (*_singly(operators), others)], _BYTE_UNITS)
+    wide = view.width >= _WIDE and style != "markdown"
+    rows = [_operator_cells(*cells, wide, view) for cells in zip(operators, flops, moved, strict=False)]
+    if others:
+        sums = (seconds(sum(row.seconds for row in others), _FIGURES), f"{sum(row.share for row in others):.1%}")
+        rest = (f"{len(others)} others", *sums, flops[-1], moved[-1], "", "")
+        rows.append([*rest, *("" for _ in range(4 if wide else 0))])
+    headers = [phase, "time", "share", flop_unit, byte_unit, "peak", "bound"]
+    return table(rows, [*headers, *(("compute", "memory", "launch", "network") if wide else ())], style)
 
 
-def operator_cells(row: OperatorTime, flops: str, moved: str) -> tuple[str, ...]:
-    """The cells of one operator: what it moves is HBM traffic, or what goes over the wire for a collective."""
+def _singly(operators: Sequence[OperatorTime]) -> list[list[OperatorTime]]:
+    """Return each operator as a group of one."""
+    return [[row] for row in operators]
+
+
+def _moved(row: OperatorTime) -> float:
+    """Return the bytes of HBM traffic of an operator; of a collective the bytes on the wire."""
+    return float(row.bytes or row.wire_bytes)
+
+
+def _operator_cells(row: OperatorTime, flops: str, moved: str, wide: bool, view: View) -> list[str]:
+    """Return the cells of one operator."""
     name = f"{row.name} x{row.count:g}" if row.count != 1 else row.name
-    return (name, seconds(row.seconds), f"{row.share:.1%}", flops, moved, f"{row.achieved_fraction:.0%}", row.bound)
+    bound = view.coloured(row.bound)
+    peak = f"{row.achieved_fraction:.0%}"
+    cells = [name, seconds(row.seconds, _FIGURES), f"{row.share:.1%}", flops, moved, peak, bound]
+    if not wide:
+        return cells
+    size, unit = time_unit([row.seconds], _FIGURES)
+    times = (row.compute_seconds, row.memory_seconds, row.launch_seconds, row.network_seconds)
+    return [*cells, *(f"{significant(each / size, _FIGURES)} {unit}" if each else "-" for each in times)]
 
 
-def as_csv(e: Estimate) -> str:
-    """One line of the answer's plain fields under their names."""
-    return csv_of([{key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}])
+def as_csv(e: Estimate, operators: bool = False) -> str:
+    """Return the plain fields of the answer as one row; with `operators` one row for each operator, after them."""
+    plain = {key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}
+    return csv_of([plain | row._asdict() for row in e.operators] if operators else [plain])
 
 
 def _file_name(e: Estimate) -> str:
@@ -186,5 +243,5 @@ def summary_files(e: Estimate, prefix: str, suffix: str) -> dict[str, str]:
     name = f"{prefix}{_file_name(e)}{suffix}"
     return {
         f"{name}-summary.json": rendered(e, "json") + "\n",
-        f"{name}-summary-readable.txt": rendered(e, "table") + "\n",
+        f"{name}-summary-readable.txt": rendered(e, "table", View(operators="all")) + "\n",
     }

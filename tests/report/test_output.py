@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tabulate
 from conftest import Ask
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +20,7 @@ from llm_analysis import catalog
 from llm_analysis.cli.writing import write_together
 from llm_analysis.errors import BadValue
 from llm_analysis.physics.dtypes import EVERYDAY
-from llm_analysis.report.tables import csv_of, scaled, seconds, table
+from llm_analysis.report.tables import csv_of, scaled, seconds, significant, table, time_unit
 
 REQUIRED = [
     *("prefill_latency", "decode_latency", "total_decode_latency", "total_latency", "total_per_token_latency"),
@@ -100,8 +99,9 @@ def test_the_formats_agree(ask: Ask, question: list[str]) -> None:
     assert set(plain) <= set(row)
     for key, value in plain.items():
         assert row[key] == ("" if value is None else str(value))
-    table, markdown = (ask(*BASE, *question, "--format", style).out for style in ("table", "markdown"))
-    shown = [seconds(answer[f"{word}_latency"]) for word in ("prefill", "decode", "total")]
+    table, markdown = (ask(*BASE, *question, "--operators", "--format", style).out for style in ("table", "markdown"))
+    digits = 5 if answer["total_latency_low"] is None else 3
+    shown = [seconds(answer[f"{word}_latency"], digits) for word in ("prefill", "decode", "total")]
     shown += [f"{answer['weight_memory_per_gpu'] / 1e9:,.2f}", answer["method"], *answer["notes"]]
     shown += [row["name"] for row in answer["operators"] if row["seconds"]]
     for text in (table, markdown):
@@ -125,7 +125,7 @@ def test_the_notes_of_a_csv_go_to_stderr(ask: Ask, command: str) -> None:
 
 @every_question
 def test_the_answer_says_its_method_and_efficiencies(ask: Ask, question: list[str]) -> None:
-    answer, table = answered(ask, *question), ask(*BASE, *question).out
+    answer, table = answered(ask, *question), " ".join(ask(*BASE, *question).out.split())
     published = answer["method"] == "published"
     assert answer["total_latency_is"] == ("prefill + n * decode" if published else "prefill + (n - 1) * decode")
     assert f"method {answer['method']}" in table
@@ -146,29 +146,62 @@ def test_cost_per_million_tokens(ask: Ask) -> None:
     assert answered(ask)["cost_per_million_tokens"] is None
 
 
-SENTENCES = ("note:", "no difference:")
+def test_a_table_is_as_wide_as_its_cells() -> None:
+    assert table([["a", "12"], ["bc", "3"]], ["name", "number"], "table").splitlines() == [
+        "name  number",
+        "----  ------",
+        "a         12",
+        "bc         3",
+    ]
 
 
-def test_a_users_own_tables_stay_as_they_are() -> None:
-    """The program's are narrower than tabulate's usual ones."""
-    rows, headings = [["a", "1"]], ["a name", "a number"]
-    usual = tabulate.tabulate(rows, headings)
-    narrow = table(rows, headings, "table")
-    assert tabulate.tabulate(rows, headings) == usual
-    assert len(narrow.splitlines()[0]) < len(usual.splitlines()[0])
+def test_a_last_column_of_text_is_wrapped_at_words() -> None:
+    rows = [["weights", "1.50", "a long explanation of this row that has no space left on its line"]]
+    text = table(rows, ["memory", "GB", ""], "table", last="left", width=44)
+    assert max(map(len, text.splitlines())) <= 44
+    assert " ".join(" ".join(line.split()) for line in text.splitlines()[2:]) == " ".join(rows[0])
+    assert table(rows, ["memory", "GB", ""], "table", last="left").count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("operators", "shown"), [("--summary", 0), ("--nosummary", 4), ("--operators", 15)], ids=lambda value: str(value)
+)
+def test_operators_are_hidden_short_or_complete(ask: Ask, operators: str, shown: int) -> None:
+    out = ask(*BASE, operators).out
+    rows = re.findall(r"^\w+(?: x\d+)? .* (?:compute|memory|launch|network)$", out, re.MULTILINE)
+    assert (len(rows) == 2 * shown) if shown < 15 else (len(rows) > 2 * shown)
+    assert ("others " in out) is (shown == 4)
+
+
+def test_the_short_form_adds_up_to_the_latency(ask: Ask) -> None:
+    shares = re.findall(r" (\d+\.\d)%", ask(*BASE, "--method", "ideal").out)
+    assert sum(map(float, shares)) == pytest.approx(200, abs=0.5)  # two phases, each share rounded to 0.1 %
+
+
+def test_summary_and_operators_exclude_each_other(ask: Ask) -> None:
+    answer = ask(*BASE, "--summary", "--operators")
+    assert (answer.status, answer.out) == (1, "")
+    assert "not both" in answer.err
+
+
+def test_csv_with_operators_has_a_row_for_each(ask: Ask) -> None:
+    answer = answered(ask, "--tp_size", "2")
+    rows = list(csv.DictReader(io.StringIO(ask(*BASE, "--tp_size", "2", "--operators", "--format", "csv").out)))
+    assert len(rows) == len(answer["operators"])
+    for row, operator in zip(rows, answer["operators"], strict=True):
+        assert {key: row[key] for key in operator} == {key: str(value) for key, value in operator.items()}
+        assert row["prefill_latency"] == str(answer["prefill_latency"])
 
 
 @pytest.mark.parametrize("method", ["ideal", "calibrated"])
 @pytest.mark.parametrize("model", [*MODELS, "deepseek-v3"])
 def test_tables_fit_a_terminal(ask: Ask, model: str, method: str) -> None:
-    """80 columns; the question and a note are sentences, which a terminal folds."""
+    """80 columns, questions and notes included."""
     question = ["--model_name", model, "--gpu_name", "h100-sxm-80gb", "--method", method, "--tp_size", "2"]
     large = ["--batch_size_per_gpu", "64", "--seq_len", "2048", "--pp_size", "2", "--cost_per_gpu_hour", "2"]
     experts = ["--dp_size", "16", "--ep_size", "32"] if model == "deepseek-v3" else []
     for asked in (["infer"], ["infer", *large, *experts], ["explain"]):
-        first, *parts = ask(*asked, *question).out.split("\n\n")
-        assert max(map(len, first.splitlines())) <= 120
-        lines = [line for part in parts for line in part.splitlines() if not part.startswith(SENTENCES)]
+        lines = ask(*asked, *question).out.splitlines()
         assert max(map(len, lines)) <= 80
         assert all(line == line.rstrip() for line in lines)
 
@@ -230,9 +263,24 @@ def test_one_entry_is_json(ask: Ask, command: str, name: str, key: str) -> None:
 @given(value=st.floats(1e-9, 1e6))
 def test_a_time_reads_back(value: float) -> None:
     number, unit = seconds(value).split()
-    # Two decimals: half of the last digit shown.
+    # Half of the last of five digits, or of the last decimal.
     scale = {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
-    assert abs(float(number) * scale - value) <= scale * (0.051 if unit == "s" else 0.0051)
+    assert abs(float(number.replace(",", "")) * scale - value) <= max(value * 5.1e-5, scale * 5.1e-3)
+
+
+@given(values=st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=3))
+def test_times_of_a_row_share_a_unit_that_suits_them(values: list[float]) -> None:
+    size, _ = time_unit(values)
+    assert max(values) < 1e4 * size or size == 1.0
+    assert max(values) >= 0.9999 * size or size == 1e-6 or sorted(values)[len(values) // 2] >= size
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.0, 3, "0"), (1234567, 3, "1,230,000"), (9.996, 3, "10.0"), (0.0123, 3, "0.012"), (-5.514, 3, "-5.51")],
+)
+def test_significant_digits(value: float, digits: int, text: str) -> None:
+    assert significant(value, digits) == text
 
 
 # Files
@@ -245,7 +293,9 @@ def test_two_files_under_their_names(ask: Ask, tmp_path: Path) -> None:
     assert answer.status == 0
     assert sorted(os.listdir(tmp_path)) == [f"{NAME}-summary-readable.txt", f"{NAME}-summary.json"]
     assert json.loads((tmp_path / f"{NAME}-summary.json").read_text()) == answered(ask, *QUESTIONS["published"])
-    assert (tmp_path / f"{NAME}-summary-readable.txt").read_text() == answer.out
+    assert (tmp_path / f"{NAME}-summary-readable.txt").read_text() == ask(
+        *BASE, *QUESTIONS["published"], "--operators"
+    ).out
     mode = (tmp_path / f"{NAME}-summary.json").stat().st_mode
     assert mode & 0o600 == 0o600
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from llm_analysis.cli.commands.infer import asked, infer
+from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, flags_of, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.writing import path_of
@@ -17,11 +17,10 @@ from llm_analysis.inference.estimate import KEYS, Estimate
 from llm_analysis.report.compare import rendered
 from llm_analysis.report.estimate import check_finite
 
-FILES = ("output_dir", "output_file_prefix", "output_file_suffix")  # flags of infer that write files
 SINGLE = ("format", "log_level", "allow_download")  # flags of infer with one value
 
 
-@with_flags_of(infer, without=FILES, raw=True)
+@with_flags_of(infer, without=PRINTING, raw=True)
 def compare_command(
     *,
     scenarios: Annotated[
@@ -59,7 +58,7 @@ def _estimate(flags: Mapping[str, Any]) -> Estimate:
 
 def _scenario(path: Path) -> dict[str, Any]:
     """Return the flags in a JSON file; of an answer of infer, the flags that were asked. Raises BadConfig."""
-    raw, known = read_json(path), set(flags_of(infer)) - set(FILES)
+    raw, known = read_json(path), set(flags_of(infer)) - set(PRINTING)
     answer = "operators" in raw
     results = set(KEYS) - known if answer else set()
     wrong: Sequence[str] = [key for key in raw if key not in known and key not in results]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, set_log_level
+from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice
 from llm_analysis.inference.analysis import estimate
@@ -14,7 +15,7 @@ from llm_analysis.inference.question import question
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.report.estimate import check_finite, does_not_fit, rendered, summary_files
-from llm_analysis.report.tables import FORMATS
+from llm_analysis.report.tables import FORMATS, View
 
 _model = partial(Flag, group="Model, GPU and number format")
 _work = partial(Flag, group="Workload")
@@ -24,6 +25,8 @@ _draft = partial(Flag, group="Speculative decoding")
 _memory = partial(Flag, group="Memory")
 _efficiency = partial(Flag, group="Efficiency (method published)")
 _output = partial(Flag, group=OUTPUT)
+# Flags of infer that choose what it prints and writes; other commands with its flags leave them out.
+PRINTING = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix")
 
 
 def infer(
@@ -117,6 +120,8 @@ def infer(
         float | None, _output("price of one GPU for one hour; adds the cost per million tokens")
     ] = None,
     format: Format = "table",
+    operators: Annotated[bool, _output("show all operators, not only the largest; in CSV one row for each")] = False,
+    summary: Annotated[bool, _output("show latencies and memory, no operators")] = False,
     output_dir: Annotated[str | None, _output("folder for two summary files, JSON and text; created if needed")] = None,
     output_file_prefix: Annotated[str, _output("prefix of the names of these files")] = "",
     output_file_suffix: Annotated[str, _output("suffix of the names of these files")] = "",
@@ -126,10 +131,13 @@ def infer(
 ) -> Output:
     """Estimate prefill and decode latency, memory, cost and the share of each operator."""
     flags = locals()
+    if operators and summary:
+        raise BadValue("give operators or summary, not both")
     scenario, workload = asked(flags)
     found = estimate(scenario, workload, cost_per_gpu_hour)
     check_finite(found)
-    output = _delivered(rendered(found, format), found, found.notes, flags)
+    view = View(columns(), has_colours(), "all" if operators else "none" if summary else "largest")
+    output = _delivered(rendered(found, format, view), found, found.notes, flags)
     if output_dir is None:
         if output_file_prefix or output_file_suffix:
             raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
@@ -138,7 +146,7 @@ def infer(
     return output._replace(folder=output_folder(output_dir), files=summary_files(found, *affixes))
 
 
-@with_flags_of(infer, without=("cost_per_gpu_hour", "output_dir", "output_file_prefix", "output_file_suffix"))
+@with_flags_of(infer, without=("cost_per_gpu_hour", *PRINTING))
 def explain(**flags: Any) -> Output:
     """Compare the estimate with the speed of light, and list what would make it faster."""
     from llm_analysis.inference.explain import explanation
@@ -146,7 +154,8 @@ def explain(**flags: Any) -> Output:
 
     found = explanation(*asked(flags))
     check_finite(found.estimate)
-    return _delivered(explanation_text(found, flags["format"]), found.estimate, found.notes, flags)
+    view = View(columns(), has_colours())
+    return _delivered(explanation_text(found, flags["format"], view), found.estimate, found.notes, flags)
 
 
 def asked(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from llm_analysis.cli.commands.compare import FILES, SINGLE, estimates_of
-from llm_analysis.cli.commands.infer import asked, infer
+from llm_analysis.cli.commands.compare import SINGLE, estimates_of
+from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.writing import existing_folder, path_of
@@ -18,7 +18,7 @@ MOST_BARS, MOST_BATCHES = 12, 4096
 DEFAULT_BATCHES = "1:1024,3:768,5:640,7:896"
 
 
-@with_flags_of(infer, without=(*FILES, "format"), raw=True)
+@with_flags_of(infer, without=(*PRINTING, "format"), raw=True)
 def plot(
     *,
     kind: Annotated[str, Flag("roofline, breakdown, batch, pareto, cost or parity", OUTPUT)] = "roofline",

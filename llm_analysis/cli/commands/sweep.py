@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from llm_analysis.cli.commands.infer import infer
+from llm_analysis.cli.commands.infer import PRINTING, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
-from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output, complaint
+from llm_analysis.cli.output import Format, Output, complaint, set_log_level
 from llm_analysis.cli.progress import Progress, orderly_stop
 from llm_analysis.cli.writing import existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
@@ -20,7 +20,7 @@ from llm_analysis.explore.writers import KINDS, writer_of
 from llm_analysis.report.sweep import rendered, summary, wanted_columns
 from llm_analysis.report.tables import FORMATS
 
-FILES = ("output_dir", "output_file_prefix", "output_file_suffix", "format", "log_level")
+FILES = (*PRINTING, "must_fit", "format", "log_level")
 DEFAULT_TOP = 20  # rows of a table for people
 INTERRUPTED = 130
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
@@ -47,8 +47,7 @@ def sweep(
 ) -> Output:
     """Estimate all combinations of flag values: --tp_size 1,2,4 --batch_size_per_gpu 1:256 --seq_len 512:8192:512."""
     choice("format", format, FORMATS)
-    choice("log_level", log_level, LOG_LEVELS)
-    LOG.setLevel(log_level)
+    set_log_level(log_level)
     found = Sweep(flags)
     selection = Selection.of(None if columns is None else columns.split(","), where)
     limit = None if top is None else int(number("top", top))
