@@ -1,4 +1,7 @@
-"""TODO."""
+"""Collectives: bytes that one GPU sends, and the number of consecutive messages.
+
+A collective over several nodes is two operators: one inside the nodes, one between them, each over its own link.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from llm_analysis.units import Quantity
 def collective(
     name: str, kind: str, wire_bytes: Quantity, group: int, *, count: Quantity = 1.0, span: int | None = None
 ) -> list[Op]:
-    """A collective among `group` GPUs; none at all for a group of one.
+    """Return a collective among `group` GPUs as a list of one operator; an empty list for a group of one.
 
-    `wire_bytes` is what one GPU sends, `span` how many consecutive GPUs the group reaches over (which link it needs).
+    `wire_bytes` is sent by each GPU. `span` is the number of consecutive GPUs from the first to the last of the group;
+    it determines the link.
     """
     if group == 1:
         return []
@@ -21,16 +25,16 @@ def collective(
 
 
 def over_nodes(group: int, node: int) -> tuple[int, int]:
-    """GPUs of a group in each node (in the fullest, where they do not share out evenly), and nodes of `node` GPUs."""
+    """Return the GPUs of a group in its fullest node, and the number of nodes with `node` GPUs each."""
     nodes = -(-group // node)
     return -(-group // nodes), nodes
 
 
 def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, count: Quantity = 1.0) -> list[Op]:
-    """All-reduce of a message of `message_bytes` over `group` GPUs, `node` of which share the fast link.
+    """Return the all-reduce of `message_bytes` over `group` GPUs in nodes of `node` GPUs.
 
-    Inside a node each GPU sends 2 (t-1)/t M. Over n nodes the usual hierarchy: reduce-scatter and all-gather inside
-    the node, and an all-reduce of each GPU's 1/t part with its n-1 counterparts.
+    Inside a node each of t GPUs sends 2 (t-1)/t M. Over n nodes: reduce-scatter and all-gather inside the node, and an
+    all-reduce of each GPU's 1/t part with its n-1 counterparts.
     """
     inside, nodes = over_nodes(group, node)
     local = collective(name, "all_reduce", 2.0 * (inside - 1) / inside * message_bytes, inside, count=count)
@@ -44,9 +48,9 @@ def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, cou
 def all_gather(
     name: str, message_bytes: Quantity, group: int, *, node: int, count: Quantity = 1.0, stride: int = 1
 ) -> list[Op]:
-    """All-gather of `message_bytes` in all, a part on each of `group` GPUs that lie `stride` apart.
+    """Return the all-gather of `message_bytes` in total over `group` GPUs that are `stride` apart.
 
-    Inside a node each GPU sends (t-1)/t M. Over n nodes each GPU's part goes to its n-1 counterparts first.
+    Inside a node each of t GPUs sends (t-1)/t M. Over n nodes, each GPU first sends its part to its n-1 counterparts.
     """
     inside, nodes = over_nodes(group, max(node // stride, 1))
     wire, part = message_bytes * (inside - 1) / inside, message_bytes / inside * (nodes - 1) / nodes
@@ -64,10 +68,11 @@ def all_to_all(
     count: Quantity = 1.0,
     stride: int = 1,
 ) -> list[Op]:
-    """Tokens of each of `group` GPUs, `token_bytes` in all, to `copies` GPUs each, evenly; or back. Own copies stay.
+    """Return the all-to-all that sends the tokens of each GPU, `token_bytes` in total, to `copies` GPUs each, or back.
 
-    Over n nodes a token goes once to each node that needs it, an expected (n - 1) (1 - (1 - 1/n)^copies) others, and on
-    to its GPUs inside the node; on the way back they are added up there first (as in DeepEP, DeepSeek's library).
+    Destinations are spread evenly over the `group` GPUs; a copy for the same GPU is not sent. Over n nodes, a token goes
+    once to each node that needs it, (n - 1) (1 - (1 - 1/n)^copies) other nodes on average, and from there to the GPUs
+    of the node. On the way back, the outputs are added up inside the node first (as in DeepEP).
     """
     inside, nodes = over_nodes(group, max(node // stride, 1))
     near, others = copies * (inside - 1) / inside, (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)

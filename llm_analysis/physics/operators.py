@@ -1,4 +1,4 @@
-"""Physics 1: what one kernel or collective does, as numbers. Nothing here knows a GPU or a model.
+"""Operators: FLOP, bytes, weights and KV cache of one kernel, independent of any GPU and model.
 
 Notation: b sequences, q new tokens of each in this pass, c tokens of each already cached, r = b q rows,
 H heads and K key/value heads on this GPU, d head size, w window, t GPUs in a collective, M bytes in its message.
@@ -7,7 +7,7 @@ H heads and K key/value heads on this GPU, d head size, w window, t GPUs in a co
     attention    FLOP 4 b H d * pairs      bytes: K, V of the visible tokens once, the new ones written, Q in, O out
                  pairs = (query, key) pairs under the causal mask = sum over the q new tokens of min(c + i, w)
     elementwise  bytes in and out; its FLOP hide behind them and are not counted
-    all_reduce   2 (t-1)/t M over the wire from each GPU (reduce-scatter, then all-gather), t-1 peers to hear from
+    all_reduce   2 (t-1)/t M sent by each GPU (reduce-scatter, then all-gather) in t-1 messages
     all_gather   (t-1)/t M, where each GPU has M/t of the message
 
 Every `Op` holds what one GPU does in one run; `count` is how often it runs in a pass. `params` is the exception: it
@@ -42,10 +42,10 @@ class Op(NamedTuple):
     weight_bytes: Quantity = 0.0  # weights read
     activation_bytes: Quantity = 0.0  # activations read and written
     kv_bytes: Quantity = 0.0  # KV cache (or state) read and written
-    parallelism: Quantity = inf  # independent pieces of work, where too few cannot fill the chip
+    parallelism: Quantity = inf  # independent work items; too few cannot fill the GPU
     group: float = 1.0  # query heads of an attention that share a KV head
     span: int = 1  # consecutive GPUs that a collective reaches over; 1: no network
-    messages: float = 0.0  # one after another, each paying the link's latency
+    messages: float = 0.0  # consecutive messages, each with the latency of the link
     wire_bytes: Quantity = 0.0  # sent by this GPU
     params: float = 0.0  # weights in the model, all GPUs together
     stored_bytes: float = 0.0  # weights held by this GPU
@@ -150,7 +150,7 @@ def _triangle(n: Quantity) -> Quantity:
 def visible_pairs(tokens: Quantity, window: float = inf, chunk: float = inf) -> Quantity:
     """(query, key) pairs of a causal pass over `tokens` tokens: the sum of min(i, window) for i = 1 .. tokens.
 
-    With `chunk`, attention starts anew every `chunk` tokens.
+    With `chunk`, attention restarts every `chunk` tokens.
     """
     if chunk < inf:
         whole = floor(tokens / chunk)

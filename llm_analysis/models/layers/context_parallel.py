@@ -1,17 +1,18 @@
-"""Context parallelism: n groups of t tensor-parallel GPUs share the tokens of a sequence, each with all the weights.
+"""Context parallelism: n ranks share the tokens of a sequence; a rank is t tensor-parallel GPUs with all weights.
 
-Prefill (Llama 3, 2024, section 3.3.2): a rank takes q/n of the new tokens of each prompt, as two pieces, the i-th from
-the front and the i-th from the back, so that all ranks have as many (query, key) pairs. In each layer the keys and
-values that its queries see and that others hold come by an all-gather: of T tokens T (n-1)/n, or the reach of a window
-before each of the two pieces. Nothing else runs meanwhile: an upper bound of ring attention (Liu et al. 2023), which
-hides what it sends behind the attention over what has arrived.
+Prefill (Llama 3, 2024, section 3.3.2): a rank computes q/n of the new tokens of each prompt, in two pieces: the i-th
+from the front and the i-th from the back. This gives all ranks the same number of (query, key) pairs. In each layer an
+all-gather brings the keys and values of the other ranks: T (n-1)/n of T tokens, or, with a sliding window, the window
+before each of the two pieces. The attention waits for the all-gather; the estimate is therefore an upper bound of ring
+attention (Liu et al. 2023), which overlaps both.
 
-Decode (Yang et al. 2024, arXiv:2411.01783, pass-Q): the cache stays where the prefill left it, T/n tokens on a rank,
-and new tokens go to the ranks in turn. A rank computes the matrices of b/n of the b sequences; their queries go to all,
-each attends for all b over its own T/n tokens, and the partial outputs go back, to be merged by their log-sum-exps.
-A window of w tokens lies in the last pieces: the busiest rank holds and reads min(w, T/n) at most, all w up to T/2n.
+Decode (pass-Q of Yang et al. 2024, arXiv:2411.01783): the KV cache stays on the rank that computed it, T/n tokens each,
+and new tokens are assigned to the ranks in turn. A rank computes the matrices of b/n of the b sequences. All ranks get
+the queries of all sequences, attend over their own T/n tokens, and send back partial outputs, which are merged by their
+log-sum-exps. A window of w tokens is in the last pieces: the busiest rank holds and reads at most min(w, T/n) tokens,
+and all w while w is at most T/2n.
 
-Shares are smooth, as those of micro-batches are: b/n sequences, and one at least on the busiest rank.
+b/n need not be whole, but the busiest rank has at least one sequence.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ LSE_BYTES = 4.0  # a 32-bit log-sum-exp for each head and query
 
 
 class Shapes(NamedTuple):
-    """What of an attention the ranks send one another."""
+    """Sizes that determine what ranks exchange for one attention."""
 
     heads: float  # on this GPU
     key_dim: float  # elements of a query, for each head
     value_dim: float
     row_bytes: float  # keys and values of one token on this GPU
-    reach: float = inf  # tokens before a query that it sees at most
+    reach: float = inf  # most tokens before a query that it attends to
     writes: bool = True  # whether the layer writes its keys and values to the cache
 
 
 def shared_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
-    """`attend`, the attention of a pass, as one rank does its share of it, and what the ranks exchange for it."""
+    """Return one rank's share of the attention `attend` of a pass, and the collectives that it needs."""
     if p.layout.cp_size == 1:
         return [attend(p.whole)]
     return partial_attention(p, shapes, attend) if p.whole.phase == "decode" else gathered_attention(p, shapes, attend)
 
 
 def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
-    """A rank's queries over the keys and values of all ranks, which it gathers into a buffer of this layer."""
+    """Return the prefill attention of one rank over keys and values gathered from all ranks into a buffer."""
     n, t, node, b, total = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.step.batch, p.step.total
     mine, row_bytes = p.step.new_tokens, b * shapes.row_bytes
     seen: Quantity = minimum(total, minimum(mine + 2 * shapes.reach, p.whole.new_tokens + shapes.reach))
@@ -65,10 +66,10 @@ def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) ->
 
 
 def partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
-    """The queries of all ranks over the tokens that the busiest holds, and the parts of its own outputs merged."""
+    """Return the decode attention of the busiest rank over its own tokens, and the merge of partial outputs."""
     n, t, node, rows = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.rows
     op, width, outputs = attend(p.whole), p.dtypes.stream_bytes, shapes.heads * shapes.value_dim
-    held = p.whole.batch * p.whole.total * shapes.row_bytes  # by all ranks, where no window bounds it
+    held = p.whole.batch * p.whole.total * shapes.row_bytes  # cache of all ranks without a window
     written = p.whole.rows * shapes.row_bytes if shapes.writes else 0.0
     share = minimum(1.0, (held + written) / (n * op.kv_bytes))
     queries = n * rows * shapes.heads * shapes.key_dim * width
