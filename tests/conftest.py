@@ -15,14 +15,14 @@ from llm_analysis.cli.main import main
 ROOT = Path(__file__).parents[1]  # of the checkout
 SHARED = ROOT.parent / "shared"  # measurements and facts; tests that need it are skipped where it is missing
 
-# Timings on a shared machine say nothing about the code, so no example has a deadline.
+# No deadline per example: timings on a shared machine are not reproducible.
 settings.register_profile("fast", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", parent=settings.get_profile("fast"), max_examples=2000)
 settings.load_profile("fast")
 
 
 class Answer(NamedTuple):
-    """What a command line gave: its exit status, and what it printed on stdout and stderr."""
+    """The result of a command line: exit status, stdout and stderr."""
 
     status: int
     out: str
@@ -44,7 +44,7 @@ def asked(*arguments: str) -> Answer:
 
 @pytest.fixture(scope="session")
 def ask() -> Ask:
-    """Asks the command line; the arguments as a shell would pass them."""
+    """Return a function that runs the command line with the given arguments and returns an Answer."""
     return asked
 
 

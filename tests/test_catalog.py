@@ -1,4 +1,4 @@
-"""The catalogue's facts: every file is sound by itself, and says what the fact tables say where those are at hand."""
+"""The catalogue: every file is valid, and agrees with the fact tables if they are present."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What the package costs to start: what an answer imports, what importing reads; and which runtimes it says it has."""
+"""Start of the package: modules and files that an import and an answer load; the default runtime in the help."""
 
 import json
 import subprocess

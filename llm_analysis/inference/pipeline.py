@@ -7,7 +7,7 @@ next item enters a stage when the one before has left it, so the sequence takes
     seconds(m) = sum over items of S_i  +  max over items of (T_i - S_i)          m = 1, 2, 4, ...
 
 the slots one after another, and the largest item once through the other stages. For n equal items that is
-T + (n - 1) S; for p equal stages (n + p - 1) S. Narrow micro-batches use the GPUs less well, so the m that makes the
+T + (n - 1) S; for p equal stages (n + p - 1) S. Small micro-batches use the GPUs less well, so the m that makes the
 sequence shortest is taken, up to the point where the flush of the pipeline is a small part. Every decode step flushes:
 the sampled tokens come back before the next step begins.
 """
@@ -33,7 +33,7 @@ class _Item(NamedTuple):
     """One micro-batch: its operators with their costs in each kind of stage, and in its sends."""
 
     stages: list[Timed]
-    alike: list[int]  # stages of each kind
+    alike: list[int]  # number of stages of each kind
     sends: Timed
     last_send: Timed  # of the slot
 

@@ -70,9 +70,9 @@ def all_to_all(
 ) -> list[Op]:
     """Return the all-to-all that sends the tokens of each GPU, `token_bytes` in total, to `copies` GPUs each, or back.
 
-    Destinations are spread evenly over the `group` GPUs; a copy for the same GPU is not sent. Over n nodes, a token goes
-    once to each node that needs it, (n - 1) (1 - (1 - 1/n)^copies) other nodes on average, and from there to the GPUs
-    of the node. On the way back, the outputs are added up inside the node first (as in DeepEP).
+    Destinations are spread evenly over the `group` GPUs; a copy for the same GPU is not sent. Over n nodes, a token
+    goes once to each node that needs it, (n - 1) (1 - (1 - 1/n)^copies) other nodes on average, and from there to the
+    GPUs of the node. On the way back, the outputs are added up inside the node first (as in DeepEP).
     """
     inside, nodes = over_nodes(group, max(node // stride, 1))
     near, others = copies * (inside - 1) / inside, (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)

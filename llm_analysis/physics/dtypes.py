@@ -7,10 +7,10 @@ A name is one of `EVERYDAY`, a list of widths, or a combination:
     bf16+mxfp4           bf16, with routed experts in mxfp4
     fp8+mlp:nvfp4        fp8, with dense and shared feed-forwards in nvfp4; `head:` gives the output head's format
 
-Bare widths stand for: 32 fp32, 16 half precision (the faster of fp16 and bf16), 8 int8, 6 fp6, 4 int4.
+Bare widths mean: 32 fp32, 16 half precision (the faster of fp16 and bf16), 8 int8, 6 fp6, 4 int4.
 Weights narrower than the activations are expanded inside the kernel and multiplied at the rate of the activations.
-Embedding, output head and the residual stream between kernels keep 16 bits under all narrow formats. The KV cache has
-the width of the activations, at least 8 bits, unless the name gives one.
+Embedding, output head and the residual stream between kernels keep 16 bits under all formats with fewer bits. The KV
+cache has the width of the activations, at least 8 bits, unless the name gives one.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _GROUPED = re.compile(r"int4_g(?P<group>[1-9][0-9]{0,3})")
 
 
 class Everyday(NamedTuple):
-    """A format that has a name of its own."""
+    """A format with a name, as opposed to widths in bits."""
 
     weights: str
     weight_bits: float
-    scale_bits: float  # per weight, beside its own bits
+    scale_bits: float  # per weight, in addition to its own bits
     math: str  # format of the matrix products
     stream: str  # format of the activations between kernels
     activation_bits: int
@@ -177,7 +177,7 @@ class Dtypes(NamedTuple):
 
 
 def _available(rate: str, half: str, peak_flops: Mapping[str, float], gpu_name: str) -> tuple[str, str]:
-    """Return the rate that stands in for `rate` on a GPU, and a note if it is another one.
+    """Return the rate that a GPU uses for `rate`, and a note if it is a different one.
 
     Raise BadValue if the GPU has no rate to emulate it with.
     """

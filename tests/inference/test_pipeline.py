@@ -1,4 +1,4 @@
-"""Layouts: micro-batches of a pipeline, and where groups of GPUs lie. Laws, and cases worked out by hand."""
+"""Pipelines: micro-batches, stages and the links between groups of GPUs, by laws and by hand."""
 
 from itertools import pairwise, product
 from typing import Any
