@@ -1,6 +1,7 @@
 """How long a language model takes on a GPU, what fits in memory, and why. No GPU needed.
 
-    from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
+    from llm_analysis import estimate, plan, sweep
+    estimate("llama-3.1-70b", "h200-sxm-141gb", dtype_name="fp8", tp_size=4, batch_size_per_gpu=28)
 
 Names are imported on first use, so that `import llm_analysis` costs nothing.
 """
@@ -11,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llm_analysis.api import estimate, plan, sweep
     from llm_analysis.catalog import get_gpu, get_model
     from llm_analysis.errors import LLMAnalysisError
     from llm_analysis.hardware.gpu import GPU
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from llm_analysis.physics.parallelism import Parallelism
 
 HOME = {
+    "estimate": "api",
+    "plan": "api",
+    "sweep": "api",
     "LLMAnalysis": "inference.analysis",
     "get_gpu": "catalog",
     "get_model": "catalog",
@@ -50,10 +55,13 @@ __all__ = [
     "Parallelism",
     "Runtime",
     "Step",
+    "estimate",
     "get_dtypes",
     "get_gpu",
     "get_model",
     "get_runtime",
+    "plan",
+    "sweep",
 ]
 
 

@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.glob("**/*.py"))
 # Layers of the stack, top first. A package may import those below it, never those beside or above it.
 STACK = (
     ("__main__", "cli"),
+    ("api",),
     ("report",),
     ("explore",),
     ("calibration",),

@@ -23,6 +23,7 @@ COMMANDS = {
     "infer": ("infer", "infer", "Estimate prefill and decode latency, memory and cost."),
     "explain": ("infer", "explain", "Compare an estimate with the speed of light."),
     "sweep": ("sweep", "sweep", "Estimate all combinations of flag values."),
+    "plan": ("plan", "plan", "Find the cheapest way to serve a model within limits."),
     "compare": ("compare", "compare_command", "Compare two to six scenarios side by side."),
     "plot": ("plot", "plot", "Draw a picture: roofline, breakdown, batch, pareto, cost or parity."),
     "models": ("catalogue", "models", "List the models of the catalogue."),

@@ -16,7 +16,7 @@ from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
-from llm_analysis.explore.steady import Steady, as_server, steady_state
+from llm_analysis.explore.steady import Steady, as_server, steady_state, waiting
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import pass_seconds
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MOST_BATCH = 1024  # sequences in flight per replica; the largest default of the engines
 CHUNK = 8192  # tokens of a prefill pass: bounds the activations
+PREFILL_SEQUENCES = 16  # that a prefill worker may hold, waiting ones included
 MOST_BUSY = 0.95  # share of the time that a prefill worker may be busy
 FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs that multiply them
 MODES = ("aggregated", "disaggregated")
@@ -115,7 +116,11 @@ class Miss(NamedTuple):
 
     description: str
     needed: dict[str, float]  # limit -> value that admits it
-    excess: float  # largest ratio of a value to its limit
+    excess: float  # largest ratio of a value to its limit; infinite if nothing fits in memory
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; None for an infinite excess."""
+        return self._asdict() | {"excess": self.excess if isfinite(self.excess) else None}
 
 
 class Loser(NamedTuple):
@@ -135,6 +140,7 @@ class Points(NamedTuple):
     batch: Array
     users: Array
     per_gpu: Array
+    price: float | None = None  # of one GPU for an hour
 
 
 class Plan(NamedTuple):
@@ -147,6 +153,7 @@ class Plan(NamedTuple):
     at_band_edge: Configuration | None  # the best one if latencies are at the high edge of their error band
     rejected: tuple[Loser, ...]
     miss: Miss | None
+    misses: dict[str, Miss]  # of the GPUs without a configuration within the limits
     curves: tuple[Points, ...]
     points: int
     notes: tuple[str, ...]
@@ -201,7 +208,7 @@ class Plan(NamedTuple):
         if best.prefill_layout is None:
             return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK)]
         return [
-            Server(s.model, s.dtypes, best.prefill_layout, 1, tokens, CHUNK, role="prefill"),
+            Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
             Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode"),
         ]
 
@@ -261,7 +268,7 @@ def plan(
 def _check(demand: Demand) -> None:
     """Raise BadValue for a demand without, or with two, statements of load, or of no tokens."""
     if (demand.request_rate is None) == (demand.concurrency is None):
-        raise BadValue("give the load as request_rate or as concurrency, one of the two")
+        raise BadValue("give the load as request_rate or as max_concurrency, one of the two")
     load = demand.request_rate if demand.concurrency is None else demand.concurrency
     if load is None or not 0 < load < inf:
         raise BadValue(f"the load must be a number above 0, not {load}")
@@ -288,7 +295,7 @@ class _Search:
         self.points = 0
         self.curves: list[_Curve] = []
         self.prefills: list[tuple[_Curve, float]] = []  # with the seconds of one prompt, transfer included
-        self.unfit: dict[str, float] = {}  # GPU and format -> bytes missing on the best layout
+        self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
         self.notes: dict[str, None] = {}
 
     def add(self, gpu: GPU, formats: Sequence[str] | None) -> None:
@@ -356,7 +363,7 @@ class _Search:
         )
         memory = Memory(scenario, workload)
         if not memory.fits:
-            key = f"{scenario.gpu.name} {scenario.dtypes.name}"
+            key = scenario.gpu.name, scenario.dtypes.name
             missing = -float(memory.left)
             self.unfit[key] = min(self.unfit.get(key, inf), missing)
             return 0
@@ -372,10 +379,21 @@ class _Search:
         edge_found = found if edges else other
         edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
         losers = () if best is None else tuple(self._losers(best, admitted))
-        miss = None if best is not None else self._miss(found, edges)
-        curves = tuple(self._front_points())
+        names = dict.fromkeys([curve.scenario.gpu.name for curve in self.curves] + [gpu for gpu, _ in self.unfit])
+        without = [name for name in names if name not in {c.gpu_name for c in admitted}]
+        misses = {name: self._miss(found, edges, name) for name in without}
         return Plan(
-            self.model.name, self.demand, self.limits, best, edge, losers, miss, curves, self.points, tuple(self.notes)
+            model_name=self.model.name,
+            demand=self.demand,
+            limits=self.limits,
+            best=best,
+            at_band_edge=edge,
+            rejected=losers,
+            miss=None if best is not None else min(misses.values(), key=lambda each: each.excess, default=None),
+            misses=misses,
+            curves=tuple(self._front_points()),
+            points=self.points,
+            notes=tuple(self.notes),
         )
 
     def _affordable(self, c: Configuration) -> bool:
@@ -434,17 +452,17 @@ class _Search:
         matched = []
         for curve, seconds in prefills:
             own = seconds * (curve.ttft_edge if edges else 1.0)
-            wait = self.limits.ttft - own
+            servers = curve.ranks * curve.scenario.layout.pp_size  # prompts that a worker computes at the same time
+            service, wait = own / servers, self.limits.ttft - own
             if wait < 0:
                 continue
-            busy = min(2 * wait / (2 * wait + own), MOST_BUSY) if isfinite(wait) else MOST_BUSY
-            workers = ceil(rate * own / max(busy, 1e-9) / curve.ranks - 1e-12)
-            matched.append((workers * curve.gpus, workers, curve, own))
+            busy = min(2 * wait / (2 * wait + service), MOST_BUSY) if isfinite(wait) else MOST_BUSY
+            workers = ceil(rate * service / max(busy, 1e-9) - 1e-12)
+            first = own + waiting(rate / workers, service)
+            matched.append((workers * curve.gpus, first, workers, curve))
         if not matched:
             return
-        _, workers, prefill, own = min(matched, key=lambda each: (each[0], each[3]))
-        busy = rate * own / (workers * prefill.ranks)
-        first = own + busy * own / (2 * (1 - busy))
+        _, first, workers, prefill = min(matched, key=lambda each: each[:2])
         for coarse in curves:
             curve = coarse
             b = curve.tpot_edge if edges else 1.0
@@ -552,25 +570,23 @@ class _Search:
             excess = c.price / best.price - 1
             yield Loser(c, excess, _reason(c))
 
-    def _miss(self, found: Sequence[Configuration], edges: bool) -> Miss | None:
-        """Return the nearest miss: a configuration beyond the cost or GPUs, else the batch nearest to the latencies."""
-        low = self.limits
-        if found:
-            nearest = min(found, key=_order)
+    def _miss(self, found: Sequence[Configuration], edges: bool, gpu: str) -> Miss:
+        """Return the nearest miss of a GPU: beyond the cost or the number of GPUs, else nearest to the latencies."""
+        low, own = self.limits, [c for c in found if c.gpu_name == gpu]
+        if own:
+            nearest = min(own, key=_order)
+            hourly = nearest.cost_per_hour or 0.0
             needed: dict[str, float] = {}
             if nearest.num_gpus > low.gpus:
                 needed["max_gpus"] = nearest.num_gpus
-            if (nearest.cost_per_hour or 0.0) > low.cost_per_hour:
-                needed["max_cost_per_hour"] = nearest.cost_per_hour or 0.0
-            excess = max(nearest.num_gpus / low.gpus, (nearest.cost_per_hour or 0.0) / low.cost_per_hour)
-            return Miss(_described(nearest), needed, excess)
-        misses = [self._miss_of(curve, edges) for curve in self.curves]
+            if hourly > low.cost_per_hour:
+                needed["max_cost_per_hour"] = hourly
+            return Miss(_described(nearest), needed, max(nearest.num_gpus / low.gpus, hourly / low.cost_per_hour))
+        misses = [self._miss_of(curve, edges) for curve in self.curves if curve.scenario.gpu.name == gpu]
         if misses:
             return min(misses, key=lambda each: each.excess)
-        if self.unfit:
-            key, missing = min(self.unfit.items(), key=lambda item: item[1])
-            return Miss(f"{key}: {missing / 1e9:,.1f} GB more per GPU would be needed for one sequence", {}, inf)
-        return None
+        missing, dtype = min((bytes_, dtype) for (name, dtype), bytes_ in self.unfit.items() if name == gpu)
+        return Miss(f"{gpu} {dtype}, which needs {missing / 1e9:,.1f} GB more per GPU for one sequence", {}, inf)
 
     def _miss_of(self, curve: _Curve, edges: bool) -> Miss:
         """Return the batch of a scenario that is nearest to the limits on latency."""
@@ -600,7 +616,7 @@ class _Search:
             users = 1 / s.tpot[within]
             per_gpu = curve.batch[within] * curve.ranks * users / curve.gpus
             name = curve.scenario
-            yield Points(name.gpu.name, name.dtypes.name, name.layout, curve.batch[within], users, per_gpu)
+            yield Points(name.gpu.name, name.dtypes.name, name.layout, curve.batch[within], users, per_gpu, curve.price)
 
 
 def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:

@@ -12,7 +12,9 @@ requests per second. A new request waits for half of the running step, for promp
 
     TTFT = T / 2 + W + T_m(n, 1),  W = r D / (2 (1 - r)),  r = rate * D,  D = T_m(n, 1) - T_d(n)
 
-W is the mean wait of a queue with Poisson arrivals and constant service time (Pollaczek and Khinchine).
+W is the mean wait of a queue with Poisson arrivals and constant service time (Pollaczek and Khinchine). The p stages of
+a pipeline work on p micro-batches of n / p sequences at the same time, so that T_d, T_m and j are those of n / p
+sequences through all stages, and D is divided by p.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from llm_analysis.inference.passes import carried
 from llm_analysis.inference.pipeline import pass_ops
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, decode_passes
-from llm_analysis.physics.operators import Step
+from llm_analysis.models.forward import stage_sends
+from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum, minimum
 
 Figure: TypeAlias = Any  # a float, or a float64 array for an array of batch sizes
@@ -37,13 +40,18 @@ class Steady(NamedTuple):
     tpot: Figure
     step: Figure  # without prompts
     prompt: Figure  # of a step that computes one prompt too
+    service: Figure  # seconds by which one prompt delays the next
     rate: Figure  # that keeps this many sequences in flight
 
     def ttft(self, rate: Figure) -> Figure:
         """Return the mean time to the first token at `rate` requests per second, at most `self.rate`."""
-        service = maximum(self.prompt - self.step, 0.0)
-        busy = minimum(rate * service, 0.999)
-        return self.tpot / 2 + busy * service / (2 * (1 - busy)) + self.prompt
+        return self.tpot / 2 + waiting(rate, self.service) + self.prompt
+
+
+def waiting(rate: Figure, service: Figure) -> Figure:
+    """Return the mean wait of a queue with Poisson arrivals and constant service time, in seconds."""
+    busy = minimum(rate * service, 0.999)
+    return busy * service / (2 * (1 - busy))
 
 
 def as_server(scenario: Scenario) -> Scenario:
@@ -56,20 +64,31 @@ def as_server(scenario: Scenario) -> Scenario:
 
 def steady_state(server: Scenario, batch: Quantity, input_tokens: int, output_tokens: int) -> Steady:
     """Return continuous batching at `batch` sequences in flight, each with these numbers of tokens."""
-    steps = [
-        (weight, step._replace(batch=batch)) for weight, step in _decode_steps(server, input_tokens, output_tokens)
+    stages = server.layout.pp_size
+    micro = maximum(batch / stages, 1.0)
+    passes = [
+        (weight, step._replace(batch=micro)) for weight, step in _decode_steps(server, input_tokens, output_tokens)
     ]
-    step = sum((weight * server.method.seconds(server, each) for weight, each in steps), 0.0)
-    context = sum((weight * each.context for weight, each in steps), 0.0)
-    joining = batch / output_tokens
-    one = _with_prompts(server, Step(batch, 1.0, context, "decode"), step, 1.0, input_tokens)
+    decoded = [(weight, _ops(server, step)) for weight, step in passes]
+    step = sum((weight * pass_seconds(server.timed(ops)) for weight, ops in decoded), 0.0)
+    context = sum((weight * each.context for weight, each in passes), 0.0)
+    own = decoded[0][1] if len(decoded) == 1 else _ops(server, Step(micro, 1.0, context, "decode"))
+    joining = batch / stages / output_tokens
     prompts = maximum(joining, 1.0)
-    more = one
+    one = more = _with_prompts(server, own, Step(1.0, float(input_tokens)))
     if not _all_ones(prompts):
-        more = _with_prompts(server, Step(batch, 1.0, context, "decode"), step, prompts, input_tokens)
+        more = _with_prompts(server, own, Step(prompts, float(input_tokens)))
     often = minimum(joining, 1.0)
     tpot = (1 - often) * step + often * more
-    return Steady(tpot, step, one, batch / ((output_tokens - 1) * tpot + one))
+    service = maximum(one - step, 0.0) / stages
+    return Steady(tpot, step, one, service, batch / ((output_tokens - 1) * tpot + one))
+
+
+def _ops(server: Scenario, step: Step) -> list[Op]:
+    """Return the operators of a pass through all stages."""
+    ops = pass_ops(server, step)
+    s = server
+    return ops + stage_sends(s.model, step, s.dtypes, s.layout) if s.layout.pp_size > 1 else ops
 
 
 def _decode_steps(server: Scenario, input_tokens: int, output_tokens: int) -> list[tuple[Quantity, Step]]:
@@ -84,12 +103,9 @@ def _decode_steps(server: Scenario, input_tokens: int, output_tokens: int) -> li
     return [(1.0, Step(1.0, 1.0, input_tokens + (steps - 1) / 2, "decode"))]
 
 
-def _with_prompts(server: Scenario, decode: Step, alone: Quantity, prompts: Quantity, tokens: int) -> Quantity:
-    """Return the seconds of a step that computes prompts too. In a pipeline they are passes of their own."""
-    prompt = Step(prompts, float(tokens))
-    if server.layout.pp_size > 1:
-        return alone + server.method.seconds(server, prompt)
-    return pass_seconds(server.timed(carried(pass_ops(server, decode), pass_ops(server, prompt))))
+def _with_prompts(server: Scenario, decode: list[Op], prompts: Step) -> Quantity:
+    """Return the seconds of a decode step that computes prompts too."""
+    return pass_seconds(server.timed(carried(decode, _ops(server, prompts))))
 
 
 def _all_ones(prompts: Quantity) -> bool:

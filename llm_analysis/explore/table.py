@@ -36,6 +36,13 @@ class Table(Mapping[str, "Column"]):
             return self._columns[name]
         return self._columns[column_named(name, list(self._columns))]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a column, or `default` if there is none of that name."""
+        return self._columns.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
 

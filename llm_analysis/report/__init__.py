@@ -5,6 +5,7 @@ estimate      the answer of infer
 explanation   the answer of explain
 accuracy      the answers of validate and calibrate
 sweep         the rows of sweep
+plan          the answer of plan
 compare       the answer of compare
 plots         pictures (matplotlib)
 gpu           one GPU in full, with the measurements that its estimates rest on

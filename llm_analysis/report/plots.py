@@ -103,7 +103,7 @@ def _titled(figure: Figure, question: str, setting: str = "") -> None:
         figure.axes[0].set_title(lines, fontsize=9, fontweight="normal", color=GREY, loc="left")
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return a GPU's name without memory size and form factor: h200-sxm-141gb is H200."""
     base, _, rest = name.partition("-")
     return "-".join([base.upper(), *(part for part in rest.split("-") if part in ("pcie", "nvl", "nvl72", "ada"))])
@@ -118,7 +118,7 @@ def _layout(e: Estimate) -> str:
 def on_gpus(e: Estimate) -> str:
     """Return model, format and GPUs of an estimate."""
     layout = f" ({_layout(e)})" if _layout(e) else ""
-    return f"{e.model_name} {e.dtype_name} on {e.num_gpus} x {_short(e.gpu_name)}{layout}"
+    return f"{e.model_name} {e.dtype_name} on {e.num_gpus} x {short_name(e.gpu_name)}{layout}"
 
 
 # Roofline
@@ -391,7 +391,7 @@ def breakdown(estimates: Sequence[Estimate]) -> Figure:
 def _bar_name(e: Estimate, others: Sequence[Estimate]) -> str:
     """Return GPU, format and layout, with the model if the bars are of several."""
     model = f"{e.model_name} " if len({o.model_name for o in others}) > 1 else ""
-    return " ".join(f"{model}{_short(e.gpu_name)} {e.dtype_name} {_layout(e)}".split())
+    return " ".join(f"{model}{short_name(e.gpu_name)} {e.dtype_name} {_layout(e)}".split())
 
 
 def _by_group(e: Estimate, phase: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 infer       infer and explain
 catalogue   models, gpus and dtypes
 sweep       sweep
+plan        plan
 compare     compare
 plot        plot
 accuracy    validate and calibrate

@@ -1,16 +1,18 @@
 """The command `plot`: pictures of estimates and of their accuracy."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from llm_analysis.cli.commands.compare import SINGLE, estimates_of
 from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Output
-from llm_analysis.cli.writing import existing_folder, path_of
-from llm_analysis.errors import BadValue, choice, shown
+from llm_analysis.cli.pictures import pareto_figure, picture_path, with_picture
+from llm_analysis.cli.writing import path_of
+from llm_analysis.errors import BadValue, choice
 from llm_analysis.explore.combinations import axes, combinations
+from llm_analysis.explore.planning import planned
+from llm_analysis.explore.ranges import values_of
 from llm_analysis.explore.where import SECONDS, quantity
 from llm_analysis.inference.estimate import Estimate
 
@@ -24,6 +26,8 @@ def plot(
     kind: Annotated[str, Flag("roofline, breakdown, batch, pareto, cost or parity", OUTPUT)] = "roofline",
     output_file: Annotated[str | None, Flag("picture to write, .png or .svg; the default is KIND.png", OUTPUT)] = None,
     max_tpot: Annotated[str | None, Flag("limit to draw, such as 20ms", OUTPUT)] = None,
+    max_ttft: Annotated[str | None, Flag("of pareto and cost: limit on TTFT, such as 1s", OUTPUT)] = None,
+    prices: Annotated[str | None, Flag("of cost: CSV of gpu_name,cost_per_hour", OUTPUT)] = None,
     measurements: Annotated[str | None, Flag("of parity: CSV file of measurements of your own", OUTPUT)] = None,
     **flags: Any,
 ) -> Output:
@@ -46,28 +50,23 @@ def plot(
     elif kind == "batch":
         figure = batch_figure(flags, limit)
     else:
-        raise BadValue(f"plot --kind {kind} is drawn by `llm-analysis plan --plot FILE`")
+        figure = _searched(kind, flags, {"max_tpot": max_tpot, "max_ttft": max_ttft, "prices": prices})
     return with_picture(Output(""), target, figure)
 
 
-def picture_path(flag: str, value: str) -> Path:
-    """Return the path of a picture to write. Raises BadValue for another ending, or a folder that is missing."""
-    from llm_analysis.report.plots import FORMATS
-
-    path = path_of(flag, value)
-    if path.suffix[1:].lower() not in FORMATS or path.is_dir():
-        raise BadValue(f"{flag} must be a file ending in .png or .svg, not {shown(value)}")
-    existing_folder(str(path.parent), f"the folder of {flag}")
-    return path
-
-
-def with_picture(output: Output, path: Path, figure: Any) -> Output:
-    """Return the output with a picture among its files, and a line that names it."""
-    from llm_analysis.report.plots import drawn
-
-    text = "\n\n".join(part for part in (output.text, f"wrote {path}") if part)
-    files = {**output.files, path.name: drawn(figure, path.suffix[1:].lower())}
-    return output._replace(text=text, folder=path.parent, files=files)
+def _searched(kind: str, flags: Mapping[str, Any], limits: Mapping[str, Any]) -> Any:
+    """Return the front of each GPU, or what it costs, from the search of plan. Raises LLMAnalysisError."""
+    if kind == "cost" and limits["prices"] is None and flags["cost_per_gpu_hour"] is None:
+        raise BadValue("plot --kind cost needs prices: give --prices or --cost_per_gpu_hour")
+    shared = ("model_name", "gpu_name", "dtype_name", "allow_download", "method", "runtime")
+    asked: dict[str, Any] = {name: flags[name] for name in shared}
+    for name in ("seq_len", "num_tokens_to_generate", "gpu_memory_utilization", "cost_per_gpu_hour"):
+        values = values_of(name, flags[name])
+        if len(values) > 1:
+            raise BadValue(f"plot --kind {kind} takes one value of {name}, not {len(values)}")
+        asked[name] = values[0]
+    asked |= {"request_rate": 1.0, "mode": "aggregated", **limits}
+    return pareto_figure(planned(asked), cost=kind == "cost")
 
 
 def _scored(measurements: str | None) -> Any:

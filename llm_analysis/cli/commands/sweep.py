@@ -186,6 +186,7 @@ def part_path(folder: Path, number: int) -> Path:
 
 def _drawn(output: Output, flags: dict[str, Any], plot: str) -> Output:
     """Return the output with a picture of latency and throughput by batch size."""
-    from llm_analysis.cli.commands.plot import batch_figure, picture_path, with_picture
+    from llm_analysis.cli.commands.plot import batch_figure
+    from llm_analysis.cli.pictures import picture_path, with_picture
 
     return with_picture(output, picture_path("plot", plot), batch_figure({**flags, "format": "table"}, None))

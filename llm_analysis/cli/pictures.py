@@ -1,0 +1,48 @@
+"""Pictures among the files of a command."""
+
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from llm_analysis.cli.output import Output
+from llm_analysis.cli.writing import existing_folder, path_of
+from llm_analysis.errors import BadValue, shown
+from llm_analysis.explore.plan import Plan
+
+
+def picture_path(flag: str, value: str) -> Path:
+    """Return the path of a picture to write. Raises BadValue for another ending, or a folder that is missing."""
+    from llm_analysis.report.plots import FORMATS
+
+    path = path_of(flag, value)
+    if path.suffix[1:].lower() not in FORMATS or path.is_dir():
+        raise BadValue(f"{flag} must be a file ending in .png or .svg, not {shown(value)}")
+    existing_folder(str(path.parent), f"the folder of {flag}")
+    return path
+
+
+def with_picture(output: Output, path: Path, figure: Any) -> Output:
+    """Return the output with a picture among its files, and a line that names it."""
+    from llm_analysis.report.plots import drawn
+
+    text = "\n\n".join(part for part in (output.text, f"wrote {path}") if part)
+    files = {**output.files, path.name: drawn(figure, path.suffix[1:].lower())}
+    return output._replace(text=text, folder=path.parent, files=files)
+
+
+def pareto_figure(found: Plan, *, cost: bool = False) -> Any:
+    """Return the front of tokens/s/GPU over tokens/s/user for each GPU of a plan, or its cost."""
+    from llm_analysis.report import plots
+    from llm_analysis.report.plan import series
+
+    if not found.curves:
+        raise BadValue("no point to draw: no GPU holds the model")
+    d, low = found.demand, found.limits
+    work = f"{d.input_tokens:,} tokens in, {d.output_tokens:,} out"
+    work += f", TTFT within {low.ttft:g} s" if low.ttft < inf else ""
+    limit = low.tpot if low.tpot < inf else None
+    if cost:
+        about = f"{work}; the cheapest format, layout and batch at each speed; replicas are not rounded up"
+        return plots.cost(series(found, cost=True), found.model_name, about, limit)
+    about = f"{work}; dots: all points searched; lines: the front of each GPU"
+    return plots.pareto(series(found), found.model_name, about, limit)

@@ -1,0 +1,160 @@
+"""A plan from names and keywords: the flags of the command line, or keywords of the Python API."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_analysis import catalog
+from llm_analysis.errors import BadConfig, BadValue, choice, number, shown
+from llm_analysis.explore.plan import MODES, Demand, Limits, Plan
+from llm_analysis.explore.plan import plan as searched
+from llm_analysis.explore.ranges import values_of
+from llm_analysis.explore.where import SECONDS, quantity
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.inference.methods import METHODS
+from llm_analysis.inference.runtimes import get_runtime
+
+ALL = "all"
+WITHIN = ("estimate", "band")
+# The flags with their defaults.
+DEFAULTS: dict[str, Any] = {
+    "model_name": None,
+    "gpu_name": None,
+    "dtype_name": None,
+    "allow_download": False,
+    "seq_len": 512,
+    "num_tokens_to_generate": 32,
+    "request_rate": None,
+    "max_concurrency": None,
+    "max_ttft": None,
+    "max_tpot": None,
+    "max_request_latency": None,
+    "min_tokens_per_second": None,
+    "max_cost_per_hour": None,
+    "max_gpus": None,
+    "within": "estimate",
+    "prices": None,
+    "cost_per_gpu_hour": None,
+    "mode": None,
+    "method": None,
+    "runtime": None,
+    "gpu_memory_utilization": 0.9,
+}
+
+
+def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], None]] | None = None) -> Plan:
+    """Return the plan that the flags ask for. Flags that are missing have their `DEFAULTS`. Raises LLMAnalysisError.
+
+    `progress` gets the number of GPUs to search, and returns a function that counts those that are done.
+    """
+    flags = DEFAULTS | dict(flags)
+    for name, listing in (("model_name", "models"), ("gpu_name", "gpus")):
+        if flags[name] is None:
+            raise BadValue(f"the question needs --{name}; `llm-analysis {listing}` lists what is known")
+    choice("within", flags["within"], WITHIN)
+    if flags["mode"] is not None:
+        choice("mode", flags["mode"], MODES)
+    if flags["method"] is not None:
+        choice("method", flags["method"], [name for name in METHODS if name != "published"])
+    model = catalog.get_model(flags["model_name"], flags["allow_download"])
+    gpus = gpus_named(flags["gpu_name"])
+    formats = flags["dtype_name"]
+    return searched(
+        model,
+        gpus,
+        _demanded(flags),
+        _limits(flags),
+        formats=None if formats is None else [str(each) for each in values_of("dtype_name", formats, text=True)],
+        prices=_prices(flags, gpus),
+        runtime=None if flags["runtime"] is None else get_runtime(flags["runtime"]),
+        method=flags["method"],
+        modes=MODES if flags["mode"] is None else (flags["mode"],),
+        within=flags["within"],
+        gpu_memory_utilization=flags["gpu_memory_utilization"],
+        progress=progress(len(gpus)) if progress else None,
+    )
+
+
+def gpus_named(names: object) -> list[GPU]:
+    """Return the GPUs of a list of names, or all of the catalogue. Raises LLMAnalysisError."""
+    if names == ALL:
+        return [catalog.get_gpu(name) for name in catalog.names("gpu_configs")]
+    found = [catalog.get_gpu(name) for name in values_of("gpu_name", names, text=True)]
+    return list({gpu.name: gpu for gpu in found}.values())
+
+
+def _demanded(flags: Mapping[str, Any]) -> Demand:
+    """Return the demand of the flags: lengths and a load. Raises BadValue."""
+    rate, concurrency = flags["request_rate"], flags["max_concurrency"]
+    whole = {name: flags[name] for name in ("seq_len", "num_tokens_to_generate")}
+    for name, value in (*whole.items(), *([("max_concurrency", concurrency)] if concurrency is not None else [])):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadValue(f"{name} must be a whole number from 1 up, not {shown(value)}")
+    if rate is None and concurrency is None:
+        raise BadValue("the question needs a load: give --request_rate or --max_concurrency")
+    rate = None if rate is None else number("request_rate", rate)
+    return Demand(whole["seq_len"], whole["num_tokens_to_generate"], rate, concurrency)
+
+
+def _limits(flags: Mapping[str, Any]) -> Limits:
+    """Return the limits of the flags, in SI units. Raises BadValue for one that is not above 0."""
+    readers: dict[str, tuple[str, Callable[[str, Any], float]]] = {
+        "ttft": ("max_ttft", lambda name, text: quantity(name, str(text), SECONDS)),
+        "tpot": ("max_tpot", lambda name, text: quantity(name, str(text), SECONDS)),
+        "request_latency": ("max_request_latency", lambda name, text: quantity(name, str(text), SECONDS)),
+        "tokens_per_second": ("min_tokens_per_second", number),
+        "cost_per_hour": ("max_cost_per_hour", number),
+        "gpus": ("max_gpus", number),
+    }
+    found = {}
+    for field, (name, read) in readers.items():
+        if flags.get(name) is not None:
+            found[field] = read(name, flags[name])
+            if found[field] <= 0:
+                raise BadValue(f"{name} must be above 0, not {found[field]:g}")
+    if "cost_per_hour" in found and flags["prices"] is None and flags["cost_per_gpu_hour"] is None:
+        raise BadValue("max_cost_per_hour needs prices: give --prices or --cost_per_gpu_hour")
+    return Limits(**found)
+
+
+def _prices(flags: Mapping[str, Any], gpus: list[GPU]) -> dict[str, float] | None:
+    """Return the price of an hour by GPU; None without prices. Raises BadValue, BadConfig."""
+    if flags["prices"] is not None and flags["cost_per_gpu_hour"] is not None:
+        raise BadValue("give prices or cost_per_gpu_hour, not both")
+    if flags["cost_per_gpu_hour"] is not None:
+        return dict.fromkeys((gpu.name for gpu in gpus), _price("cost_per_gpu_hour", flags["cost_per_gpu_hour"]))
+    given = flags["prices"]
+    if isinstance(given, Mapping):
+        return {catalog.get_gpu(name).name: _price(f"the price of {name}", price) for name, price in given.items()}
+    return None if given is None else read_prices(Path(given).expanduser())
+
+
+def read_prices(path: Path) -> dict[str, float]:
+    """Return the prices in a CSV of gpu_name,cost_per_hour. Raises BadConfig, BadValue, UnknownName."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise BadConfig(f"{path}: cannot be read as CSV: {getattr(error, 'strerror', None) or error}") from None
+    if not rows or not {"gpu_name", "cost_per_hour"} <= set(rows[0]):
+        raise BadConfig(f"{path}: needs the columns gpu_name,cost_per_hour and one row or more")
+    found = {}
+    for line, row in enumerate(rows, 2):
+        cell = str(row["cost_per_hour"] or "").strip()
+        try:
+            value = float(cell)
+        except ValueError:
+            raise BadConfig(f"{path}, line {line}: cost_per_hour must be a number, not {shown(cell)}") from None
+        found[catalog.get_gpu(str(row["gpu_name"]).strip()).name] = _price(f"{path}, line {line}: cost_per_hour", value)
+    return found
+
+
+def _price(name: str, value: object) -> float:
+    """Return a price. Raises BadValue for a number that is not above 0."""
+    found = number(name, value)
+    if found <= 0:
+        raise BadValue(f"{name} must be above 0, not {found:g}")
+    return found

@@ -1,0 +1,311 @@
+"""The search for the cheapest way to serve a model."""
+
+import json
+import shlex
+from functools import cache
+from itertools import pairwise
+from math import ceil, inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Ask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis.explore.plan import Demand, Limits, Plan, layout_text, plan
+from llm_analysis.explore.steady import as_server, steady_state
+from llm_analysis.hardware.roofline import pass_seconds
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload, decode_passes
+
+GPUS = ("h100-sxm-80gb", "a100-sxm-80gb", "l40s-48gb")
+PRICES = {"h100-sxm-80gb": 2.5, "a100-sxm-80gb": 1.6, "l40s-48gb": 1.0}
+QUESTION = ("--model_name", "llama-3.1-8b", "--seq_len", "2000", "--num_tokens_to_generate", "200")
+
+
+@cache
+def small(rate: float = 20.0, ttft: float = 0.5, tpot: float = 0.02, gpus: tuple[str, ...] = GPUS, **more: Any) -> Plan:
+    """A plan for an 8B model."""
+    found = [get_gpu(name) for name in gpus]
+    return plan(get_model("llama-3.1-8b"), found, Demand(2000, 200, rate), Limits(ttft=ttft, tpot=tpot), **more)
+
+
+def server(gpu: str, dtype: str, tp: int = 1, model: str = "llama-3.1-8b", **layout: int) -> Scenario:
+    return as_server(Scenario.of(get_model(model), get_gpu(gpu), get_dtypes(dtype), Parallelism(tp_size=tp, **layout)))
+
+
+def test_batch_28_of_llama_70b_on_four_h200_gives_355_tokens_per_second_and_gpu() -> None:
+    """The figure of an independent prototype of the same formulas; aiconfigurator 0.12 gives 368 at batch 32."""
+    steady = steady_state(server("h200-sxm-141gb", "fp8", 4, "llama-3.1-70b"), np.arange(1.0, 41.0), 4000, 500)
+    batch = int((steady.tpot <= 0.02).sum())
+    assert batch == 28
+    assert batch / steady.tpot[batch - 1] / 4 == pytest.approx(355, abs=1)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-2-9b", "deepseek-v2-lite", "qwen3-30b-a3b"])
+def test_the_step_at_the_mean_context_stands_for_all_steps(model: str) -> None:
+    """Within 0.1 % of the quadrature over the context, with and without windows."""
+    s = server("h100-sxm-80gb", "bf16", 1, model)
+    workload = Workload(batch_size_per_gpu=16, seq_len=3000, num_tokens_to_generate=1000)
+    mean = sum(weight * s.method.seconds(s, step) for weight, step in decode_passes(s.model, workload))
+    assert steady_state(s, 16.0, 3000, 1000).step == pytest.approx(mean, rel=1e-3)
+
+
+def test_more_sequences_in_flight_serve_more_and_wait_longer() -> None:
+    for s in (server("h100-sxm-80gb", "bf16"), server("h100-sxm-80gb", "bf16", 2, pp_size=2)):
+        steady = steady_state(s, np.arange(1.0, 257.0), 1000, 200)
+        assert (np.diff(steady.tpot) >= -1e-12).all()
+        assert (np.diff(steady.rate) > 0).all()
+        assert (steady.prompt > steady.step).all()
+
+
+def test_the_steady_state_obeys_littles_law() -> None:
+    """Sequences in flight = rate * time in the engine."""
+    steady = steady_state(server("h100-sxm-80gb", "bf16"), np.arange(1.0, 65.0), 1000, 200)
+    time = 199 * steady.tpot + steady.prompt
+    assert steady.rate * time == pytest.approx(np.arange(1.0, 65.0))
+
+
+def test_the_best_configuration_meets_demand_and_limits() -> None:
+    found = small(prices=None)
+    best = found.best
+    assert best is not None
+    assert best.ttft <= 0.5
+    assert best.tpot <= 0.02
+    assert 0 < best.load <= 1
+    assert best.request_rate == 20.0
+    assert best.tokens_per_sec == 20.0 * 200
+    assert best.num_gpus == best.replicas * best.layout.num_gpus + best.prefill_workers * (
+        best.prefill_layout.num_gpus if best.prefill_layout else 0
+    )
+    assert all(loser.configuration.price >= best.price for loser in found.rejected)
+
+
+def test_a_larger_batch_than_the_chosen_one_violates_the_limit_that_is_named() -> None:
+    checked = 0
+    for each in small(modes=("aggregated",)).rejected:
+        c = each.configuration
+        if c.limited_by not in ("TPOT", "TTFT"):
+            continue
+        steady = steady_state(c.scenario, np.array([c.batch, c.batch + 1.0]), 2000, 200)
+        values = steady.tpot if c.limited_by == "TPOT" else steady.ttft(steady.rate)
+        limit = 0.02 if c.limited_by == "TPOT" else 0.5
+        assert values[0] <= limit < values[1]
+        checked += 1
+    assert checked >= 3
+
+
+def test_replicas_are_the_fewest_that_serve_the_rate() -> None:
+    best = small(modes=("aggregated",)).best
+    assert best is not None
+    steady = steady_state(best.scenario, np.array([float(best.batch)]), 2000, 200)
+    assert best.replicas == ceil(20.0 / float(steady.rate[0]))
+
+
+@settings(max_examples=4)
+@given(st.floats(1, 200), st.floats(1.1, 4))
+def test_a_higher_rate_or_tighter_limits_never_need_fewer_gpus(rate: float, factor: float) -> None:
+    gpus = ("h100-sxm-80gb",)
+    base = small(rate, gpus=gpus).best
+    more, tighter = small(rate * factor, gpus=gpus).best, small(rate, tpot=0.02 / factor, gpus=gpus).best
+    assert base is not None
+    assert more is not None
+    assert more.num_gpus >= base.num_gpus
+    assert tighter is None or tighter.num_gpus >= base.num_gpus
+
+
+def test_prices_decide_and_gpus_without_one_are_left_out() -> None:
+    found = small(prices=None)
+    priced = plan(
+        get_model("llama-3.1-8b"),
+        [get_gpu(name) for name in GPUS],
+        Demand(2000, 200, 20.0),
+        Limits(ttft=0.5, tpot=0.02),
+        prices={"h100-sxm-80gb": 2.5, "l40s-48gb": 0.01},
+    )
+    assert found.best is not None
+    assert found.best.cost_per_hour is None
+    assert priced.best is not None
+    assert priced.best.gpu_name == "l40s-48gb"
+    assert priced.best.cost_per_hour == pytest.approx(priced.best.num_gpus * 0.01)
+    tokens = priced.best.tokens_per_sec * 3600 / 1e6
+    assert priced.best.cost_per_million_tokens == pytest.approx(priced.best.num_gpus * 0.01 / tokens)
+    assert "a100-sxm-80gb has no price and was left out" in priced.notes
+
+
+def test_meeting_the_limits_at_the_band_edge_never_costs_less() -> None:
+    found, strict = small(), small(within="band")
+    assert found.best is not None
+    assert found.at_band_edge is not None
+    assert found.at_band_edge.price >= found.best.price
+    assert strict.best is not None
+    assert strict.best == strict.at_band_edge
+    assert strict.best.as_dict() == found.at_band_edge.as_dict()
+
+
+def test_a_number_of_requests_in_flight_is_spread_over_replicas() -> None:
+    gpus = [get_gpu("h100-sxm-80gb")]
+    demand = Demand(2000, 200, None, 500)
+    best = plan(get_model("llama-3.1-8b"), gpus, demand, Limits(tpot=0.02), modes=("aggregated",)).best
+    assert best is not None
+    assert best.in_flight * best.replicas * best.layout.dp_size == pytest.approx(500)
+    assert best.in_flight <= best.batch
+
+
+def test_no_point_of_the_front_is_beaten() -> None:
+    front = small().front
+    assert len(front) > 5
+    users = [point["tokens_per_sec_per_user"] for point in front]
+    per_gpu = [point["tokens_per_sec_per_gpu"] for point in front]
+    assert all(a < b for a, b in pairwise(users))
+    assert all(a > b for a, b in pairwise(per_gpu))
+    highest = max(height for curve in small().curves for height in curve.per_gpu.tolist())
+    assert per_gpu[0] == highest
+
+
+def test_formats_that_a_gpu_cannot_multiply_are_tried_only_if_asked() -> None:
+    tried = {curve.dtype_name for curve in small(gpus=("a100-sxm-80gb",)).curves}
+    assert tried == {"bf16", "int8"}
+    asked = {curve.dtype_name for curve in small(gpus=("a100-sxm-80gb",), formats=("fp8",)).curves}
+    assert asked == {"fp8"}
+
+
+def test_experts_are_spread_and_data_parallel_ranks_counted() -> None:
+    found = plan(
+        get_model("deepseek-v2-lite"), [get_gpu("h100-sxm-80gb")], Demand(1000, 100, 50.0), modes=("aggregated",)
+    )
+    layouts = {layout_text(curve.layout) for curve in found.curves}
+    assert {"tp1", "tp2", "dp8 ep8", "tp2 dp4 ep8", "pp2"} <= layouts
+    for curve in found.curves:
+        ranks = curve.layout.dp_size / curve.layout.num_gpus
+        assert curve.per_gpu == pytest.approx(curve.batch * curve.users * ranks)
+
+
+def test_the_nearest_miss_names_limits_that_admit_it() -> None:
+    gpus = ("a100-sxm-80gb", "l40s-48gb")
+    found = small(tpot=0.001, ttft=0.01, gpus=gpus)
+    assert found.best is None
+    assert found.miss is not None
+    assert set(found.miss.needed) == {"max_tpot", "max_ttft"}
+    admitted = small(tpot=found.miss.needed["max_tpot"], ttft=found.miss.needed["max_ttft"], gpus=gpus)
+    assert admitted.best is not None
+
+
+def test_a_limit_on_gpus_that_is_too_low_says_how_many_are_needed() -> None:
+    gpu, demand = get_gpu("h100-sxm-80gb"), Demand(2000, 200, 100.0)
+    found = plan(get_model("llama-3.1-8b"), [gpu], demand, Limits(tpot=0.02, gpus=1))
+    assert found.miss is not None
+    needed = found.miss.needed["max_gpus"]
+    assert plan(get_model("llama-3.1-8b"), [gpu], demand, Limits(tpot=0.02, gpus=needed)).best is not None
+    assert plan(get_model("llama-3.1-8b"), [gpu], demand, Limits(tpot=0.02, gpus=needed - 1)).best is None
+
+
+def test_a_disaggregated_prefill_worker_is_no_faster_than_its_prompts() -> None:
+    gpus = [get_gpu("h200-sxm-141gb")]
+    limits = Limits(ttft=1.0, tpot=0.02)
+    found = plan(get_model("llama-3.1-70b"), gpus, Demand(4000, 500, 5.0), limits, modes=("disaggregated",))
+    best = found.best
+    assert best is not None
+    assert best.prefill_layout is not None
+    layout = best.prefill_layout
+    s = server("h200-sxm-141gb", best.dtype_name, layout.tp_size, "llama-3.1-70b", pp_size=layout.pp_size)
+    prompt = pass_seconds(s.method.prefill(s, Workload(seq_len=4000, disaggregated=True)))
+    assert best.prefill_workers * layout.pp_size >= 5.0 * prompt
+    assert best.ttft > prompt
+
+
+def test_the_command_answers_with_reasons_and_launch_commands(ask: Ask, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.csv"
+    prices.write_text("gpu_name,cost_per_hour\n" + "\n".join(f"{name},{price}" for name, price in PRICES.items()))
+    limits = ("--max_ttft", "500ms", "--max_tpot", "20ms", "--request_rate", "20", "--prices", str(prices))
+    found = ask("plan", *QUESTION, "--gpu_name", ",".join(GPUS), *limits)
+    assert (found.status, found.err) == (0, "")
+    for part in ("best: ", "margin", "runners-up, and why they lost (cost more than the best)", "searched "):
+        assert part in found.out
+    assert "limits the batch to" in found.out
+    prose = [line for line in found.out.splitlines() if not line.startswith(("  vllm", "  python", "  trtllm"))]
+    assert max(map(len, prose)) <= 80
+    as_json = json.loads(ask("plan", *QUESTION, "--gpu_name", ",".join(GPUS), *limits, "--format", "json").out)
+    best = as_json["best"]
+    assert best["cost_per_hour"] == pytest.approx(best["num_gpus"] * PRICES[best["gpu_name"]])
+    assert as_json["limits"]["tpot"] == 0.02
+    assert as_json["points"] > 300
+    assert {each["gpu_name"] for each in as_json["rejected"]} | set(as_json["misses"]) >= set(GPUS) - {best["gpu_name"]}
+    assert shlex.split(as_json["commands"]["vllm"][0])[:2] == ["vllm", "serve"]
+
+
+def test_limits_that_nothing_meets_exit_with_1_and_the_nearest_miss(ask: Ask) -> None:
+    found = ask("plan", *QUESTION, "--gpu_name", "t4", "--request_rate", "1", "--max_tpot", "1ms")
+    assert found.status == 1
+    assert "no configuration meets the limits; nearest is " in found.out
+    assert "--max_tpot " in found.out
+    assert found.err == "llm-analysis: no configuration meets the limits\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the question needs a load: give --request_rate or --max_concurrency"),
+        (
+            ("--request_rate", "1", "--concurrency", "2"),
+            "give the load as request_rate or as max_concurrency",
+        ),
+        (("--request_rate", "0"), "the load must be a number above 0, not 0"),
+        (("--request_rate", "1", "--max_tpot", "20GB"), "max_tpot: unknown unit 'GB'; use s, ms, us"),
+        (("--request_rate", "1", "--max_tpot", "0ms"), "max_tpot must be above 0, not 0"),
+        (("--request_rate", "1", "--max_cost_per_hour", "5"), "max_cost_per_hour needs prices"),
+        (("--request_rate", "1", "--prices", "nowhere.csv"), "nowhere.csv: cannot be read as CSV: No such file"),
+        (("--request_rate", "1", "--within", "bands"), "unknown within 'bands'; did you mean band?"),
+        (("--request_rate", "1", "--mode", "split"), "unknown mode 'split'; known: aggregated, disaggregated"),
+        (("--request_rate", "1", "--dtype_name", "fp9"), "unknown dtype 'fp9'"),
+        (("--request_rate", "1", "--gpu_name", "h100-sxm-80gb,h1000"), "unknown gpu 'h1000'"),
+        (("--request_rate", "1", "--num_tokens_to_generate", "1"), "num_tokens_to_generate must be 2 or more"),
+    ],
+)
+def test_a_bad_question_is_one_clear_line(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = dict(zip(QUESTION[::2], QUESTION[1::2], strict=True)) | {"--gpu_name": "h100-sxm-80gb"}
+    asked |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    found = ask("plan", *(word for pair in asked.items() for word in pair))
+    assert (found.status, found.out) == (1, "")
+    assert message in found.err
+    assert len(found.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpu,price\nt4,1\n", "needs the columns gpu_name,cost_per_hour"),
+        ("gpu_name,cost_per_hour\nt4,cheap\n", "line 2: cost_per_hour must be a number, not 'cheap'"),
+        ("gpu_name,cost_per_hour\nt4,-1\n", "line 2: cost_per_hour must be above 0, not -1"),
+        ("gpu_name,cost_per_hour\nt44444,1\n", "unknown gpu 't44444'"),
+        ("", "needs the columns gpu_name,cost_per_hour"),
+    ],
+)
+def test_a_bad_price_list_is_one_clear_line(ask: Ask, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_text(text)
+    found = ask("plan", *QUESTION, "--gpu_name", "t4", "--request_rate", "1", "--prices", str(path))
+    assert (found.status, found.out) == (1, "")
+    assert message in found.err
+
+
+def test_limits_default_to_none() -> None:
+    assert Limits() == Limits(inf, inf, inf, 0.0, inf, inf)
+
+
+@pytest.mark.parametrize("kind", ["pareto", "cost"])
+def test_plan_and_plot_draw_the_front(ask: Ask, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "front.svg"
+    flags = ("--gpu_name", "h100-sxm-80gb,l40s-48gb", "--max_tpot", "20ms", "--cost_per_gpu_hour", "2")
+    found = ask("plot", "--kind", kind, "--output_file", str(target), *QUESTION, *flags)
+    assert (found.status, found.err) == (0, "")
+    assert b"<svg" in target.read_bytes()
+    other = ask("plan", *QUESTION, *flags, "--request_rate", "1", "--plot", str(target))
+    assert other.out.endswith(f"wrote {target}\n")
