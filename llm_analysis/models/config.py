@@ -1,12 +1,12 @@
-"""What a model is, as read from outside: the flat record of its shapes, in Hugging Face's own field names.
+"""The record of a model's shapes, with the field names of Hugging Face.
 
 A model is a list of layers, each a mixer (`layer_types`) and a feed-forward (`mlp_layer_types`):
 
     layer_types       a key of layers.kinds.MIXERS per layer: full_attention, sliding_attention, latent_attention, ...
     mlp_layer_types   a key of layers.kinds.FEED_FORWARDS per layer: dense, sparse (mixture of experts), none
 
-A kind may carry a size of its own: `full_attention:4` has 4 KV heads, `dense:7168` is 7168 wide.
-`families` turns a config.json or one of our own files into this record; `model` turns it into operators.
+A kind may have a size: `full_attention:4` has 4 KV heads, `dense:7168` has width 7168.
+`models.reading` makes this record from a file; `models.forward` makes operators from it.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MAX_LAYERS = 10_000  # of any model; a layer costs time and memory to list
+MAX_LAYERS = 10_000  # of any model; listing a layer costs time and memory
 MAX_CHUNKS = 10_000  # of attention in chunks, over all positions
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Size = Annotated[int, Field(ge=0, le=10**9)]
@@ -27,7 +27,7 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ModelConfig(BaseModel):
-    """Shapes and conventions of one model. Sizes are numbers of elements; 0 where the model has no such part."""
+    """Shapes and conventions of one model. Sizes are numbers of elements; 0 if the model has no such part."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
 
@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
     family: str = ""
     hf_ids: tuple[str, ...] = ()  # repositories of Hugging Face with these shapes, the base model first
     model_type: str = ""
-    notes: tuple[str, ...] = ()  # what the reader must know of how the file was read
+    notes: tuple[str, ...] = ()  # how the file was read, if the user must know
     weight_format: str = ""  # formats of a quantized checkpoint (see physics.dtypes); empty: 16 bits
 
     hidden_size: Count
@@ -58,10 +58,10 @@ class ModelConfig(BaseModel):
     attention_output_gate: bool = False  # the query projection is twice as wide: its other half gates the output
     attention_head_gate: bool = False  # one gate for each head's output, computed from the layer's input
     attention_sinks: bool = False
-    attention_k_eq_v: bool = False  # full-attention layers have no value projection: the keys' serves
+    attention_k_eq_v: bool = False  # full-attention layers use the keys as values: no value projection
     qk_norm: Literal["none", "head", "full"] = "none"
     rotary: bool = True
-    global_head_dim: Size = 0  # of full-attention layers, where it is another one
+    global_head_dim: Size = 0  # of full-attention layers, if it differs
     num_global_key_value_heads: Size = 0
 
     # Multi-head latent attention, and the indexer of its sparse variant
@@ -111,7 +111,7 @@ class ModelConfig(BaseModel):
     shared_expert_intermediate_size: Size = 0
     shared_expert_gate: bool = False
     moe_latent_size: Size = 0  # width of the experts' inputs and outputs; 0: the hidden size
-    zero_expert_num: Size = 0  # further experts that return their input and hold no weights
+    zero_expert_num: Size = 0  # additional experts that return their input and have no weights
     router_bias: bool = False
     expert_bias: bool = False
 
@@ -127,17 +127,17 @@ class ModelConfig(BaseModel):
     position_embedding_rows: Size = 0
     token_type_rows: Size = 0
     word_embed_proj_dim: Size = 0  # 0: the hidden size
-    hidden_size_per_layer_input: Size = 0  # width of the embedding that each layer has of its own
+    hidden_size_per_layer_input: Size = 0  # width of the embedding of each layer
     vocab_size_per_layer_input: Size = 0  # 0: the vocabulary
     hc_mult: Size = 0  # residual streams of hyper-connections
     altup_num_inputs: Size = 0  # residual streams of AltUp
     laurel_rank: Size = 0  # of a low-rank residual branch beside the attention
-    num_mem_blocks: Size = 0  # different transformer blocks that the layers of kind shared_block_mamba2 take in turn
+    num_mem_blocks: Size = 0  # transformer blocks that the layers of kind shared_block_mamba2 use in turn
     adapter_rank: Size = 0  # of the low-rank adapters that these layers add to their block
     output_head: bool = True
     pooler: bool = False
     head_bias: bool = False
-    num_nextn_predict_layers: Size = 0  # multi-token prediction: known, and not run
+    num_nextn_predict_layers: Size = 0  # multi-token prediction: not run
 
     published_num_params: Amount | None = None
     published_num_active_params: Amount | None = None
@@ -169,7 +169,7 @@ class ModelConfig(BaseModel):
 
     @cached_property
     def layer_kinds(self) -> dict[tuple[str, str], int]:
-        """How many layers there are of each (mixer, feed-forward) kind."""
+        """Return the number of layers of each (mixer, feed-forward) kind."""
         return self.kinds_between(0, self.num_hidden_layers)
 
     @cached_property
@@ -183,7 +183,7 @@ class ModelConfig(BaseModel):
         return {}
 
     def kinds_between(self, first: int, last: int) -> dict[tuple[str, str], int]:
-        """The kinds of layers `first` .. `last` - 1, with how many there are of each."""
+        """Return the number of layers of each kind among layers `first` .. `last` - 1."""
         kinds = self.kinds_by_range.get((first, last))
         if kinds is None:
             mixers = self.layer_types or ("full_attention",) * self.num_hidden_layers
@@ -194,7 +194,7 @@ class ModelConfig(BaseModel):
 
     @cached_property
     def decode_kinks(self) -> tuple[float, ...]:
-        """Contexts at which the cost of a decode step stops being smooth: a window is full, a chunk begins."""
+        """Return the contexts at which the cost of a decode step is not smooth: a window is full, a chunk begins."""
         kinds = {mixer for mixer, _ in self.layer_kinds}
         full = [size - 1.0 for size in (self.sliding_window, self.index_topk) if size]
         chunk, limit = self.attention_chunk_size or 0, self.max_position_embeddings
@@ -203,15 +203,15 @@ class ModelConfig(BaseModel):
 
     @property
     def norm_params(self) -> int:
-        """Weights of one norm over the hidden size."""
+        """Return the weights of one norm over the hidden size."""
         return self.hidden_size * (self.norm_weight + (self.norm == "layernorm" and self.norm_bias))
 
     @property
     def embedding_width(self) -> int:
-        """Width of the embedding table and of the output head."""
+        """Return the width of the embedding table and of the output head."""
         return self.word_embed_proj_dim or self.hidden_size
 
     @property
     def mamba_inner_size(self) -> int:
-        """Channels inside a state-space layer."""
+        """Return the channels inside a state-space layer."""
         return self.mamba_num_heads * self.mamba_head_dim

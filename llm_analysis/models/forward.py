@@ -1,14 +1,14 @@
-"""Physics 3: a model as a list of operators. Prefill and decode are the same code: decode has one new token.
+"""The operators of one pass of a model. Prefill and decode use the same code: decode has one new token.
 
     forward(model, step, dtypes, layout) -> [Op]
 
-    token embedding -> L layers -> final norm -> output head (the last position of each sequence alone)
+    token embedding -> L layers -> final norm -> output head (only the last position of each sequence)
     layer: norm, mixer (attention, or a recurrence), all-reduce, residual,
            norm, feed-forward (dense, or experts), all-reduce, residual
 
-Weights, their traffic, the KV cache, FLOP and the parameter count are all read off this one list.
-A layer is a pair of kinds; `MIXERS` and `FEED_FORWARDS` say which function makes the operators of each.
-One all-reduce ends each half of a layer, which is sharded over t tensor-parallel GPUs.
+Weights, memory traffic, KV cache, FLOP and the parameter count all come from this list.
+A layer is a mixer and a feed-forward; `MIXERS` and `FEED_FORWARDS` give the function for the operators of each kind.
+Each of the two is sharded over the tensor-parallel GPUs and ends in an all-reduce.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from llm_analysis.units import Quantity
 
 
 def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
-    """The operators of one layer."""
+    """Return the operators of one layer."""
     m = p.model
     mix = MIXERS[base_name(mixer)].ops(p, mixer)
     feed = FEED_FORWARDS[base_name(feed_forward)].ops(p, feed_forward)
@@ -60,7 +60,7 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
 
 
 def _embedding(p: Pass) -> list[Op]:
-    """Token (and learned position) embeddings: `rows` look-ups in a table whose entries are spread over the GPUs."""
+    """Return the token (and learned position) embeddings: look-ups in a table that is sharded over the GPUs."""
     m, t, stream = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     width, entry = m.embedding_width, p.dtypes.embedding_bits / 8
     ops = [lookup("embedding", p.rows, width, m.vocab_size / t, entry, stream, params=m.vocab_size * width)]
@@ -82,7 +82,7 @@ def _embedding(p: Pass) -> list[Op]:
 
 
 def _layer_embedding(p: Pass) -> list[Op]:
-    """A second embedding table, with a row for each layer, and the stream's own projection to as many numbers."""
+    """Return the embedding table with one row per layer, and the projection of the stream to the same size."""
     m, stream = p.model, p.dtypes.stream_bytes
     width = m.num_hidden_layers * m.hidden_size_per_layer_input
     tokens, entry = m.vocab_size_per_layer_input or m.vocab_size, p.dtypes.embedding_bits / 8
@@ -95,7 +95,7 @@ def _layer_embedding(p: Pass) -> list[Op]:
 
 
 def _output_head(p: Pass) -> list[Op]:
-    """Final norm and logits of the last position of each sequence; an encoder's pooled state instead."""
+    """Return the final norm and the logits of the last position of each sequence; for an encoder, the pooler."""
     m, t, width = p.model, p.layout.tp_size, p.model.embedding_width
     product = partial(matmul, rows=p.step.batch, part="embedding", last_only=True)
     tied = m.tie_word_embeddings and p.layout.pp_size == 1
@@ -117,7 +117,7 @@ def _output_head(p: Pass) -> list[Op]:
 
 
 def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int) -> list[Op]:
-    """Operators of layers `first` .. `last` - 1; with the embedding before the first, the head after the last."""
+    """Return the operators of layers `first` .. `last` - 1, with the embedding and head if these include the ends."""
     once = start_pass(model, step, dtypes, layout, "embedding")
     ops = _embedding(once) if first == 0 else []
     for (mixer, feed_forward), count in model.kinds_between(first, last).items():
@@ -126,7 +126,7 @@ def stage_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelis
 
 
 def growing_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
-    """Return the operators of all layers that depend on the tokens in the cache: attention and its like."""
+    """Return the operators of all layers with a cost that depends on the cached tokens, such as attention."""
     once = start_pass(model, step, dtypes, layout, "embedding")
     return [
         op
@@ -137,27 +137,27 @@ def growing_ops(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallel
 
 
 def forward(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
-    """All operators of one pass, as one GPU of each stage runs them; the stages of a pipeline follow one another."""
+    """Return all operators of one pass, as one GPU of each stage runs them, stage after stage."""
     ops = stage_ops(model, step, dtypes, layout, 0, model.num_hidden_layers)
     return ops + stage_sends(model, step, dtypes, layout) if layout.pp_size > 1 else ops
 
 
 def stage_sends(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
-    """The stream from each stage to the next, each GPU its share; between nodes last."""
+    """Return the sends of the residual stream from each stage to the next, those between nodes last."""
     message = layout.share(step).rows * model.hidden_size * dtypes.stream_bytes / layout.tp_size
     spans = layout.send_spans.items()
     return [op for span, n in spans for op in collective("stage_send", "send", message, 2, count=float(n), span=span)]
 
 
 def num_params(model: ModelConfig) -> float:
-    """Weights of the whole model, counted on its operators."""
+    """Return the number of weights of the whole model, from its operators."""
     if "num_params" not in model.counts:
         model.counts["num_params"] = sum(float(op.count) * op.params for op in _counted(model))
     return model.counts["num_params"]
 
 
 def num_active_params(model: ModelConfig) -> float:
-    """Return the weights that one token is multiplied with: the experts it chooses, and no table that it looks up.
+    """Return the number of weights that one token is multiplied with: chosen experts, no embedding tables.
 
     A tied embedding counts once, as the output head.
     """
@@ -169,7 +169,7 @@ def num_active_params(model: ModelConfig) -> float:
 
 
 def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
-    """Bytes that one more token adds to the KV cache of a sequence so long that all windows are full."""
+    """Return the bytes that one more token adds to the KV cache of a sequence in which all windows are full."""
     key = f"kv_bytes_per_token {dtypes.kv_bits} {dtypes.stream}"
     if key not in model.counts:
         model.counts[key] = _added_by_a_token(model, dtypes)
@@ -177,21 +177,21 @@ def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
 
 
 def _added_by_a_token(model: ModelConfig, dtypes: Dtypes) -> float:
-    """The same, counted anew."""
+    """Return `kv_bytes_per_token` without the cache of counts."""
     long = 2.0**24
     now, before = (Step(1.0, 1.0, context, "decode") for context in (long, long - 1))
     return float(_cached(model, now, dtypes) - _cached(model, before, dtypes))
 
 
 def _cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> Quantity:
-    """Bytes of KV cache and state after a pass, all layers together."""
+    """Return the bytes of KV cache and state of all layers after a pass."""
     return cached_bytes(model, step, dtypes, Parallelism(), 0, model.num_hidden_layers)
 
 
 def cached_bytes(
     model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, first: int, last: int
 ) -> Quantity:
-    """Bytes of KV cache and state that a GPU holds of layers `first` .. `last` - 1 after a pass."""
+    """Return the bytes of KV cache and state of layers `first` .. `last` - 1 on one GPU after a pass."""
     once = start_pass(model, step, dtypes, layout)
     ops = (
         op
@@ -202,7 +202,7 @@ def cached_bytes(
 
 
 def _counted(model: ModelConfig) -> list[Op]:
-    """The operators of the smallest pass, for their weights."""
+    """Return the operators of the smallest pass, to count weights."""
     return forward(model, Step(1.0, 1.0), _COUNTING, Parallelism())
 
 

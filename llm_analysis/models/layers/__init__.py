@@ -1,7 +1,7 @@
 """The operators of each kind of layer.
 
-kinds             the table of layer kinds: which function makes the operators of each, and what it needs
-base              what every layer depends on, and norms, residuals and all-reduces
+kinds             the table of layer kinds: functions that return their operators, sizes that they need
+base              the inputs of all layers; norms, residuals and all-reduces
 attention         multi-head, grouped-query, windowed and latent attention (MLA)
 sparse_attention  block-sparse attention (MiniMax-M3) and attention over compressed tokens (DeepSeek-V4)
 recurrent         Mamba, Mamba-2, delta-nets, lightning attention, gated linear recurrences, short convolutions

@@ -1,6 +1,6 @@
-"""The attending half of a layer: one function for each kind of attention, projections in and out included.
+"""Attention blocks with their projections, one function for each kind.
 
-Sharded over t tensor-parallel GPUs by heads (Megatron-LM): QKV by columns, the output projection by rows. KV heads
+Heads are sharded over t tensor-parallel GPUs (Megatron-LM): QKV by columns, the output projection by rows. KV heads
 fewer than t are replicated, and so is the latent KV cache of MLA, which has no heads.
 """
 
@@ -16,12 +16,12 @@ from llm_analysis.units import Quantity, minimum
 
 # DeepSeek-V3.2 keeps its indexer's keys in fp8 with one 32-bit scale per 128 (its published inference code).
 INDEX_KEY_BYTES = 1 + 4 / 128
-# Latent attention to picked tokens: with an indexer of its own, or with the tokens that an earlier layer picked.
+# Sparse latent attention: with an indexer, or with the tokens that the indexer of an earlier layer selected.
 SPARSE_LATENT = ("sparse_latent_attention", "shared_index_latent_attention")
 
 
 def _head_shapes(p: Pass, kind: str) -> tuple[int, int]:
-    """KV heads, and the size of a head, in a layer of that kind."""
+    """Return the KV heads and the head size of a layer of this kind."""
     m, (name, _, own) = p.model, kind.partition(":")
     heads, d = int(own or m.num_key_value_heads), m.head_dim
     if name.endswith("full_attention") and m.global_head_dim:
@@ -30,7 +30,7 @@ def _head_shapes(p: Pass, kind: str) -> tuple[int, int]:
 
 
 def attention_block(p: Pass, kind: str) -> list[Op]:
-    """Multi-head, grouped-query or multi-query attention; the kind says what a token sees."""
+    """Return multi-head, grouped-query or multi-query attention; the kind gives the mask."""
     m, t = p.model, p.layout.tp_size
     kv_heads, d = _head_shapes(p, kind)
     shared = kind.startswith("shared_")
@@ -47,7 +47,7 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
 
 
 def cross_attention_block(p: Pass, kind: str) -> list[Op]:
-    """Return the weights of attention to the tokens of an image, which a prompt of text alone skips (Llama 3.2 Vision).
+    """Return the weights of attention to the tokens of an image, which a text prompt skips (Llama 3.2 Vision).
 
     Queries and keys are normed for each head, as with qk_norm `head`.
     """
@@ -57,7 +57,7 @@ def cross_attention_block(p: Pass, kind: str) -> list[Op]:
 
 
 def _attending(p: Pass, kind: str) -> list[Op]:
-    """The attention itself, over what a token sees in a layer of that kind."""
+    """Return the attention kernel of a layer of this kind, without projections."""
     m, t, (kv_heads, d) = p.model, p.layout.tp_size, _head_shapes(p, kind)
     window = float(m.sliding_window or inf) if "sliding" in kind else inf
     top = float(m.index_topk) if kind == "block_sparse_attention" else inf
@@ -85,10 +85,10 @@ def _attending(p: Pass, kind: str) -> list[Op]:
 
 
 def _projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
-    """Queries, keys and values in one product (and the gate of the output), with the attention's sinks."""
+    """Return the product for queries, keys, values and output gate, with the weights of attention sinks."""
     m, t = p.model, p.layout.tp_size
     queries = m.num_attention_heads * (2 if m.attention_output_gate else 1)
-    both = 1 if m.attention_k_eq_v and "full" in kind else 2  # keys and values, or keys that serve as values too
+    both = 1 if m.attention_k_eq_v and "full" in kind else 2  # keys and values, or keys that are used as values too
     kv_mine = max(kv_heads / t, 1.0) if kv_heads else 0.0
     sinks = m.num_attention_heads if m.attention_sinks else 0
     gates = m.num_attention_heads if m.attention_head_gate else 0
@@ -98,7 +98,7 @@ def _projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
 
 
 def _output_projection(p: Pass, inputs: float, gated: bool = False) -> list[Op]:
-    """The heads' outputs, gated where the model gates them, back to the hidden size."""
+    """Return the output gate, if the model has one, and the product back to the hidden size."""
     m, t, width = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     params = (inputs + m.attention_output_bias) * m.hidden_size
     gate = [elementwise("output_gate", p.rows, 2 * inputs / t, inputs / t, width, count=p.count)] if gated else []
@@ -107,10 +107,10 @@ def _output_projection(p: Pass, inputs: float, gated: bool = False) -> list[Op]:
 
 
 def latent_block(p: Pass, kind: str) -> list[Op]:
-    """Multi-head latent attention (DeepSeek-V2, 2024): keys and values are kept as one low-rank row of each token.
+    """Return multi-head latent attention (DeepSeek-V2, 2024): the cache has one low-rank row per token.
 
-    Prefill expands the rows to heads; decode leaves them as they are, as one KV head that all queries share, with the
-    expansions absorbed into the queries before and the outputs after. Sparse attention is always the latter.
+    Prefill expands the rows to keys and values of all heads. Decode uses the rows as one KV head that all queries
+    share; the expansions are absorbed into queries and outputs. Sparse attention always does the latter.
     """
     m, t, rows = p.model, p.layout.tp_size, p.rows
     h, heads, rank, rope = m.hidden_size, m.num_attention_heads, m.kv_lora_rank, m.qk_rope_head_dim
@@ -134,9 +134,9 @@ def latent_block(p: Pass, kind: str) -> list[Op]:
 
 
 def _expanded(p: Pass, kind: str) -> list[Op]:
-    """The latent rows of all tokens, cached ones too, expanded to keys and values of each head; then attention.
+    """Return the expansion of the latent rows of all tokens to keys and values of each head, and the attention.
 
-    GPUs that share the tokens send one another the latent rows, which are few, and expand all of them, each for itself.
+    Context-parallel ranks exchange the small latent rows, and each rank expands all of them.
     """
     m, t, seen = p.model, p.layout.tp_size, p.step.batch * p.step.total
     heads, nope, v, rank, rope = (
@@ -159,7 +159,7 @@ def _expanded(p: Pass, kind: str) -> list[Op]:
 
 
 def _absorbed(p: Pass, kind: str) -> list[Op]:
-    """Queries taken to the latent space, attention over the latent rows themselves, outputs taken back to heads."""
+    """Return the products of queries into the latent space, attention over the latent rows, and products back."""
     m, t = p.model, p.layout.tp_size
     heads, nope, v, rank = m.num_attention_heads, m.qk_nope_head_dim, m.v_head_dim, m.kv_lora_rank
     top = float(m.index_topk) if kind in SPARSE_LATENT else inf
@@ -174,7 +174,7 @@ def _absorbed(p: Pass, kind: str) -> list[Op]:
 
 
 def _latent_shapes(p: Pass, heads: float, key_dim: float, value_dim: float) -> Shapes:
-    """What GPUs that share the tokens send one another: of keys and values the latent rows."""
+    """Return the sizes that context-parallel ranks exchange: latent rows instead of keys and values."""
     row = p.model.kv_lora_rank + p.model.qk_rope_head_dim
     return Shapes(heads, key_dim, value_dim, row * p.dtypes.kv_bytes)
 
@@ -182,9 +182,9 @@ def _latent_shapes(p: Pass, heads: float, key_dim: float, value_dim: float) -> S
 def _latent_attention(
     p: Pass, step: Step, heads: float, kv_heads: float, key_dim: float, value_dim: float, top: float = inf
 ) -> Op:
-    """Attention with the cache of MLA: one row of kv_lora_rank + qk_rope_head_dim elements for each token.
+    """Return attention over the cache of MLA: one row of kv_lora_rank + qk_rope_head_dim elements per token.
 
-    With `top` each query attends to so many tokens at most; all are kept.
+    With `top`, each query attends to at most `top` tokens; the cache has all tokens.
     """
     row = p.model.kv_lora_rank + p.model.qk_rope_head_dim
     op = attention(
@@ -207,7 +207,7 @@ def _latent_attention(
 
 
 def picking(op: Op, step: Step, top: float, row_bytes: float) -> Op:
-    """Return an attention to the `top` tokens that each query picks: the cache keeps all, at `row_bytes` each."""
+    """Return an attention restricted to `top` tokens per query; the cache has all tokens, `row_bytes` each."""
     return op._replace(
         kv_bytes=step.batch * (_picked(step, top) + step.new_tokens) * row_bytes,
         cached_bytes=step.batch * step.total * row_bytes,
@@ -215,16 +215,16 @@ def picking(op: Op, step: Step, top: float, row_bytes: float) -> Op:
 
 
 def _picked(step: Step, top: float) -> Quantity:
-    """Rows of the cache that a pass reads at least once: each new token picks `top`, out of all there are."""
+    """Return the rows of the cache that a pass reads at least once, if each new token selects `top` of all rows."""
     return minimum(step.total, step.new_tokens * top)
 
 
 def indexer(p: Pass, head_weights: int, key_bytes: float, per_key: float = 1.0) -> list[Op]:
-    """Return the operators of a lightning indexer (DeepSeek-V3.2): each query picks the tokens it attends to.
+    """Return the operators of a lightning indexer (DeepSeek-V3.2): each query selects the tokens it attends to.
 
-    Few small heads score every token. Queries come from the low-rank ones if the model has them. Each token adds one
-    key of `key_bytes` per element to a cache of its own, or each `per_key` tokens do. `head_weights` outputs weigh the
-    heads. All of it runs on every GPU.
+    A few small heads score every token. Their queries come from the low-rank queries if the model has them. Each token,
+    or each `per_key` tokens, adds one key of `key_bytes` per element to a separate cache. `head_weights` outputs weigh
+    the heads. Every GPU runs the whole indexer.
     """
     m, rows = p.model, p.rows
     heads, d = m.index_n_heads, m.index_head_dim

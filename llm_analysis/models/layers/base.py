@@ -1,4 +1,4 @@
-"""All that the operators of a layer depend on, and the few of them that every kind of layer has."""
+"""The inputs of the functions that return the operators of a layer, and operators common to all kinds of layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llm_analysis.units import Quantity
 
 
 class Pass(NamedTuple):
-    """All that a layer's operators depend on; made by `start_pass`."""
+    """The inputs of a layer's operators; made by `start_pass`."""
 
     model: ModelConfig
-    whole: Step  # of all GPUs that share the tokens
+    whole: Step  # of all context-parallel ranks
     step: Step  # the part of it that this GPU computes (see `context_parallel`)
     rows: Quantity  # tokens of this part: rows of the GPU's matrix products
     dtypes: Dtypes
@@ -27,7 +27,7 @@ class Pass(NamedTuple):
 
     @property
     def stream_rows(self) -> Quantity:
-        """Rows of the residual stream that this GPU normalises and adds."""
+        """Return the rows of the residual stream in the norms and residuals of this GPU."""
         return self.rows / self.layout.sp_size
 
     def for_part(self, part: str) -> Pass:
@@ -35,7 +35,7 @@ class Pass(NamedTuple):
         return self._replace(part=part, linear=self.dtypes.linear_of(part))
 
     def reduced(self, name: str) -> list[Op]:
-        """The all-reduce that sums a row-sharded product over the tensor-parallel group."""
+        """Return the all-reduce that sums a row-sharded product over the tensor-parallel group."""
         message = self.rows * self.model.hidden_size * self.dtypes.stream_bytes
         t, node = self.layout.tp_size, self.layout.gpus_per_node
         return all_reduce(name, message, t, node=node, count=self.count)
@@ -76,22 +76,22 @@ class Pass(NamedTuple):
         return Op(name, "skipped", self.part, count=self.count, params=params, stored_bytes=held)
 
     def norm(self, name: str) -> Op:
-        """One norm over the hidden size: the stream in, the normalised stream out."""
+        """Return one norm over the hidden size."""
         h, width = self.model.hidden_size, self.dtypes.norm_bytes or self.dtypes.stream_bytes
         return elementwise(name, self.stream_rows, h, h, width, count=self.count, params=self.model.norm_params)
 
     def small_norm(self, name: str, size: float, params: float | None = None) -> Op:
-        """A norm over `size` elements of each token inside a layer, on every GPU."""
+        """Return a norm over `size` elements of each token inside a layer, on every GPU."""
         width, weights = self.dtypes.stream_bytes, size if params is None else params
         return elementwise(name, self.rows, size, size, width, count=self.count, params=weights)
 
     def residual(self, name: str) -> Op:
-        """The stream plus a block's output."""
+        """Return the addition of the output of a block to the stream."""
         h, width = self.model.hidden_size, self.dtypes.stream_bytes
         return elementwise(name, self.stream_rows, 2 * h, h, width, count=self.count, kind="residual")
 
 
 def start_pass(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism, part: str = "") -> Pass:
-    """Return what the operators of a pass depend on, for one layer."""
+    """Return the inputs of the operators of one layer in a pass."""
     share = layout.share(step)
     return Pass(model, step, share, share.rows, dtypes, dtypes.linear, layout, 1, part)

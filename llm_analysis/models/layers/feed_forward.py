@@ -1,8 +1,8 @@
-"""The feeding half of a layer: two or three matrices, or a router and experts.
+"""Feed-forward blocks: dense with two or three matrices, or a mixture of experts.
 
-Sharded over t tensor-parallel GPUs (Megatron-LM): up and gate by columns, down by rows. Experts are spread over
-`ep_size` GPUs; where that is fewer than t, each expert's matrices are sharded over the t / ep GPUs that hold it, and
-where it is more, ep / t replicas of the attention, or ranks that share its tokens, bring theirs to the same experts.
+Matrices are sharded over t tensor-parallel GPUs (Megatron-LM): up and gate by columns, down by rows. Experts are spread
+over `ep_size` GPUs. If ep < t, the matrices of an expert are sharded over t / ep GPUs. If ep > t, ep / t replicas or
+context-parallel ranks send their tokens to the same experts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from llm_analysis.units import Quantity, maximum, minimum, power
 
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
-    """Feed-forward of two matrices, or of three with a gate; `dense:7168` is 7168 wide."""
+    """Return a feed-forward of two matrices, or three with a gate; `dense:7168` has width 7168."""
     return feed_forward(p, int(kind.partition(":")[2] or p.model.intermediate_size), "mlp")
 
 
 def skipped_dense_block(p: Pass, kind: str) -> list[Op]:
-    """Return the weights of a feed-forward that a prompt of text alone skips."""
+    """Return the weights of a feed-forward that a text prompt skips."""
     m = p.model
     return [p.skipped("cross_mlp", (3 if m.gated_mlp else 2) * m.hidden_size * m.intermediate_size)]
 
 
 def feed_forward(p: Pass, width: int, name: str) -> list[Op]:
-    """Up (and gate), activation, down: `width` columns in all, sharded."""
+    """Return up (and gate), activation and down, with `width` columns in total, sharded."""
     m, t, rows = p.model, p.layout.tp_size, p.rows
     h, f, columns, bias = m.hidden_size, width, 2 if m.gated_mlp else 1, m.mlp_bias
     up = f"{name}_up_gate" if m.gated_mlp else f"{name}_up"
@@ -42,17 +42,16 @@ def feed_forward(p: Pass, width: int, name: str) -> list[Op]:
 
 
 def distinct_experts(tokens: Quantity, experts: float, chosen: float) -> Quantity:
-    """How many of `experts` at least one of `tokens` tokens is expected to go to, each choosing `chosen` of them.
+    """Return the expected number of experts that at least one token selects.
 
-    With even routing a token passes an expert by with probability 1 - k/E, and all r tokens do with (1 - k/E)^r,
-    independently of each other; the expected number of the others is E (1 - (1 - k/E)^r), by linearity of expectation
-    (the coupon collector who draws k different coupons at a time). One token touches k, many touch all.
+    `tokens` tokens select `chosen` of `experts` experts each. With even and independent routing, r tokens all avoid one
+    expert with probability (1 - k/E)^r, so E (1 - (1 - k/E)^r) experts are selected on average.
     """
     return experts * (1.0 - power(1.0 - chosen / experts, tokens))
 
 
 def sparse_block(p: Pass, kind: str) -> list[Op]:
-    """Mixture of experts: router, the chosen experts of each token, and the experts that all tokens share."""
+    """Return a mixture of experts: router, routed experts, shared experts."""
     m, rows, width = p.model, p.rows, p.dtypes.stream_bytes
     h, k = m.hidden_size, m.num_experts_per_tok
     E, wide, latent = m.num_experts + m.zero_expert_num, m.moe_latent_size or h, bool(m.moe_latent_size)
@@ -74,16 +73,16 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
 
 
 def _experts(p: Pass) -> list[Op]:
-    """The routed experts of one GPU: a copy of each row for each expert it reaches here, then grouped products.
+    """Return the routed experts of the busiest GPU: a copy of each row for each of its experts, then grouped GEMMs.
 
-    The others wait for the busiest GPU, which has a row, and an expert to read, even where the mean is below one.
+    All GPUs wait for the busiest one, which has at least one row and one expert, even if the mean is below one.
     """
     m, t, ep, numbers = p.model, p.layout.tp_size, p.layout.ep_size, p.dtypes.routed
     h, f, E = m.moe_latent_size or m.hidden_size, m.moe_intermediate_size, m.num_experts
     k = experts_per_token(m)
     columns, bias, held = 2 if m.gated_mlp else 1, m.expert_bias, E / ep
-    shards = max(t / ep, 1.0)  # GPUs that share one expert's matrices
-    # Of all ranks and replicas that these experts serve; some ranks have none where the sequences are fewer.
+    shards = max(t / ep, 1.0)  # GPUs that share the matrices of one expert
+    # Rows of all ranks and replicas that use these experts; with fewer sequences than ranks, some ranks have none.
     tokens = minimum(p.rows * max(ep / t, 1.0), p.whole.rows * max(ep / (t * p.layout.cp_size), 1.0))
     routed = maximum(tokens * k / ep, 1.0) * p.layout.expert_imbalance
     touched = maximum(distinct_experts(tokens, E, k) / ep, 1.0)
@@ -110,17 +109,17 @@ def _experts(p: Pass) -> list[Op]:
 
 
 def experts_per_token(model: ModelConfig) -> float:
-    """Return the experts with weights that a token goes to: with even routing, its share of those without goes off."""
+    """Return the number of experts with weights per token; even routing assumes the same share of all experts."""
     if not model.zero_expert_num:
         return model.num_experts_per_tok
     return model.num_experts_per_tok * model.num_experts / (model.num_experts + model.zero_expert_num)
 
 
 def _exchange(p: Pass, name: str, element_bytes: float) -> list[Op]:
-    """Each GPU's share of its replica's tokens to the GPUs of their experts, or back.
+    """Return the all-to-all of tokens to the GPUs of their experts, or back.
 
-    Nothing where the experts are spread inside the tensor-parallel group: all of its GPUs have all of its tokens, and
-    the all-reduce that ends the layer adds up what they made of them.
+    It is empty if the experts are spread inside the tensor-parallel group: every GPU has all tokens, and the all-reduce
+    at the end of the layer adds the outputs.
     """
     m, t, node = p.model, p.layout.tp_size, p.layout.gpus_per_node
     sent, copies = p.rows / t * (m.moe_latent_size or m.hidden_size) * element_bytes, experts_per_token(m)

@@ -11,12 +11,12 @@ from llm_analysis.physics.operators import Op
 
 
 def falcon_h1_block(p: Pass, kind: str) -> list[Op]:
-    """Return the operators of attention and Mamba-2 side by side on one input (Falcon-H1, 2025)."""
+    """Return the operators of attention and Mamba-2 in parallel on one input (Falcon-H1, 2025)."""
     return [*mamba2_block(p.for_part("state_space"), kind), *attention_block(p, "full_attention")]
 
 
 def _layers_of(model: ModelConfig, kind: str) -> int:
-    """Return how many layers of the model have this mixer."""
+    """Return the number of layers of the model with this mixer."""
     return sum(count for (mixer, _), count in model.layer_kinds.items() if mixer == kind)
 
 

@@ -1,7 +1,7 @@
-"""The table of layer kinds: which function makes the operators of each, and the facts that other modules need of it.
+"""The table of layer kinds: the function that returns the operators of each, and facts that other modules need.
 
-`layer_types` of a model names one of `MIXERS` per layer, `mlp_layer_types` one of `FEED_FORWARDS`. A name may carry a
-size after a colon: `full_attention:4` has 4 KV heads, `dense:7168` is 7168 wide.
+`layer_types` of a model names one of `MIXERS` per layer, `mlp_layer_types` one of `FEED_FORWARDS`. A name may have a
+size after a colon: `full_attention:4` has 4 KV heads, `dense:7168` has width 7168.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class LayerKind(NamedTuple):
     needs: tuple[str, ...] = ()  # sizes of ModelConfig that must be above 0
     not_shared: str = ""  # why context parallelism cannot share its tokens; empty: it can
     unpublished: str = ""  # its name in a note, if no published latency covers it
-    own_size: str = ""  # meaning of the number that a name may carry, as in `dense:7168`; empty: none
+    own_size: str = ""  # meaning of the size in the name, as in `dense:7168`; empty: none allowed
 
     def ops(self, p: Pass, name: str) -> list[Op]:
-        """Return the operators of a layer of this kind; `name` may carry a size."""
+        """Return the operators of a layer of this kind; `name` may have a size."""
         return self.build(p.for_part(self.part), name)
 
 
@@ -47,7 +47,7 @@ def base_name(name: str) -> str:
 
 
 def _no_ops(p: Pass, name: str) -> list[Op]:
-    """Return no operators: the layer lacks this half."""
+    """Return no operators, for a layer without this part."""
     return []
 
 

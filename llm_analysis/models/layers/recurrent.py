@@ -1,8 +1,8 @@
-"""Mixers that carry a state of fixed size instead of a cache that grows: state spaces and linear attention.
+"""Mixers with a state of fixed size instead of a growing cache: state spaces and linear attention.
 
-Sharded over t tensor-parallel GPUs by heads (or channels), as attention is. The FLOP of a scan are those of its chunked
-form (Mamba-2, Dao and Gu 2024, section 6): inside a chunk of c tokens products of the c x c kind, and across chunks the
-state read and updated; a decode step is a chunk of one.
+Heads or channels are sharded over t tensor-parallel GPUs. The FLOP of a scan are those of its chunked form (Mamba-2,
+Dao and Gu 2024, section 6): c x c products inside a chunk of c tokens, and one read and update of the state per chunk.
+A decode step is a chunk of one token.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from llm_analysis.units import Quantity, minimum
 def _recurrence(
     p: Pass, token_flops: Quantity, token_elements: float, state: float, conv: float, *, heads: float, params: float
 ) -> Op:
-    """A scan over the new tokens of each sequence, with a state of `state` and a convolution's of `conv` elements.
+    """Return the scan over the new tokens of each sequence, with `state` elements and `conv` of a convolution.
 
-    Each token costs `token_flops` and moves `token_elements` activations. All but `params` are this GPU's share.
+    Each token costs `token_flops` and moves `token_elements` activations. All except `params` are for this GPU.
     """
     step, t, width = p.step, p.layout.tp_size, p.dtypes.stream_bytes
     state_bytes = state * (p.model.state_element_bytes or width) + conv * width
@@ -40,7 +40,7 @@ def _recurrence(
 
 
 def _convolution(p: Pass, channels: float, kernel: int, bias: bool) -> Op:
-    """A short causal convolution along the tokens, each channel for itself; `channels` of the whole model."""
+    """Return a short causal convolution along the tokens; `channels` is the number of the whole model."""
     t, params = p.layout.tp_size, channels * (kernel + bias)
     op = elementwise("convolution", p.rows, channels / t, channels / t, p.dtypes.stream_bytes, count=p.count)
     weights = params / t * p.dtypes.stream_bytes
@@ -48,31 +48,31 @@ def _convolution(p: Pass, channels: float, kernel: int, bias: bool) -> Op:
 
 
 def _with_weights(op: Op, params: float, weight_bytes: float) -> Op:
-    """`op` with sharded weights of its own."""
+    """Return `op` with sharded weights."""
     return op._replace(params=params, weight_bytes=weight_bytes, stored_bytes=weight_bytes)
 
 
 def _in_projection(p: Pass, outputs: float, bias: bool = False) -> Op:
-    """The hidden size to all that a recurrent layer needs of a token; `outputs` of the whole model."""
+    """Return the input projection of a recurrent layer; `outputs` is the number of the whole model."""
     h, t = p.model.hidden_size, p.layout.tp_size
     return p.matmul("in_projection", h, outputs / t, params=(h + bias) * outputs, bias=bias)
 
 
 def _out_projection(p: Pass, inputs: float, bias: bool = False) -> Op:
-    """Back to the hidden size; `inputs` of the whole model."""
+    """Return the output projection; `inputs` is the number of the whole model."""
     h, t = p.model.hidden_size, p.layout.tp_size
     return p.matmul("out_projection", inputs / t, h, params=(inputs + bias) * h, bias=bias)
 
 
 def _chunk_of(step: Step, chunk: float) -> Quantity:
-    """Tokens that are scanned together: a chunk, or all new ones where they are fewer."""
+    """Return the number of tokens that are scanned together: a chunk, or all new tokens if they are fewer."""
     return minimum(step.new_tokens, chunk)
 
 
 def mamba_block(p: Pass, kind: str) -> list[Op]:
-    """Mamba (Gu and Dao 2023): every channel has a state of its own, and its own decay.
+    """Return Mamba (Gu and Dao 2023): every channel has its own state and decay.
 
-    A token costs 9 FLOP for each element of the state: decay, input, update and output of the selective scan.
+    A token costs 9 FLOP per element of the state: decay, input, update and output of the selective scan.
     """
     m, t = p.model, p.layout.tp_size
     inner, N, rank, bias = m.mamba_inner_size, m.ssm_state_size, m.time_step_rank, m.mamba_proj_bias
@@ -82,13 +82,13 @@ def mamba_block(p: Pass, kind: str) -> list[Op]:
     if m.mamba_inner_layernorms:
         ops.append(p.small_norm("select_norm", selected))
     ops.append(p.matmul("time_step", rank, mine, params=(rank + 1) * inner, bias=True))
-    moved = 4 * mine + 2 * N  # input, gate, time step, output; what is selected
+    moved = 4 * mine + 2 * N  # input, gate, time step, output; B and C
     scan = _recurrence(p, 9 * mine * N, moved, mine * N, mine * m.conv_kernel, heads=mine, params=inner * (N + 1))
     return [*ops, scan, _out_projection(p, inner, bias)]
 
 
 def mamba2_block(p: Pass, kind: str) -> list[Op]:
-    """Mamba-2: heads of channels with one decay each, keys and queries (B and C) shared by groups of heads."""
+    """Return Mamba-2: heads of channels with one decay each; groups of heads share keys and queries (B and C)."""
     m, t = p.model, p.layout.tp_size
     heads, inner, N = m.mamba_num_heads, m.mamba_inner_size, m.ssm_state_size
     shared, mine = m.n_groups * N, inner / t
@@ -108,16 +108,16 @@ def mamba2_block(p: Pass, kind: str) -> list[Op]:
 
 
 def _gated_norm(p: Pass, width: float, params: float) -> Op:
-    """A norm of a layer's inner width times a gate; `width` of the whole model."""
+    """Return a gated norm over the inner width; `width` is that of the whole model."""
     t, stream = p.layout.tp_size, p.dtypes.stream_bytes
     op = elementwise("gated_norm", p.rows, 2 * width / t, width / t, stream, count=p.count)
     return _with_weights(op, params, params * stream)
 
 
 def gated_delta_block(p: Pass, kind: str) -> list[Op]:
-    """Gated delta-net (Yang et al. 2024), the linear attention of Qwen3-Next: a key-value matrix for each value head.
+    """Return the gated delta-net (Yang et al. 2024) of Qwen3-Next: one key-value matrix as state per value head.
 
-    A token reads what the state holds under its key, writes the difference, reads under its query: 6 FLOP an element.
+    A token reads the state with its key, adds the difference, reads with its query: 6 FLOP per element.
     """
     m, t = p.model, p.layout.tp_size
     K, V, dk, dv = m.linear_num_key_heads, m.linear_num_value_heads, m.linear_key_head_dim, m.linear_value_head_dim
@@ -137,7 +137,7 @@ def gated_delta_block(p: Pass, kind: str) -> list[Op]:
 
 
 def lightning_block(p: Pass, kind: str) -> list[Op]:
-    """Lightning attention (MiniMax-01, 2025): linear attention with a fixed decay, normed and gated at its output."""
+    """Return lightning attention (MiniMax-01, 2025): linear attention with a fixed decay and a gated output norm."""
     m, t = p.model, p.layout.tp_size
     heads, d = m.num_attention_heads, m.head_dim
     inner, state = heads * d, heads * d * d

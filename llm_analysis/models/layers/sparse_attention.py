@@ -12,8 +12,8 @@ from llm_analysis.physics.operators import Op, Step, attention, elementwise
 def block_sparse_block(p: Pass, kind: str) -> list[Op]:
     """Return the operators of grouped-query attention to the `index_topk` tokens of the blocks that an indexer picks.
 
-    MiniMax-M3: one index head for each KV head scores every token by a key of its own, kept at the precision of the
-    cache; a block counts with its best token. Index keys have no values and heads no weights.
+    MiniMax-M3: one index head for each KV head scores every token by a separate key in the precision of the
+    cache; the score of a block is that of its best token. Index keys have no values and heads no weights.
     """
     m, t = p.model, p.layout.tp_size
     row_bytes = 2 * max(m.num_key_value_heads / t, 1.0) * m.head_dim * p.dtypes.kv_bytes

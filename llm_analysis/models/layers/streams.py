@@ -1,4 +1,4 @@
-"""What some models add to the residual stream: more streams, a low-rank residual, an embedding of each layer's own."""
+"""Additions to the residual stream: several streams, a low-rank residual, an embedding per layer."""
 
 from __future__ import annotations
 

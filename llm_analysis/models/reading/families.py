@@ -1,16 +1,10 @@
-"""Reading a model: one row for each family's conventions, and what a file leaves unsaid filled in.
+"""The model families: defaults of their files, and functions for keys with a meaning of their own.
 
-`read_model` takes a Hugging Face `config.json` as it is, or one of our own files (a subset of one), under the newer
-field names or the older ones, and returns a `ModelConfig`.
+FAMILIES has one row per `model_type`: the defaults under the keys of its files, a function for keys that need more than
+renaming, and the sizes that published files may omit. SAME_AS lists types with the files and layers of another type.
 
-To add a family, add a row to FAMILIES: the family's defaults under the keys of its files (a file's own word goes before
-them), a function of `family_readers` for what is peculiar to it, and the sizes of its configuration class where
-published files leave them out. A type that behaves as another is named in SAME_AS.
-
-What is peculiar to the files of some families, each turned into fields of `ModelConfig` by a short function.
-
-A function takes the keys that only steer how the others are read, and offers values for those left out.
-The table that names these functions is `families.FAMILIES`.
+A function `read_...` changes the fields in place: it removes keys that only control how others are read, and sets
+defaults for keys that the file omits.
 """
 
 from __future__ import annotations
@@ -21,16 +15,16 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadConfig, shown
 from llm_analysis.models.reading.fields import Fields, by_letter, every, renamed
 
-ENCODER = "an encoder: it reads all tokens in one pass and writes none"
+ENCODER = "an encoder: it reads all tokens in one pass and generates none"
 
 
 def biases(value: bool) -> dict[str, bool]:
-    """A bias on every matrix of a layer, or on none."""
+    """Return the fields for a bias on every matrix of a layer, or on none."""
     return {"qkv_bias": value, "attention_output_bias": value, "mlp_bias": value}
 
 
 def read_falcon(fields: Fields) -> None:
-    """Falcon: one KV head, or groups in the new decoder; two norms before its parallel halves."""
+    """Read Falcon: one KV head, or groups in the new decoder with two norms before the parallel blocks."""
     new, parallel = fields.take_flag("new_decoder_architecture"), fields.take_flag("parallel_attn", True)
     alone = fields.take_flag("multi_query", True) and not new
     if alone:
@@ -41,7 +35,7 @@ def read_falcon(fields: Fields) -> None:
 
 
 def read_mpt(fields: Fields) -> None:
-    """MPT: ALiBi and no biases, unless it says otherwise."""
+    """Read MPT: ALiBi and no biases by default."""
     if fields.pop("attn_type", "") == "multiquery_attention":
         fields["num_key_value_heads"] = 1
     bias = not fields.take_flag("no_bias", True)
@@ -49,13 +43,13 @@ def read_mpt(fields: Fields) -> None:
 
 
 def read_multi_query(fields: Fields) -> None:
-    """StarCoder: one KV head."""
+    """Read StarCoder: one KV head by default."""
     if fields.take_flag("multi_query", True):
         fields["num_key_value_heads"] = 1
 
 
 def read_biased(key: str, default: bool) -> Callable[[Fields], None]:
-    """A family whose `key` gives every matrix a bias."""
+    """Return a reader of a family in which the flag `key` gives every matrix a bias."""
 
     def read(fields: Fields) -> None:
         fields.offer(**biases(fields.take_flag(key, default)))
@@ -64,7 +58,7 @@ def read_biased(key: str, default: bool) -> Callable[[Fields], None]:
 
 
 def read_attention_biased(key: str, default: bool) -> Callable[[Fields], None]:
-    """A family whose `key` gives the matrices of attention a bias."""
+    """Return a reader of a family in which the flag `key` gives the attention matrices a bias."""
 
     def read(fields: Fields) -> None:
         value = fields.take_flag(key, default)
@@ -74,13 +68,13 @@ def read_attention_biased(key: str, default: bool) -> Callable[[Fields], None]:
 
 
 def read_opt(fields: Fields) -> None:
-    """OPT: the 350M model normalises after its blocks, and has no final norm."""
+    """Read OPT: the 350M model has its norms after the blocks, and no final norm."""
     before = fields.take_flag("do_layer_norm_before", True)
     fields.offer(final_norm=before, **biases(fields.take_flag("enable_bias", True)))
 
 
 def read_gpt_neo(fields: Fields) -> None:
-    """GPT-Neo: full and windowed layers in turn; no bias on queries, keys and values."""
+    """Read GPT-Neo: alternating full and windowed layers; no bias on queries, keys and values."""
     fields.pop("attention_types", None)
     kinds = {"global": "full_attention", "local": "sliding_attention"}
     listed = [kinds.get(str(kind), str(kind)) for kind in fields.take_items("attention_layers")]
@@ -89,18 +83,18 @@ def read_gpt_neo(fields: Fields) -> None:
 
 
 def read_gpt_neox(fields: Fields) -> None:
-    """GPT-NeoX: parallel halves with a norm each, unless it says otherwise."""
+    """Read GPT-NeoX: parallel attention and feed-forward with a norm each, by default."""
     fields.offer(parallel_block=fields.take_flag("use_parallel_residual", True))
 
 
 def read_qwen(fields: Fields) -> None:
-    """The first Qwen: its feed-forward's size counts gate and up together."""
+    """Read Qwen 1: `intermediate_size` is the sum of gate and up."""
     fields.pop("no_bias", None)
     fields["intermediate_size"] = fields.whole("intermediate_size") // 2
 
 
 def read_chatglm(fields: Fields) -> None:
-    """ChatGLM 2 and 3, GLM-4-9B: grouped queries where they say so."""
+    """Read ChatGLM 2 and 3 and GLM-4-9B: grouped queries with `multi_query_attention`."""
     if not fields.take_flag("multi_query_attention"):
         fields.pop("num_key_value_heads", None)
     linear = fields.take_flag("add_bias_linear")
@@ -108,13 +102,13 @@ def read_chatglm(fields: Fields) -> None:
 
 
 def read_cohere(fields: Fields) -> None:
-    """Command: the context is `model_max_length`, where `max_position_embeddings` is that of the first training."""
+    """Read Command: the context is `model_max_length`; `max_position_embeddings` is that of pre-training."""
     longest = fields.take_whole("model_max_length")
     fields["max_position_embeddings"] = max(longest, fields.whole("max_position_embeddings", 8192))
 
 
 def read_llama4(fields: Fields) -> None:
-    """Llama 4: `intermediate_size` is the experts' and the shared one's; dense layers have `intermediate_size_mlp`."""
+    """Read Llama 4: `intermediate_size` is the width of all experts, `intermediate_size_mlp` that of dense layers."""
     expert = fields.whole("intermediate_size")
     fields.offer(moe_intermediate_size=expert, shared_expert_intermediate_size=expert)
     fields["intermediate_size"] = fields.take_whole("intermediate_size_mlp", 2 * expert)
@@ -128,7 +122,7 @@ def read_llama4(fields: Fields) -> None:
 
 
 def read_gated_delta(fields: Fields) -> None:
-    """Qwen3-Next and Qwen3.5: every fourth layer attends, the others are gated delta-nets."""
+    """Read Qwen3-Next and Qwen3.5: attention in every fourth layer, gated delta-nets in the others."""
     interval = fields.take_whole("full_attention_interval", 4)
     fields.offer(layer_types=every(fields, interval, "full_attention", "linear_attention"))
     fields["layer_types"] = [
@@ -138,7 +132,7 @@ def read_gated_delta(fields: Fields) -> None:
 
 
 def read_minimax(fields: Fields) -> None:
-    """MiniMax-01 and M1: seven layers of lightning attention, then one of softmax attention."""
+    """Read MiniMax-01 and M1: softmax attention in every eighth layer, lightning attention in the others."""
     listed = ["full_attention" if kind == 1 else "linear_attention" for kind in fields.take_items("attn_type_list")]
     fields.offer(layer_types=listed or every(fields, 8, "full_attention", "linear_attention"))
     fields["layer_types"] = [
@@ -153,7 +147,7 @@ def read_minimax_m2(fields: Fields) -> None:
 
 
 def read_mamba(fields: Fields) -> None:
-    """Mamba: no attention; each channel of the state space is a head of its own."""
+    """Read Mamba: no attention; each channel is a head of one element."""
     layers, inner = fields.whole("num_hidden_layers"), fields.take_whole("expand", 2) * fields.whole("hidden_size")
     inner = fields.whole("intermediate_size", inner) or inner
     fields.pop("d_inner", None)  # the same width under an older name
@@ -165,7 +159,7 @@ def read_mamba(fields: Fields) -> None:
 
 
 def read_mamba2(fields: Fields) -> None:
-    """Mamba-2: no attention; heads of channels share one state matrix each."""
+    """Read Mamba-2: no attention; each head of channels shares one state matrix."""
     layers = fields.whole("num_hidden_layers")
     fields.pop("expand", None)
     heads, width = fields.whole("num_attention_heads"), fields.whole("head_dim", 64)
@@ -176,7 +170,7 @@ def read_mamba2(fields: Fields) -> None:
 
 
 def read_jamba(fields: Fields) -> None:
-    """Jamba: attention in one layer of `attn_layer_period`, experts in one of `expert_layer_period`."""
+    """Read Jamba: attention in one of `attn_layer_period` layers, experts in one of `expert_layer_period`."""
     inner = fields.take_whole("expand", 2) * fields.whole("hidden_size")
     rank = fields.pop("time_step_rank", "auto")
     fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
@@ -188,7 +182,7 @@ def read_jamba(fields: Fields) -> None:
 
 
 def read_nemotron_h(fields: Fields) -> None:
-    """Nemotron-H: each layer is a mixer or a feed-forward, by the letters of `hybrid_override_pattern`."""
+    """Read Nemotron-H: each layer is a mixer or a feed-forward, as `hybrid_override_pattern` gives by letters."""
     fields.take_whole("expand")
     fields.pop("use_bias", None)
     pattern = str(fields.pop("hybrid_override_pattern", ""))
@@ -201,14 +195,14 @@ def read_nemotron_h(fields: Fields) -> None:
 
 
 def read_bamba(fields: Fields) -> None:
-    """Bamba: Mamba-2 layers, but for the listed ones."""
+    """Read Bamba: attention in the listed layers, Mamba-2 in the others."""
     attending, layers = fields.take_items("attn_layer_indices"), fields.whole("num_hidden_layers")
     fields.take_whole("expand")
     fields.offer(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
 
 
 def read_granite_hybrid(fields: Fields) -> None:
-    """Granite 4: Mamba-2 layers but for the listed ones; without experts the shared one is the feed-forward."""
+    """Read Granite 4: attention in the listed layers, Mamba-2 in the others; without experts, a dense layer."""
     fields.take_whole("expand")
     kinds = ["mamba2" if kind == "mamba" else kind for kind in fields.items_of("layer_types")]
     fields["layer_types"] = kinds or ["full_attention"] * fields.whole("num_hidden_layers")
@@ -217,7 +211,7 @@ def read_granite_hybrid(fields: Fields) -> None:
 
 
 def read_gemma4(fields: Fields) -> None:
-    """Gemma 4: the last layers share KV caches; dense and expert halves side by side; an embedding for each layer."""
+    """Read Gemma 4: the last layers share KV caches; dense and expert parts in parallel; an embedding per layer."""
     layers = fields.whole("num_hidden_layers")
     fields.pop("vocab_size_per_layer_input", None)  # the same vocabulary
     shared = min(fields.take_whole("num_kv_shared_layers"), layers)
@@ -234,7 +228,7 @@ def read_gemma4(fields: Fields) -> None:
 
 
 def read_nemotron_nas(fields: Fields) -> None:
-    """Llama-Nemotron: each layer has a size of its own, in `block_configs`."""
+    """Read Llama-Nemotron: `block_configs` has the sizes of each layer."""
     heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
     layers = [nas_layer(block, heads, hidden) for block in fields.take_items("block_configs")]
     groups, widths = [kv_heads for kv_heads, _ in layers], [width for _, width in layers]
@@ -245,11 +239,11 @@ def read_nemotron_nas(fields: Fields) -> None:
 
 
 def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
-    """KV heads and feed-forward width of one of `block_configs`; 0 for a half that the layer lacks."""
+    """Return KV heads and feed-forward width of one entry of `block_configs`; 0 for a part that the layer lacks."""
     whole = block if isinstance(block, dict) else {}
     attention, ffn = (renamed(part if isinstance(part := whole.get(k), dict) else {}) for k in ("attention", "ffn"))
     if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
-        raise BadConfig("block_configs with replace_with_linear or sparsify are of a kind not covered")
+        raise BadConfig("block_configs with replace_with_linear or sparsify are not covered")
     ratio = ffn.get("ffn_mult", 0)
     if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1000:
         raise BadConfig(f"ffn_mult must be a number from 0, not {shown(ratio)}")
@@ -258,12 +252,12 @@ def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
 
 
 def read_dbrx(fields: Fields) -> None:
-    """DBRX: every layer has experts, as wide as its feed-forward."""
+    """Read DBRX: every layer has experts of the width of its feed-forward."""
     fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
 
 
 def read_bert(fields: Fields) -> None:
-    """BERT: every token sees every other; a note says that it writes none."""
+    """Read BERT: every token attends to all others; a note says that it generates no tokens."""
     layers = fields.whole("num_hidden_layers")
     rows = fields.take_whole("type_vocab_size", 2)
     fields.pop("position_embedding_type", None)
@@ -277,12 +271,12 @@ def _add_note(fields: Fields, note: str) -> None:
 
 
 def read_sparse_latent(fields: Fields) -> None:
-    """DeepSeek-V3.2: an indexer in every layer."""
+    """Read DeepSeek-V3.2: an indexer in every layer."""
     _add_note(fields, "the KV cache includes the indexer's keys, in fp8 with a scale: 132 bytes per token and layer")
 
 
 def read_indexed(fields: Fields) -> None:
-    """GLM-5: an indexer in some layers; the others attend to the tokens that the last of these picked."""
+    """Read GLM-5: an indexer in some layers; the others attend to the tokens that the last indexer selected."""
     layers, kinds = fields.whole("num_hidden_layers"), fields.take_items("indexer_types")
     pattern, every_nth = fields.pop("index_topk_pattern", None), fields.take_whole("index_topk_freq", 1) or 1
     first = fields.take_whole("index_skip_topk_offset", 2)
@@ -295,7 +289,7 @@ def read_indexed(fields: Fields) -> None:
 
 
 def read_hunyuan(fields: Fields) -> None:
-    """Hunyuan: sizes of experts are lists of one value per layer; a single expert is a dense feed-forward."""
+    """Read Hunyuan: sizes of experts are lists of one value per layer; a single expert is a dense feed-forward."""
     for key in ("num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"):
         values = fields.get(key)
         if isinstance(values, list):
@@ -311,26 +305,26 @@ def read_hunyuan(fields: Fields) -> None:
 
 
 def read_apertus(fields: Fields) -> None:
-    """Apertus: a norm for each head of queries and keys, unless the file says otherwise."""
+    """Read Apertus: a norm for each head of queries and keys by default."""
     fields["qk_norm"] = "head" if fields.take_flag("qk_norm", True) else "none"
 
 
 def read_afmoe(fields: Fields) -> None:
-    """AFMoE (Trinity): some layers with full attention, gated outputs, the first layers dense."""
+    """Read AFMoE (Trinity): some layers with full attention, gated outputs, the first layers dense."""
     period = fields.take_whole("global_attn_every_n_layers", 4)
     fields.offer(layer_types=every(fields, period, "full_attention", "sliding_attention"))
     fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers", 1)
 
 
 def read_step3(fields: Fields) -> None:
-    """Step 3.5 and 3.7: full attention in each fourth layer; one gate per head, a shared expert of its own width."""
+    """Read Step 3.5 and 3.7: full attention in every fourth layer, one gate per head, a shared expert."""
     width = fields.take_whole("share_expert_dim") or fields.take_whole("share_expert_dims")
     fields.offer(shared_expert_intermediate_size=width)
     fields.pop("n_shared_experts", None)
 
 
 def read_lfm2(fields: Fields) -> None:
-    """LFM2: gated short convolutions in most layers; the feed-forward is two thirds of the given width, rounded up."""
+    """Read LFM2: gated short convolutions in most layers; the feed-forward has two thirds of the given width."""
     attending, layers = fields.take_items("full_attn_idxs"), fields.whole("num_hidden_layers")
     kinds = fields.items_of("layer_types") or ["full_attention" if i in attending else "conv" for i in range(layers)]
     fields["layer_types"] = ["short_conv" if kind == "conv" else kind for kind in kinds]
@@ -347,7 +341,7 @@ def read_lfm2(fields: Fields) -> None:
 
 
 def read_falcon_h1(fields: Fields) -> None:
-    """Falcon-H1: attention and Mamba-2 side by side in every layer."""
+    """Read Falcon-H1: attention and Mamba-2 in parallel in every layer."""
     inner = fields.take_whole("mamba_d_ssm") or fields.take_whole("expand", 2) * fields.whole("hidden_size")
     heads = fields.whole("mamba_num_heads", 128)
     fields.offer(mamba_head_dim=inner // max(heads, 1), mamba_gated_norm=fields.take_flag("mamba_rms_norm"))
@@ -357,7 +351,7 @@ def read_falcon_h1(fields: Fields) -> None:
 
 
 def read_kimi_linear(fields: Fields) -> None:
-    """Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
+    """Read Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
     parts = renamed(found if isinstance(found := fields.pop("linear_attn_config", {}), dict) else {})
     full, layers = parts.items_of("full_attn_layers"), fields.whole("num_hidden_layers")
     fields.offer(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
@@ -371,7 +365,7 @@ def read_kimi_linear(fields: Fields) -> None:
 
 
 def read_bailing_hybrid(fields: Fields) -> None:
-    """Ling 3: Kimi delta attention with full gates, and gated latent attention at the end of each group of layers."""
+    """Read Ling 3: Kimi delta attention with full gates; the last layer of each group has gated latent attention."""
     period = fields.take_whole("layer_group_size", 6)
     fields.offer(layer_types=every(fields, period, "latent_attention", "kimi_delta"))
     fields["layer_types"] = [
@@ -384,12 +378,12 @@ def read_bailing_hybrid(fields: Fields) -> None:
 
 
 def read_minicpm3(fields: Fields) -> None:
-    """MiniCPM3: latent attention, values as wide as the hidden size over the heads."""
+    """Read MiniCPM3: latent attention; values have hidden size / heads elements."""
     fields.offer(v_head_dim=fields.whole("hidden_size") // max(fields.whole("num_attention_heads"), 1))
 
 
 def read_zamba2(fields: Fields) -> None:
-    """Zamba2: Mamba-2 layers, before some of which one of a few shared transformer blocks runs."""
+    """Read Zamba2: Mamba-2 layers; a shared transformer block runs before some of them."""
     names = {"mamba_ngroups": "n_groups", "n_mamba_heads": "mamba_num_heads", "mamba_headdim": "mamba_head_dim"}
     for key, field in names.items():
         if key in fields:
@@ -412,7 +406,7 @@ def read_zamba2(fields: Fields) -> None:
 
 
 def read_recurrent_gemma(fields: Fields) -> None:
-    """RecurrentGemma: gated linear recurrences and windowed attention in turn; the feed-forward is half as wide."""
+    """Read RecurrentGemma: gated linear recurrences and windowed attention; half of the given feed-forward width."""
     turn = fields.take_items("block_types") or ["recurrent", "recurrent", "attention"]
     names = {"recurrent": "rg_lru", "attention": "sliding_attention"}
     layers = fields.whole("num_hidden_layers")
@@ -426,28 +420,28 @@ def read_recurrent_gemma(fields: Fields) -> None:
 
 
 def read_olmo_hybrid(fields: Fields) -> None:
-    """Olmo-Hybrid: gated delta-nets in three of four layers, softmax attention in the rest."""
+    """Read Olmo-Hybrid: gated delta-nets in three of four layers, softmax attention in the rest."""
     fields.offer(layer_types=every(fields, 4, "full_attention", "gated_delta_net"))
     for key in ("linear_a_log_max", "linear_a_log_min", "linear_dt_max", "linear_dt_min", "linear_dt_init_floor"):
         fields.pop(key, None)
 
 
 def read_longcat(fields: Fields) -> None:
-    """LongCat-Flash: each layer is two, with an attention and a feed-forward each; experts join the first of the two.
+    """Read LongCat-Flash: each layer counts as two, each with attention and feed-forward; one of them has experts.
 
-    Some experts return their input and hold no weights: a token then goes to fewer of the others.
+    Some experts return their input and have no weights, so a token uses fewer of the others.
     """
     fields["num_hidden_layers"] = layers = 2 * fields.whole("num_hidden_layers")
     fields["moe_intermediate_size"] = fields.take_whole("expert_ffn_hidden_size")
     fields["mlp_layer_types"] = ["sparse" if i % 2 == 0 else "dense" for i in range(layers)]
     fields["shared_expert_intermediate_size"] = fields.whole("intermediate_size")
     fields.offer(num_key_value_heads=fields.whole("num_attention_heads"))
-    note = f"a layer of this family counts as two: {layers} layers, of which every second has the experts"
-    _add_note(fields, f"{note}; experts that return their input hold no weights")
+    note = f"a layer of this family counts as two: {layers} layers, every second one with experts"
+    _add_note(fields, f"{note}; experts that return their input have no weights")
 
 
 def read_minimax_m3(fields: Fields) -> None:
-    """MiniMax-M3: block-sparse attention after the first layers; `intermediate_size` is the width of an expert."""
+    """Read MiniMax-M3: block-sparse attention after the first layers; `intermediate_size` is the width of an expert."""
     sparse = renamed(found if isinstance(found := fields.pop("sparse_attention_config", {}), dict) else {})
     expert = fields.whole("intermediate_size")
     fields["moe_intermediate_size"] = expert
@@ -469,7 +463,7 @@ def read_minimax_m3(fields: Fields) -> None:
 
 
 def read_deepseek_v4(fields: Fields) -> None:
-    """DeepSeek-V4: a window in every layer, and rows for each 4 or each 128 tokens, as `compress_ratios` lists."""
+    """Read DeepSeek-V4: a window in every layer, and one row per 4 or 128 tokens, as `compress_ratios` lists."""
     layers, ratios = fields.whole("num_hidden_layers"), fields.take_items("compress_ratios")
     rates = fields.pop("compress_rates", None)
     rates = rates if isinstance(rates, dict) else {}
@@ -491,16 +485,16 @@ def read_deepseek_v4(fields: Fields) -> None:
 
 
 def read_mllama(fields: Fields) -> None:
-    """Llama 3.2 Vision: layers that attend to an image are stored, and a prompt of text alone skips them."""
+    """Read Llama 3.2 Vision: layers that attend to images are stored, and a text prompt skips them."""
     crossing, layers = fields.take_items("cross_attention_layers"), fields.whole("num_hidden_layers")
     fields["layer_types"] = ["cross_attention" if i in crossing else "full_attention" for i in range(layers)]
     fields["mlp_layer_types"] = ["skipped_dense" if i in crossing else "dense" for i in range(layers)]
-    note = f"{len(crossing)} layers attend to images: their weights count, and a prompt of text alone skips them"
-    _add_note(fields, f"{note}, without keys and values in the cache")
+    note = f"{len(crossing)} layers attend to images: their weights are counted, and a text prompt skips them"
+    _add_note(fields, f"{note}; they have no KV cache")
 
 
 def read_gemma3n(fields: Fields) -> None:
-    """Gemma 3n: the last layers share KV caches; each layer has its own width, as a list or one number."""
+    """Read Gemma 3n: the last layers share KV caches; each layer has its own width, as a list or one number."""
     layers = fields.whole("num_hidden_layers")
     shared = min(fields.take_whole("num_kv_shared_layers"), layers)
     kinds = fields.items_of("layer_types") or every(fields, 5, "full_attention", "sliding_attention")
@@ -514,7 +508,7 @@ def read_gemma3n(fields: Fields) -> None:
 
 
 def read_encoder(fields: Fields) -> None:
-    """An encoder with rotary positions: every token sees every other, or those in a window."""
+    """Read an encoder with rotary positions: every token attends to all others, or to those in a window."""
     layers, window = fields.whole("num_hidden_layers"), fields.take_whole("local_attention")
     period = fields.take_whole("global_attn_every_n_layers", 1) or 1
     fields.offer(token_type_rows=fields.take_whole("type_vocab_size"))
@@ -529,18 +523,18 @@ def read_encoder(fields: Fields) -> None:
 
 
 def read_stablelm(fields: Fields) -> None:
-    """StableLM: a bias on queries, keys and values, and parallel halves, where it says so."""
+    """Read StableLM: optional bias on queries, keys and values, optional parallel blocks."""
     fields.offer(qkv_bias=fields.take_flag("use_qkv_bias"), attention_output_bias=False)
     if fields.take_flag("use_parallel_residual"):
         fields.offer(parallel_block=True, norms_per_layer=1)
 
 
 def nothing(fields: Fields) -> None:
-    """A family whose files say all."""
+    """Change nothing: the defaults of the family suffice."""
 
 
 class Family(NamedTuple):
-    """Defaults of a family, what is peculiar to its files, and the sizes that published files may leave out."""
+    """A row of FAMILIES: defaults, a function that reads special keys, sizes that published files may omit."""
 
     defaults: Mapping[str, Any] = {}
     read: Callable[[Fields], None] = nothing
@@ -556,7 +550,7 @@ NO_POSITIONS = {"rotary": False}
 GPT = PLAIN | TIED | NO_POSITIONS | biases(True)
 LEARNED = {"position_offset": 0}
 QKV_BIAS = {"qkv_bias": True, "attention_output_bias": False}
-SPARE_OUTPUT_BIAS = {"attention_output_bias": False}  # `attention_bias` is that of queries, keys and values alone
+SPARE_OUTPUT_BIAS = {"attention_output_bias": False}  # `attention_bias` covers only queries, keys and values
 SHARED_GATE = {"shared_expert_gate": True}
 GEMMA = {"tie_word_embeddings": True, "head_dim": 256}
 GEMMA2 = GEMMA | {"norms_per_layer": 4, "sliding_window": 4096, "sliding_window_pattern": 2}
@@ -735,7 +729,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Types whose files and layers are those of another.
+# Types with the files and layers of another type.
 SAME_AS = {
     "yi": "llama",
     "baichuan": "llama",
@@ -786,8 +780,8 @@ SAME_AS = {
     "RefinedWebModel": "falcon",
 }
 
-AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias but where the file says so)"
-# What a file of an unknown type must hold to be read as a Llama, and words of keys that say it is something else.
+AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias unless the file has one)"
+# Keys that a file of an unknown type needs to be read as a Llama, and beginnings of keys that exclude it.
 LLAMA_NEEDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 FOREIGN = (
     *("ssm", "mamba", "conv", "rwkv", "linear_", "block_config", "altup", "lru", "encoder", "decoder_layers", "laurel"),
@@ -796,9 +790,9 @@ FOREIGN = (
 
 
 def family_of(fields: Fields) -> tuple[Family, list[str]]:
-    """The row of the file's `model_type`; Llama's, and a note, for an unknown type that looks like one.
+    """Return the row of the file's `model_type`; that of Llama, with a note, for an unknown type with its keys.
 
-    Raises BadConfig for an unknown type that does not.
+    Raises BadConfig for any other unknown type.
     """
     given = str(fields.get("model_type", ""))
     known = given.removesuffix("_text")
@@ -811,5 +805,5 @@ def family_of(fields: Fields) -> tuple[Family, list[str]]:
     strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
     if missing or strange:
         why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
-        raise BadConfig(f"model_type {given!r} is not covered, and its file does not read as a Llama's: {why}")
-    return FAMILIES["llama"], [f"model_type {given!r} is not one we know: {AS_A_LLAMA}"]
+        raise BadConfig(f"model_type {given!r} is not covered, and its file cannot be read as a Llama's: {why}")
+    return FAMILIES["llama"], [f"model_type {given!r} is unknown: {AS_A_LLAMA}"]

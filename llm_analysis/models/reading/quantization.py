@@ -119,7 +119,7 @@ class Formats:
             method = str(config.get("quant_method", "")) or "unnamed"
             width = _whole(config.get("bits")) or _whole(config.get("w_bit"))
             kind = shown(method) + (f" of {width} bits" if width else "")
-            self.unknown = f"quantization {kind} is not one we know: weights take dtype_name, 16 bits without it"
+            self.unknown = f"quantization {kind} is unknown: the weights take the format of dtype_name, else 16 bits"
 
     def of_part(self, ends: Iterable[str], layers: int) -> str:
         """Return the format that most layers in the middle of the model have in a part."""

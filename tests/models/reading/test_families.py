@@ -299,7 +299,7 @@ def test_what_cannot_be_read_is_refused_by_name(keys: dict[str, Any], complaint:
 
 def test_an_unknown_type_that_looks_like_a_llama_is_read_as_one() -> None:
     model = published("brand_new", some_number=3, pad_id=0)
-    assert "'brand_new' is not one we know: read as a Llama" in model.notes[0]
+    assert "'brand_new' is unknown: read as a Llama" in model.notes[0]
     assert model.notes[1] == "keys of the file that were not read: some_number"
     assert num_params(model) == num_params(published("llama"))
 
