@@ -9,5 +9,7 @@ plan          the answer of plan
 compare       the answer of compare
 plots         pictures (matplotlib)
 gpu           one GPU in full, with the measurements that its estimates rest on
+load          the answer of load
+load_plot     a picture of the answer of load (matplotlib)
 catalogue     lists of models, GPUs and number formats
 """

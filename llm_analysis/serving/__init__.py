@@ -1,6 +1,13 @@
 """Serving under load: requests that arrive, queue, are batched continuously and share a KV cache.
 
-arrivals    arrival times of requests
-scheduler   discrete-event simulation of one replica of an engine
-step_times  tables of step times, built once per scenario from the operators
+arrivals      arrival times of requests
+lengths       lengths of requests: fixed, uniform, public workloads, traces
+engines       schedulers and defaults of engines, their KV cache on a GPU
+step_times    tables of step times, built once per scenario from the operators
+scheduler     discrete-event simulation of one replica
+simulation    replicas behind a router, prefill and decode workers
+metrics       TTFT, TPOT, ITL and latency of a run, as benchmarks report them
+server        a server in full: its runs, its saturation rate, its goodput
+steady_state  closed form at a fixed concurrency, for numbers and arrays
+load          the answer of the command `load`
 """

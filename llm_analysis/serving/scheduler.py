@@ -75,6 +75,7 @@ class Replica:
         self.gpu_seconds = 0.0  # in which a step ran
         self.sequence_seconds = 0.0  # integral of running sequences
         self.finished = 0
+        self.ended: list[int] = []  # in the order of their ends
         self._next = 0  # first request that is not submitted
         self._front_free = 0.0
         self._transit: deque[tuple[float, int]] = deque()  # submitted, not yet with the engine
@@ -95,8 +96,8 @@ class Replica:
 
     @property
     def outstanding(self) -> int:
-        """Requests that were submitted and have not ended."""
-        return self._next - self.finished
+        """Requests that were given to this engine and have not ended."""
+        return len(self.requests) - self.finished
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Add requests; their due times must not decrease."""
@@ -106,13 +107,14 @@ class Replica:
         self.first += empty
         self.end += empty
 
-    def advance(self, until: float = inf) -> None:
-        """Run until the clock reaches `until`, or all requests have ended."""
-        while True:
+    def advance(self, until: float = inf, until_finished: float = inf) -> None:
+        """Run until the clock reaches `until`, `until_finished` requests have ended, or all have."""
+        while self.finished < until_finished:
             self._take(self.now, 0.0)
             if not (self._running or self._waiting or self._prefilling):
                 coming = self._transit[0][0] if self._transit else self._due()
                 if coming == inf or coming >= until:
+                    self.now = max(self.now, until) if until < inf else self.now
                     return
                 self.now = max(self.now, coming)
                 self._take(self.now, 0.0)
@@ -337,6 +339,7 @@ class Replica:
     def _close(self, i: int, now: float) -> None:
         """Record the end of a request."""
         self.end[i] = now
+        self.ended.append(i)
         self.finished += 1
 
     def _full(self, n: int) -> bool:

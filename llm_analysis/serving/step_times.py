@@ -25,9 +25,10 @@ from math import inf
 from typing import NamedTuple
 
 from llm_analysis.hardware.roofline import pass_seconds
-from llm_analysis.inference.analysis import LLMAnalysis
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
+from llm_analysis.units import maximum
 
 GRID_RATIO = 2 ** (1 / 4)
 HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
@@ -111,24 +112,26 @@ class StepTimes(NamedTuple):
 
 
 def build_step_times(
-    analysis: LLMAnalysis, host: Host, max_rows: float, max_sequences: float, max_context: float
+    scenario: Scenario, host: Host, max_rows: float, max_sequences: float, max_context: float
 ) -> StepTimes:
     """Return the tables of a scenario, up to the given rows, sequences and context."""
     rows, sequences = _grid(max_rows), _grid(max_sequences)
-    kinks = sorted({0.0, max_context, *(k for k in analysis.model.decode_kinks if 0 < k < max_context)})
-    common = {(op.name, op.kind) for op in _ops(analysis, Step(1.0, 2.0))}
-    common &= {(op.name, op.kind) for op in _ops(analysis, Step(1.0, 1.0, 2.0, "decode"))}
+    kinks = sorted({0.0, max_context, *(k for k in scenario.model.decode_kinks if 0 < k < max_context)})
+    common = {(op.name, op.kind) for op in pass_ops(scenario, Step(1.0, 2.0))}
+    common &= {(op.name, op.kind) for op in pass_ops(scenario, Step(1.0, 1.0, 2.0, "decode"))}
 
     def seconds(step: Step, part: str) -> float:
-        ops = [op for op in _ops(analysis, step) if _part(op, common) == part]
-        return round(float(pass_seconds(analysis.timed(ops))), DIGITS)
+        ops = [op for op in pass_ops(scenario, step) if _part(op, common) == part]
+        return round(float(pass_seconds(scenario.timed(ops))), DIGITS)
 
     def decode_at(context: float) -> Table:
         return Table(sequences, [seconds(Step(n, 1.0, context, "decode"), "own") for n in sequences])
 
     launch = sum(
         float(op.count) * float(cost.launch)
-        for _, op, cost in analysis.timed([op for op in _ops(analysis, Step(1.0, 2.0)) if _part(op, common) == "own"])
+        for _, op, cost in scenario.timed(
+            [op for op in pass_ops(scenario, Step(1.0, 2.0)) if _part(op, common) == "own"]
+        )
     )
 
     def prefill_at(context: float) -> Table:
@@ -145,15 +148,15 @@ def build_step_times(
     )
 
 
-def _ops(analysis: LLMAnalysis, step: Step) -> list[Op]:
+def pass_ops(scenario: Scenario, step: Step) -> list[Op]:
     """Return the operators of a pass through all layers.
 
     The stages of a pipeline work on as many micro-batches at a time, so that each sees its share of the rows.
     """
-    a, pp = analysis, analysis.layout.pp_size
+    a, pp = scenario, scenario.layout.pp_size
     if pp == 1:
         return stage_ops(a.model, step, a.dtypes, a.layout, 0, a.model.num_hidden_layers)
-    batch = max(float(step.batch) / pp, 1.0) if step.phase == "decode" else float(step.batch)
+    batch = maximum(step.batch / pp, 1.0) if step.phase == "decode" else step.batch
     micro = step._replace(batch=batch)
     ops = stage_ops(a.model, micro, a.dtypes, a.layout, 0, a.model.num_hidden_layers)
     return ops + stage_sends(a.model, micro, a.dtypes, a.layout)

@@ -4,9 +4,9 @@ import pytest
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.hardware.roofline import pass_seconds
-from llm_analysis.inference.analysis import LLMAnalysis
 from llm_analysis.inference.passes import carried
 from llm_analysis.inference.runtimes import NONE
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import forward
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism
@@ -17,10 +17,10 @@ MODELS = {"llama-3.1-8b": 1, "deepseek-r1": 8, "gpt-oss-120b": 8}
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def scenario(request: pytest.FixtureRequest) -> tuple[LLMAnalysis, StepTimes]:
+def scenario(request: pytest.FixtureRequest) -> tuple[Scenario, StepTimes]:
     layout = Parallelism(tp_size=MODELS[request.param])
-    analysis = LLMAnalysis(get_model(request.param), get_gpu("h100-sxm-80gb"), None, layout, runtime=NONE)
-    return analysis, build_step_times(analysis, Host(), 8192, 256, 131072.0)
+    asked = Scenario.of(get_model(request.param), get_gpu("h100-sxm-80gb"), None, layout, runtime=NONE)
+    return asked, build_step_times(asked, Host(), 8192, 256, 131072.0)
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,22 @@ def scenario(request: pytest.FixtureRequest) -> tuple[LLMAnalysis, StepTimes]:
     [(64, 700, 0, 0), (3, 30000, 0, 0), (200, 4000, 0, 0), (50, 1000, 300, 0), (0, 0, 700, 0), (0, 0, 3000, 5000)],
 )
 def test_a_step_takes_as_long_as_its_operators(
-    scenario: tuple[LLMAnalysis, StepTimes], sequences: int, context: int, tokens: int, seen: int
+    scenario: tuple[Scenario, StepTimes], sequences: int, context: int, tokens: int, seen: int
 ) -> None:
     """Within 0.3 %: the tables are linear between points 19 % apart, where the roofline bends."""
-    analysis, times = scenario
+    asked, times = scenario
 
-    decode = forward(analysis.model, Step(sequences, 1.0, context, "decode"), analysis.dtypes, analysis.layout)
-    prefill = forward(analysis.model, Step(1.0, tokens, seen), analysis.dtypes, analysis.layout) if tokens else []
+    decode = forward(asked.model, Step(sequences, 1.0, context, "decode"), asked.dtypes, asked.layout)
+    prefill = forward(asked.model, Step(1.0, tokens, seen), asked.dtypes, asked.layout) if tokens else []
     both = carried(decode, prefill) if sequences and tokens else decode if sequences else prefill
     chunks = [(tokens, seen)] if tokens else []
     found = times.step_seconds(sequences, sequences * context, chunks, len(chunks))
-    assert found == pytest.approx(float(pass_seconds(analysis.timed(both))), rel=3e-3)
+    assert found == pytest.approx(float(pass_seconds(asked.timed(both))), rel=3e-3)
 
 
 def test_serial_host_time_adds_and_overlapped_host_time_hides() -> None:
-    analysis = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=NONE)
-    bare = build_step_times(analysis, Host(), 512, 64, 8192.0)
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=NONE)
+    bare = build_step_times(asked, Host(), 512, 64, 8192.0)
     gpu = bare.step_seconds(8, 8000, [], 0)
     serial = bare._replace(host=Host(step=2e-3, sequence=1e-4))
     assert serial.step_seconds(8, 8000, [], 0) == pytest.approx(gpu + 2.8e-3)
@@ -54,8 +54,8 @@ def test_serial_host_time_adds_and_overlapped_host_time_hides() -> None:
 
 
 def test_kernel_launches_bound_only_prefill_beyond_the_cuda_graphs() -> None:
-    analysis = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=NONE)
-    times = build_step_times(analysis, Host(prefill=0.5, graph_rows=512), 2048, 64, 8192.0)
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=NONE)
+    times = build_step_times(asked, Host(prefill=0.5, graph_rows=512), 2048, 64, 8192.0)
     assert times.step_seconds(0, 0, [(513, 0)], 1) == 0.5
     assert times.step_seconds(0, 0, [(512, 0)], 1) < 0.1
     assert times.step_seconds(64, 6400, [], 0) < 0.1

@@ -5,6 +5,7 @@ catalogue   models, gpus and dtypes
 sweep       sweep
 plan        plan
 compare     compare
+load        load
 plot        plot
 accuracy    validate and calibrate
 """

@@ -1,0 +1,302 @@
+"""Score simulations of serving under load on published figures.
+
+One run of a benchmark, several values: rows with the same `run` come from one simulation. A row states model, GPU,
+engine, arrivals, lengths and one metric. The errors are fractions of the measured value.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from math import inf, isfinite
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
+from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, Unsupported, shown
+from llm_analysis.inference.memory import weights_fit
+from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.physics.dtypes import Dtypes, get_dtypes
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.serving.arrivals import arrival_times
+from llm_analysis.serving.engines import engine_for, host_of, policy_of
+from llm_analysis.serving.lengths import Lengths, fixed, make_requests, uniform, workload
+from llm_analysis.serving.metrics import Summary, summarize
+from llm_analysis.serving.simulation import simulate
+from llm_analysis.serving.step_times import build_step_times
+
+METRICS = ("ttft", "tpot", "itl", "e2e")
+STATISTICS = ("mean", "median", "p90", "p95", "p99")
+THROUGHPUTS = ("request_throughput", "output_token_throughput", "total_token_throughput")
+MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
+UNKNOWN_INPUT = 300.0  # tokens of a prompt whose length a source does not state
+REQUIRED = ("id", "runtime", "model_name", "gpu_name", "dtype_name", "arrival", "metric", "value")
+ARRIVALS = ("poisson", "burst", "closed", "offline", "constant")
+
+
+class LoadRun(NamedTuple):
+    """One run of a benchmark, with its measured values as (id, metric, value)."""
+
+    source: str
+    runtime: str
+    version: str
+    model_name: str
+    gpu_name: str
+    dtype_name: str
+    kv_dtype: str
+    tp_size: int
+    pp_size: int
+    ep_size: int
+    dp_size: int
+    arrival: str
+    rate: float
+    concurrency: float
+    num_requests: float  # nan if the source does not state it
+    dataset: str
+    lengths: str
+    mean_input: float
+    mean_output: float
+    max_num_batched_tokens: float
+    max_num_seqs: float
+    disagg: str
+    notes: str
+    values: tuple[tuple[str, str, float], ...]
+
+
+class LoadScore(NamedTuple):
+    """One value: measured and estimated, in seconds, 1/s or tokens/s; `low` and `high` bound 80 % of such values."""
+
+    id: str
+    metric: str
+    measured: float
+    estimated: float
+    error: float
+    low: float | None
+    high: float | None
+
+
+def read_runs(path: Path) -> tuple[list[LoadRun], list[tuple[str, str]]]:
+    """Return the runs of a table, and (id, reason) of the rows that cannot be read. Raises BadConfig."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            rows, columns = list(table), table.fieldnames or ()
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadConfig(f"{path}: cannot be read as CSV: {reason}") from None
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}")
+    runs: dict[str, LoadRun] = {}
+    skipped = []
+    for row in rows:
+        try:
+            value = _value(row)
+            run = row.get("run") or row["id"]
+            runs[run] = runs[run] if run in runs else _run(row)
+        except BadValue as error:
+            skipped.append((str(row["id"]), str(error)))
+            continue
+        runs[run] = runs[run]._replace(values=(*runs[run].values, value))
+    return [_with_data_parallel_attention(run) for run in runs.values()], skipped
+
+
+def _with_data_parallel_attention(run: LoadRun) -> LoadRun:
+    """Return a run of a model with latent attention as each GPU serves its own requests, where the engine does that.
+
+    The latent cache has one head, so that tensor parallelism would hold all of it on each GPU: MLPerf's submitters and
+    SGLang with data-parallel attention give each GPU requests of its own, and share the experts.
+    """
+    own = "deepseek" in run.model_name and ("LoadGen" in run.notes or "data-parallel attention" in run.notes)
+    if not own or run.tp_size == 1:
+        return run
+    return run._replace(tp_size=1, dp_size=run.dp_size * run.tp_size, ep_size=run.tp_size)
+
+
+def _value(row: Mapping[str, str]) -> tuple[str, str, float]:
+    """Return (id, metric, value) of a row. Raises BadValue."""
+    metric = row["metric"].strip()
+    kind, _, statistic = metric.partition("_")
+    if metric not in THROUGHPUTS and (kind not in METRICS or statistic not in STATISTICS):
+        raise BadValue(f"metric {shown(metric)} is not estimated here")
+    value = _number(row, "value")
+    if not value > 0:
+        raise BadValue(f"value must be a number above 0, not {shown(row['value'])}")
+    return row["id"], metric, value
+
+
+def _number(row: Mapping[str, str], name: str, empty: float = float("nan")) -> float:
+    """Return a cell as a number; `empty` for an empty cell. Raises BadValue."""
+    text = (row.get(name) or "").strip()
+    if not text:
+        return empty
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadValue(f"{name} must be a number, not {shown(text)}") from None
+    if not isfinite(value) or value < 0:
+        raise BadValue(f"{name} must be a number from 0 up, not {shown(text)}")
+    return value
+
+
+def _run(row: Mapping[str, str]) -> LoadRun:
+    """Return the run that a row describes. Raises BadValue."""
+
+    def text(name: str) -> str:
+        return (row.get(name) or "").strip()
+
+    def count(name: str) -> int:
+        value = _number(row, name, 1.0)
+        if value < 1 or value != int(value):
+            raise BadValue(f"{name} must be a whole number from 1 up, not {shown(text(name))}")
+        return int(value)
+
+    arrival, gpus = text("arrival"), _number(row, "num_gpus")
+    if arrival not in ARRIVALS:
+        raise BadValue(f"arrival {shown(arrival)} is not one of {', '.join(ARRIVALS)}")
+    tp, pp, dp = count("tp_size"), count("pp_size"), count("dp_size")
+    if not text("tp_size") and gpus > 1:
+        raise BadValue("tp_size is not given for more than one GPU")
+    return LoadRun(
+        source=text("source"),
+        runtime=text("runtime") or "vllm-v1",
+        version=text("runtime_version"),
+        model_name=text("model_name"),
+        gpu_name=text("gpu_name"),
+        dtype_name=text("dtype_name"),
+        kv_dtype=text("kv_dtype"),
+        tp_size=tp,
+        pp_size=pp,
+        ep_size=count("ep_size"),
+        dp_size=dp,
+        arrival=arrival,
+        rate=_number(row, "request_rate_per_s", inf),
+        concurrency=_number(row, "concurrency", inf),
+        num_requests=_number(row, "num_requests"),
+        dataset=text("dataset"),
+        lengths=text("length_distribution"),
+        mean_input=_number(row, "mean_input_tokens", UNKNOWN_INPUT),
+        mean_output=_number(row, "mean_output_tokens"),
+        max_num_batched_tokens=_number(row, "max_num_batched_tokens"),
+        max_num_seqs=_number(row, "max_num_seqs"),
+        disagg=text("disagg"),
+        notes=text("notes"),
+        values=(),
+    )
+
+
+def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
+    """Return the input and output lengths of a run, with its means."""
+    if not run.mean_output > 0:
+        raise BadValue("mean_output_tokens is missing")
+    inputs, outputs = fixed(run.mean_input), fixed(run.mean_output)
+    if run.lengths.startswith("uniform from 0"):
+        return uniform(run.mean_input, 1.0), uniform(run.mean_output, 1.0)
+    if run.lengths == "fixed" or run.dataset in ("random", "synthetic") or "longctx" in run.dataset:
+        return inputs, outputs
+    shape_in, shape_out = workload("sharegpt")
+    if "CNN" in run.dataset:
+        return workload("arxiv-summarization")[0].scaled_to(run.mean_input), outputs
+    if "multi-turn" in run.dataset:
+        shape_in, shape_out = workload("sharegpt-multiturn")
+    if "LongBench" in run.dataset:
+        shape_in, shape_out = workload("mooncake-conversation")
+    capped = next((c for name, c in CAPS.items() if name in run.dataset or name in run.lengths), inf)
+    return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
+
+
+CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
+
+
+def dtypes_of(run: LoadRun) -> Dtypes:
+    """Return the formats of a run."""
+    name = {"fp8_block": "fp8"}.get(run.dtype_name, run.dtype_name)
+    found = get_dtypes(DTYPE_NAMES.get(name, name))
+    return found._replace(kv_bits=KV_BITS[run.kv_dtype]) if run.kv_dtype in KV_BITS else found
+
+
+def scenario_of(run: LoadRun) -> Scenario:
+    """Return one replica of a run. Raises LLMAnalysisError."""
+    model, gpu = model_named(run.model_name), gpu_named(run.gpu_name)
+    layout = Parallelism(
+        tp_size=run.tp_size,
+        pp_size=run.pp_size,
+        ep_size=run.ep_size,
+        dp_size=run.dp_size if run.ep_size > run.tp_size else 1,
+    )
+    name = of_version(run.runtime, run.version)
+    if name not in runtime_names():
+        raise BadValue(f"unknown runtime {shown(run.runtime)}")
+    runtime = build_for(get_runtime(name), gpu).as_server()
+    scenario = Scenario.of(model, gpu, dtypes_of(run), layout, method="calibrated", runtime=runtime)
+    weights_fit(scenario)
+    return scenario
+
+
+def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
+    """Return the metrics of the simulation of a run. Raises LLMAnalysisError."""
+    if run.disagg:
+        raise Unsupported("disaggregated prefill is not simulated yet")
+    scenario = scenario_of(run)
+    inputs, outputs = lengths_of(run)
+    version = VERSION.search(run.version)
+    engine = engine_for(
+        of_version(run.runtime, run.version), scenario.gpu, (int(version[1]), int(version[2])) if version else None
+    )
+    changed: dict[str, float] = {
+        name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
+    }
+    context = run.mean_input + run.mean_output / 2
+    if "LoadGen" in run.notes:  # a harness of the submitter, which admits by use and takes nearly all memory
+        changed |= {"reserve": 0.0, "gpu_memory_utilization": 0.95}
+    policy = policy_of(engine, scenario, context, **changed)
+    if "in-process" in run.notes or "LoadGen" in run.notes or "offline engine" in run.notes:
+        policy = policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
+    dp = run.dp_size
+    count = run.num_requests / dp if run.num_requests > 0 else inf
+    cut = count > MOST_REQUESTS
+    count = int(min(max(round(count), 1), MOST_REQUESTS)) if not cut else MOST_REQUESTS
+    random = Random(seed)
+    concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.arrival == "closed" else inf
+    rate = run.rate / dp if run.arrival in ("poisson", "constant") else inf
+    shape = inf if run.arrival == "constant" else float(dp)  # every dp-th Poisson arrival has gaps of that shape
+    requests = make_requests(arrival_times(count, rate, shape, random), inputs, outputs, random)
+    rows = policy.max_num_batched_tokens + policy.max_num_seqs
+    longest = max(r.input_tokens + r.output_tokens for r in requests)
+    times = build_step_times(scenario, host_of(engine, scenario), rows, min(policy.max_num_seqs, count), float(longest))
+    found = summarize(simulate(times, policy, requests, concurrency), steady=cut or "genai-perf" in run.notes)
+    return found._replace(**{name: getattr(found, name) * dp for name in THROUGHPUTS})
+
+
+def metric_of(summary: Summary, metric: str) -> float:
+    """Return a metric by the name that rows have for it."""
+    if metric in THROUGHPUTS:
+        return float(getattr(summary, metric))
+    kind, _, statistic = metric.partition("_")
+    return float(getattr(getattr(summary, kind), statistic))
+
+
+def score_load(
+    path: Path, progress: Callable[[float], None] | None = None, keep: Callable[[LoadRun], bool] = lambda run: True
+) -> tuple[list[tuple[LoadRun, LoadScore]], list[tuple[str, str]]]:
+    """Return the score of each value of a table, and (id, reason) of those that are skipped. Raises BadConfig."""
+    runs, skipped = read_runs(path)
+    runs = [run for run in runs if keep(run)]
+    scored: list[tuple[LoadRun, LoadScore]] = []
+    for i, run in enumerate(runs):
+        try:
+            summary = estimate_run(run)
+        except LLMAnalysisError as error:
+            skipped += [(name, str(error)) for name, _, _ in run.values]
+            continue
+        for name, metric, value in run.values:
+            estimated = metric_of(summary, metric)
+            if estimated <= 0:
+                skipped.append((name, "the simulation has no such value: each request has one output token"))
+                continue
+            scored.append((run, LoadScore(name, metric, value, estimated, estimated / value - 1, None, None)))
+        if progress:
+            progress((i + 1) / len(runs))
+    return scored, skipped

@@ -1,0 +1,221 @@
+"""The command `load`: a server under arriving requests, simulated."""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf, isfinite
+from time import monotonic
+from typing import Annotated, Any
+
+from llm_analysis.cli.commands.infer import asked, infer
+from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
+from llm_analysis.cli.output import Output
+from llm_analysis.cli.writing import path_of
+from llm_analysis.errors import BadValue, choice, number, shown
+from llm_analysis.report.load import rendered
+from llm_analysis.serving.lengths import Lengths, check_lengths, fixed, read_trace, uniform, workload
+from llm_analysis.serving.load import Question, answer, parse_limits
+from llm_analysis.serving.scheduler import Request
+from llm_analysis.serving.server import Workload, build_server
+from llm_analysis.serving.simulation import ROUTERS
+
+NOT_SHARED = (  # flags of infer that a server has no use for
+    "batch_size_per_gpu",
+    "seq_len",
+    "num_tokens_to_generate",
+    "num_samples",
+    "cached_prefix_len",
+    "prefill_chunk_size",
+    "use_kv_cache",
+    "disaggregated",
+    "draft_model_name",
+    "num_draft_tokens",
+    "acceptance_rate",
+    "max_concurrency",
+    "gpu_memory_utilization",
+    "flops_efficiency",
+    "hbm_memory_efficiency",
+    "achieved_tflops",
+    "achieved_memory_bandwidth_GBs",
+    "intra_node_memory_efficiency",
+    "inter_node_memory_efficiency",
+    "output_dir",
+    "output_file_prefix",
+    "output_file_suffix",
+)
+QUIET_SECONDS = 1.0  # before a progress bar appears
+BAR = 40  # characters
+MOST_PROMPTS = 10**6
+
+_arrivals = partial(Flag, group="Arrivals")
+_requests = partial(Flag, group="Requests")
+_engine = partial(Flag, group="Engine")
+
+
+@with_flags_of(infer, without=NOT_SHARED)
+def load(
+    *,
+    request_rate: Annotated[
+        str, _arrivals("requests per second; inf sends all at once; a list 2,4,8 gives a curve", raw=True)
+    ] = "inf",
+    burstiness: Annotated[
+        float, _arrivals("shape of gamma gaps: 1 Poisson, below 1 burstier; inf gives equal gaps")
+    ] = 1.0,
+    max_concurrency: Annotated[int | None, _arrivals("most requests in the server at a time (closed loop)")] = None,
+    num_prompts: Annotated[int, _requests("number of requests")] = 1000,
+    seed: Annotated[int, _requests("seed of arrivals and lengths")] = 0,
+    dataset: Annotated[
+        str | None, _requests("lengths of a public workload: azure-conv, azure-code, sharegpt, ...")
+    ] = None,
+    random_input_len: Annotated[int, _requests("mean prompt length", unit="tokens")] = 1024,
+    random_output_len: Annotated[int, _requests("mean output length", unit="tokens")] = 128,
+    random_range_ratio: Annotated[float, _requests("lengths vary from 1 - ratio to 1 + ratio times the mean")] = 0.0,
+    trace: Annotated[str | None, _requests("CSV file: arrival_time (seconds), input_tokens, output_tokens")] = None,
+    prefix_cache_hit_rate: Annotated[float, _requests("fraction of each prompt that the prefix cache holds")] = 0.0,
+    max_num_seqs: Annotated[int | None, _engine("most running sequences; the default is the engine's own")] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, _engine("most tokens in a step; the default is the engine's own", unit="tokens")
+    ] = None,
+    gpu_memory_utilization: Annotated[float | None, _engine("usable fraction of the GPU memory")] = None,
+    router: Annotated[str, _engine("round_robin or least_loaded, over dp_size replicas")] = "round_robin",
+    num_prefill_workers: Annotated[int, _engine("disaggregated prefill: workers of tp_size * pp_size GPUs")] = 0,
+    num_decode_workers: Annotated[int, _engine("disaggregated decode: workers of tp_size * pp_size GPUs")] = 0,
+    goodput: Annotated[
+        str | None, Flag("limits in ms, ttft:500,tpot:50; adds the highest rate that meets them", OUTPUT, raw=True)
+    ] = None,
+    goodput_attainment: Annotated[float, Flag("fraction of requests that must meet the limits", OUTPUT)] = 0.99,
+    plot: Annotated[str | None, Flag("PNG or SVG file of the curve over the rates", OUTPUT)] = None,
+    **flags: Any,
+) -> Output:
+    """Simulate a server under load: TTFT, TPOT, ITL and latency percentiles, saturation rate and goodput.
+
+    The flags and the result block are those of `vllm bench serve`.
+    """
+    scenario, _ = asked(flags | {"draft_model_name": None, "num_draft_tokens": 0} | _no_efficiencies())
+    choice("router", router, ROUTERS)
+    rates = [inf] if trace is not None else _rates(request_rate)
+    burst, hit = number_above("burstiness", burstiness), number("prefix_cache_hit_rate", prefix_cache_hit_rate)
+    if not 0 <= hit < 1:
+        raise BadValue(f"prefix_cache_hit_rate must be from 0 to below 1, not {hit:g}")
+    share = number("goodput_attainment", goodput_attainment)
+    if not 0 < share <= 1:
+        raise BadValue(f"goodput_attainment must be above 0 and at most 1, not {share:g}")
+    count = count_of("num_prompts", num_prompts, MOST_PROMPTS)
+    inputs, outputs = _lengths(dataset, random_input_len, random_output_len, random_range_ratio)
+    requests: Sequence[Request] = read_trace(path_of("trace", trace)) if trace is not None else ()
+    asked_for = Workload(inputs, outputs, burst, count_of("seed", seed, 2**63, 0))
+    sample = list(requests) or asked_for.requests(count, inf)
+    check_lengths(sample, scenario.model.max_position_embeddings, scenario.model.name)
+    changed = _changed(max_num_seqs, max_num_batched_tokens, gpu_memory_utilization) | {"cached_prefix": hit}
+    server = build_server(
+        scenario,
+        float(max(r.input_tokens + r.output_tokens for r in sample)),
+        sum(r.input_tokens + r.output_tokens / 2 for r in sample) / len(sample),
+        changed=changed,
+        router=router,
+        num_prefill_workers=count_of("num_prefill_workers", num_prefill_workers, 10**4, 0),
+        num_decode_workers=count_of("num_decode_workers", num_decode_workers, 10**4, 0),
+    )
+    question = Question(
+        scenario=scenario,
+        server=server,
+        workload=asked_for,
+        rates=rates,
+        num_prompts=count,
+        max_concurrency=inf if max_concurrency is None else count_of("max_concurrency", max_concurrency),
+        trace=requests,
+        limits=None if goodput is None else parse_limits(goodput),
+        share=share,
+        cost_per_gpu_hour=flags["cost_per_gpu_hour"],
+    )
+    with_bar = _bar() if sys.stderr.isatty() else None
+    found = answer(question, with_bar)
+    output = Output(rendered(found, flags["format"]))
+    notes = [*found.notes, *(note for point in found.points for note in point.notes)]
+    output = output.noting(notes, flags["format"])
+    if plot is None:
+        return output
+    from llm_analysis.report.load_plot import curve_file
+
+    target = path_of("plot", plot)
+    return output._replace(folder=target.parent, files={target.name: curve_file(found, target)})
+
+
+def _no_efficiencies() -> dict[str, None]:
+    """Return the flags of method published, which has no serving engine, as not given."""
+    return dict.fromkeys(name for name in NOT_SHARED if "efficiency" in name or "achieved" in name)
+
+
+def _rates(text: str) -> list[float]:
+    """Return the request rates of a flag. Raises BadValue."""
+    rates = []
+    for part in text.strip("[]() ").split(","):
+        try:
+            rate = float(part)
+        except ValueError:
+            rate = -1.0
+        if not rate > 0:
+            raise BadValue(
+                f"request_rate must be requests per second above 0, inf, or a list of them, not {shown(text)}"
+            )
+        rates.append(rate)
+    return rates
+
+
+def number_above(flag: str, value: object) -> float:
+    """Return a number above 0; infinity is allowed. Raises BadValue."""
+    if value == inf or value == "inf":
+        return inf
+    found = number(flag, value)
+    if found <= 0:
+        raise BadValue(f"{flag} must be above 0, not {found:g}")
+    return found
+
+
+def count_of(flag: str, value: object, most: int = 10**6, least: int = 1) -> int:
+    """Return a whole number from `least` to `most`. Raises BadValue."""
+    found = number(flag, value)
+    if not isfinite(found) or found != int(found) or not least <= found <= most:
+        raise BadValue(f"{flag} must be a whole number from {least} to {most:,}, not {shown(value)}")
+    return int(found)
+
+
+def _lengths(dataset: str | None, tokens_in: int, tokens_out: int, ratio: float) -> tuple[Lengths, Lengths]:
+    """Return the length distributions of the requests. Raises BadValue, UnknownName."""
+    if dataset is not None and dataset != "random":
+        return workload({"azure": "azure-conv"}.get(dataset, dataset))
+    most = 10**8
+    pair = count_of("random_input_len", tokens_in, most), count_of("random_output_len", tokens_out, most)
+    spread = number("random_range_ratio", ratio)
+    if not 0 <= spread < 1:
+        raise BadValue(f"random_range_ratio must be from 0 to below 1, not {spread:g}")
+    return (uniform(pair[0], spread), uniform(pair[1], spread)) if spread else (fixed(pair[0]), fixed(pair[1]))
+
+
+def _changed(max_num_seqs: object, max_num_batched_tokens: object, utilization: object) -> dict[str, float]:
+    """Return the engine's settings that the user gave. Raises BadValue."""
+    changed: dict[str, float] = {}
+    if max_num_seqs is not None:
+        changed["max_num_seqs"] = count_of("max_num_seqs", max_num_seqs, 10**5)
+    if max_num_batched_tokens is not None:
+        changed["max_num_batched_tokens"] = count_of("max_num_batched_tokens", max_num_batched_tokens)
+    if utilization is not None:
+        found = number("gpu_memory_utilization", utilization)
+        if not 0 < found <= 1:
+            raise BadValue(f"gpu_memory_utilization must be above 0 and at most 1, not {found:g}")
+        changed["gpu_memory_utilization"] = found
+    return changed
+
+
+def _bar() -> Callable[[float], None]:
+    """Return a function that draws a progress bar on stderr once the work has taken more than a second."""
+    start = monotonic()
+
+    def draw(done: float) -> None:
+        if monotonic() - start < QUIET_SECONDS:
+            return
+        end = "\r" if done < 1 else "\r" + " " * (BAR + 8) + "\r"
+        full = int(BAR * done)
+        print(f"\r[{'#' * full}{'.' * (BAR - full)}] {done:4.0%}", end=end, file=sys.stderr, flush=True)
+
+    return draw

@@ -1,0 +1,158 @@
+"""The answer of `load` as text, JSON, CSV and Markdown: for one rate the block of `vllm bench serve`, else a table."""
+
+from __future__ import annotations
+
+import json
+
+from llm_analysis.report.tables import csv_of, table
+from llm_analysis.serving.load import Load, Point
+from llm_analysis.serving.metrics import Distribution
+
+WIDTH = 62
+METRICS = (
+    ("ttft", "Time to First Token", "TTFT"),
+    ("tpot", "Time per Output Token (excl. 1st token)", "TPOT"),
+    ("itl", "Inter-token Latency", "ITL"),
+    ("e2e", "End-to-end Latency", "E2EL"),
+)
+
+
+def rendered(load: Load, style: str) -> str:
+    """Return the answer in one of the output formats; CSV lists requests, or rates if there are several."""
+    if style == "json":
+        return json.dumps(load.as_dict(), indent=2)
+    if style == "csv":
+        return csv_of(curve_rows(load) if len(load.points) > 1 else request_rows(load.points[0]))
+    body = block(load) if len(load.points) == 1 and style == "table" else curve(load, style)
+    notes = [*load.notes, *(note for point in load.points for note in point.notes)]
+    return "\n".join([body, *(f"note: {note}" for note in dict.fromkeys(notes))])
+
+
+def _line(label: str, value: str) -> str:
+    """Return one line of the block."""
+    return f"{label:<40}{value:>{WIDTH - 40}}"
+
+
+def _heading(text: str) -> str:
+    """Return a heading of the block."""
+    return f"{text:-^{WIDTH}}"
+
+
+def block(load: Load) -> str:
+    """Return the result block of `vllm bench serve`, and what a simulation knows beyond it."""
+    point = load.points[0]
+    s = point.summary
+    rate = "all at once" if point.request_rate is None else f"{point.request_rate:.2f}"
+    lines = [
+        f"{load.model_name} on {load.num_gpus} x {load.gpu_name}, {load.dtype_name}, "
+        f"{f'runtime {load.runtime}' if load.runtime else load.method}",
+        f"{' Serving Benchmark Result ':=^{WIDTH}}",
+        _line("Successful requests:", f"{s.num_requests:,}"),
+        _line("Request rate configured (req/s):", rate),
+    ]
+    if point.max_concurrency is not None:
+        lines.append(_line("Maximum request concurrency:", f"{point.max_concurrency:,}"))
+    lines += [
+        _line("Benchmark duration (s):", f"{s.duration:,.2f}"),
+        _line("Total input tokens:", f"{s.total_input_tokens:,}"),
+        _line("Total generated tokens:", f"{s.total_output_tokens:,}"),
+        _line("Request throughput (req/s):", f"{s.request_throughput:,.2f}"),
+    ]
+    if point.request_goodput is not None:
+        lines.append(_line("Request goodput (req/s):", f"{point.request_goodput:,.2f}"))
+    lines += [
+        _line("Output token throughput (tok/s):", f"{s.output_token_throughput:,.2f}"),
+        _line("Total Token throughput (tok/s):", f"{s.total_token_throughput:,.2f}"),
+    ]
+    for name, title, short in METRICS:
+        values: Distribution = getattr(s, name)
+        lines.append(_heading(title))
+        for statistic, value in values._asdict().items():
+            label = statistic.capitalize() if statistic in ("mean", "median") else statistic.upper()
+            lines.append(_line(f"{label} {short} (ms):", f"{value * 1e3:,.2f}"))
+    lines += [
+        _heading("Capacity"),
+        *_capacity(load, point),
+        "=" * WIDTH,
+    ]
+    return "\n".join(lines)
+
+
+def _capacity(load: Load, point: Point) -> list[str]:
+    """Return the lines on saturation, goodput, KV cache and cost."""
+    lines = []
+    if load.saturation_rate is not None:
+        lines.append(_line("Saturation rate (req/s):", f"{load.saturation_rate:,.2f}"))
+    if point.fraction_of_saturation is not None:
+        lines.append(_line("Rate / saturation rate:", f"{point.fraction_of_saturation:.1%}"))
+    if load.goodput_rate is not None:
+        limits = ", ".join(f"{name} {value * 1e3:g} ms" for name, value in (load.goodput_limits or {}).items())
+        lines.append(_line("Goodput (req/s):", f"{load.goodput_rate:,.2f}"))
+        lines.append(_line(f"  of {load.goodput_attainment:.3g} of requests:", limits))
+    lines += [
+        _line("Limiting resource:", point.limiting_resource),
+        _line("Mean running sequences per replica:", f"{point.mean_running_sequences:,.1f}"),
+        _line("Peak running sequences per replica:", f"{point.peak_running_sequences:,}"),
+        _line("KV cache per replica (tokens):", f"{load.kv_cache_tokens:,.0f}"),
+        _line("Peak KV cache usage:", f"{point.peak_kv_cache_usage:.1%}"),
+        _line("Preemptions:", f"{point.preemptions:,}"),
+        _line("GPU busy:", f"{point.busy_fraction:.1%}"),
+    ]
+    if point.cost_per_million_tokens is not None:
+        lines.append(_line("Cost per million output tokens:", f"{point.cost_per_million_tokens:,.3f}"))
+    return lines
+
+
+def curve(load: Load, style: str) -> str:
+    """Return a table with one row for each rate."""
+    heads = ["req/s", "done/s", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "running", "KV", "limit"]
+    rows = [
+        [
+            "inf" if p.request_rate is None else f"{p.request_rate:g}",
+            f"{p.summary.request_throughput:,.2f}",
+            f"{p.summary.output_token_throughput:,.0f}",
+            *(f"{v * 1e3:,.1f}" for m in (p.summary.ttft, p.summary.tpot) for v in (m.median, m.p99)),
+            f"{p.mean_running_sequences:,.0f}",
+            f"{p.peak_kv_cache_usage:.0%}",
+            p.limiting_resource,
+        ]
+        for p in load.points
+    ]
+    last = []
+    if load.saturation_rate is not None:
+        last.append(f"saturation rate {load.saturation_rate:,.2f} req/s")
+    if load.goodput_rate is not None:
+        last.append(f"goodput {load.goodput_rate:,.2f} req/s")
+    title = f"{load.model_name} on {load.num_gpus} x {load.gpu_name}; latencies in ms"
+    return "\n".join([title, table(rows, heads, style, "left"), "; ".join(last)])
+
+
+def request_rows(point: Point) -> list[dict[str, float]]:
+    """Return one row for each request; times in seconds since the start of the run."""
+    return [
+        {
+            "request": i,
+            "sent": r.sent,
+            "first_token": r.first,
+            "end": r.end,
+            "ttft": r.first - r.sent,
+            "tpot": (r.end - r.first) / (r.output_tokens - 1) if r.output_tokens > 1 else 0.0,
+            "e2e": r.end - r.sent,
+            "input_tokens": r.input_tokens,
+            "output_tokens": r.output_tokens,
+            "replica": r.replica,
+        }
+        for i, r in enumerate(point.run.requests)
+    ]
+
+
+def curve_rows(load: Load) -> list[dict[str, object]]:
+    """Return one row for each rate, with all metrics."""
+    rows = []
+    for point in load.points:
+        plain = point.as_dict()
+        row = {name: value for name, value in plain.items() if not isinstance(value, (dict, list))}
+        for name, _, _ in METRICS:
+            row |= {f"{name}_{statistic}": value for statistic, value in plain[name].items()}
+        rows.append(row)
+    return rows

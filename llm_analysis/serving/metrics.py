@@ -1,0 +1,119 @@
+"""What a benchmark reports of a run, with the definitions of `vllm bench serve`.
+
+    TTFT    first token - request sent
+    TPOT    (last token - first token) / (output tokens - 1), of each request with more than one output token
+    ITL     the times between two tokens of a request, of all requests together
+    E2E     last token - request sent
+
+Percentiles are linear between neighbours. Throughput is over the time from the start to the last token, ramp-up and
+drain included; `steady` leaves both out, as genai-perf does with its measurement window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from llm_analysis.serving.simulation import Run, Served
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+class Distribution(NamedTuple):
+    """Mean and percentiles, in seconds."""
+
+    mean: float
+    median: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class Summary(NamedTuple):
+    """The metrics of a run. Seconds; requests and tokens per second of the whole server."""
+
+    num_requests: int
+    duration: float
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    output_token_throughput: float
+    total_token_throughput: float
+    ttft: Distribution
+    tpot: Distribution
+    itl: Distribution
+    e2e: Distribution
+
+
+def summarize(run: Run, steady: bool = False) -> Summary:
+    """Return the metrics of a run; with `steady` of the part between ramp-up and drain."""
+    requests, start, end = run.requests, 0.0, run.duration
+    if steady:
+        start, end = steady_window(run)
+        requests = [r for r in run.requests if start <= r.end <= end] or run.requests
+    tokens_out = sum(r.output_tokens for r in requests)
+    tokens_in = sum(r.input_tokens for r in requests)
+    seconds = end - start
+    return Summary(
+        num_requests=len(requests),
+        duration=seconds,
+        total_input_tokens=tokens_in,
+        total_output_tokens=tokens_out,
+        request_throughput=len(requests) / seconds,
+        output_token_throughput=tokens_out / seconds,
+        total_token_throughput=(tokens_in + tokens_out) / seconds,
+        ttft=distribution(r.first - r.sent for r in requests),
+        tpot=distribution(tpot(r) for r in requests if r.output_tokens > 1),
+        itl=weighted_distribution(run.gaps),
+        e2e=distribution(r.end - r.sent for r in requests),
+    )
+
+
+def tpot(request: Served) -> float:
+    """Return the time per output token of a request after the first, in seconds; 0 for a single token."""
+    return (request.end - request.first) / (request.output_tokens - 1) if request.output_tokens > 1 else 0.0
+
+
+def steady_window(run: Run) -> tuple[float, float]:
+    """Return the start and the end of the steady part of a run.
+
+    It starts when the first tenth of the requests has ended, and ends when the last request is sent or 90 % have ended.
+    """
+    ends = sorted(r.end for r in run.requests)
+    start, late = ends[len(ends) // 10], ends[(9 * len(ends)) // 10]
+    last_sent = max(r.sent for r in run.requests)
+    end = min(late, last_sent) if last_sent > start else late
+    return (start, end) if end > start else (0.0, run.duration)
+
+
+def distribution(values: Iterable[float]) -> Distribution:
+    """Return mean and percentiles of values; of none, zeros."""
+    ordered = sorted(values)
+    if not ordered:
+        return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)
+    return Distribution(sum(ordered) / len(ordered), *(_quantile(ordered, p / 100) for p in PERCENTILES))
+
+
+def weighted_distribution(pairs: Sequence[tuple[float, float]]) -> Distribution:
+    """Return mean and percentiles of values that occur so often, given as (value, how often); of none, zeros."""
+    total = sum(count for _, count in pairs)
+    if not total:
+        return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)
+    mean = sum(value * count for value, count in pairs) / total
+    ordered, found, seen = sorted(pairs), [], 0.0
+    goals = [p / 100 * total for p in PERCENTILES]
+    for value, count in ordered:
+        seen += count
+        while goals and seen >= goals[0]:
+            found.append(value)
+            goals.pop(0)
+    found += [ordered[-1][0]] * len(goals)
+    return Distribution(mean, *found)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Return the quantile of sorted values, linear between neighbours."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

@@ -1,0 +1,159 @@
+"""A server in full: replicas, scheduler, step times; its runs, its saturation rate and its goodput."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from random import Random
+from typing import NamedTuple
+
+from llm_analysis.errors import BadValue, Unsupported
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.models.forward import cached_bytes
+from llm_analysis.physics.operators import Op, Step
+from llm_analysis.serving.arrivals import arrival_times
+from llm_analysis.serving.engines import Engine, engine_for, host_of, policy_of
+from llm_analysis.serving.lengths import Lengths, make_requests
+from llm_analysis.serving.metrics import summarize, tpot
+from llm_analysis.serving.scheduler import Policy, Request
+from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
+from llm_analysis.serving.step_times import StepTimes, build_step_times
+
+BISECTIONS = 8  # of the interval up to the saturation rate: to 0.4 % of it
+LEAST_PROBE, MOST_PROBE = 500, 2000  # requests of a run that finds the saturation rate or the goodput
+LIMITED = ("ttft", "tpot", "e2el")  # metrics that goodput may limit
+
+
+class Server(NamedTuple):
+    """All that a run depends on except the requests. With `link` there are prefill and decode workers."""
+
+    times: StepTimes
+    policy: Policy
+    engine: Engine
+    num_replicas: int = 1
+    router: str = "round_robin"
+    num_prefill_workers: int = 0
+    num_decode_workers: int = 0
+    link: Link | None = None
+
+    def run(self, requests: Sequence[Request], max_concurrency: float = inf, progress: Progress | None = None) -> Run:
+        """Return the run of `requests` on this server."""
+        if self.link is None:
+            return simulate(
+                self.times, self.policy, requests, max_concurrency, self.num_replicas, self.router, progress
+            )
+        prefill = self.policy._replace(mixed=False, reserve=0.0)
+        decode = self.policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
+        workers = self.num_prefill_workers, self.num_decode_workers
+        return simulate_disaggregated(
+            self.times, prefill, decode, self.link, requests, *workers, max_concurrency, progress
+        )
+
+
+class Workload(NamedTuple):
+    """Distributions of the requests; `burstiness` is the shape of gamma gaps."""
+
+    inputs: Lengths
+    outputs: Lengths
+    burstiness: float = 1.0
+    seed: int = 0
+
+    def requests(self, count: int, rate: float) -> list[Request]:
+        """Return `count` requests at `rate` per second. The same seed gives the same lengths at any rate."""
+        times = arrival_times(count, rate, self.burstiness, Random(self.seed))
+        return make_requests(times, self.inputs, self.outputs, Random(self.seed + 1))
+
+
+def build_server(
+    scenario: Scenario,
+    longest: float,
+    mean_context: float,
+    *,
+    changed: Mapping[str, float] | None = None,
+    version: tuple[int, int] | None = None,
+    router: str = "round_robin",
+    num_prefill_workers: int = 0,
+    num_decode_workers: int = 0,
+) -> Server:
+    """Return the server of a scenario for requests up to `longest` tokens, `mean_context` on average.
+
+    `changed` replaces defaults of the engine: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization, ...
+    Raises LLMAnalysisError.
+    """
+    if scenario.method.name == "published":
+        raise Unsupported("method published has no serving engine: use calibrated or ideal")
+    engine = engine_for(scenario.runtime.name, scenario.gpu, version)
+    policy = policy_of(engine, scenario, mean_context, **(changed or {}))
+    rows = policy.max_num_batched_tokens + policy.max_num_seqs
+    times = build_step_times(scenario, host_of(engine, scenario), rows, policy.max_num_seqs, max(longest, 2.0))
+    server = Server(times, policy, engine, scenario.layout.dp_size, router)
+    if bool(num_prefill_workers) != bool(num_decode_workers):
+        raise BadValue("num_prefill_workers and num_decode_workers need each other")
+    if not num_prefill_workers:
+        return server
+    if scenario.layout.dp_size > 1:
+        raise BadValue("give num_prefill_workers and num_decode_workers instead of dp_size")
+    return server._replace(
+        num_prefill_workers=num_prefill_workers,
+        num_decode_workers=num_decode_workers,
+        link=kv_link(scenario, mean_context),
+    )
+
+
+def kv_link(scenario: Scenario, mean_context: float) -> Link:
+    """Return the link over which prefill workers send the KV cache: the network between servers, each GPU its share.
+
+    Raises Unsupported if the GPU has no such bandwidth on record.
+    """
+    s, span = scenario, scenario.gpu.gpus_per_node + 1
+    if not s.gpu.link_over(span)[1]:
+        raise Unsupported(f"{s.gpu.name} has no inter-node bandwidth on record, which separate workers need")
+    step = Step(1.0, 1.0, mean_context - 1.0, "decode")
+    sent = max(
+        float(cached_bytes(s.model, step, s.dtypes, s.layout, first, last))
+        for first, last in s.layout.stages(s.model.num_hidden_layers)
+    )
+    empty, whole = (
+        float(s.timed([Op("kv_transfer", "send", span=span, messages=1.0, wire_bytes=size)])[0][2].seconds)
+        for size in (0.0, sent)
+    )
+    return Link(empty, (whole - empty) / mean_context)
+
+
+def saturation_rate(server: Server, workload: Workload, max_concurrency: float = inf) -> float:
+    """Return the requests per second that the server completes when there are always more waiting."""
+    slots = server.policy.max_num_seqs * max(server.num_replicas, server.num_decode_workers)
+    count = int(min(max(4 * min(slots, max_concurrency), LEAST_PROBE), MOST_PROBE * max(server.num_replicas, 1)))
+    run = server.run(workload.requests(count, inf), max_concurrency)
+    return summarize(run, steady=True).request_throughput
+
+
+def attainment(run: Run, limits: Mapping[str, float]) -> float:
+    """Return the fraction of the requests that meet all limits, in seconds, on `ttft`, `tpot` and `e2el`."""
+    return sum(meets(request, limits) for request in run.requests) / len(run.requests)
+
+
+def meets(request: Served, limits: Mapping[str, float]) -> bool:
+    """Return whether a request meets all limits."""
+    values = {"ttft": request.first - request.sent, "tpot": tpot(request), "e2el": request.end - request.sent}
+    return all(values[name] <= limit for name, limit in limits.items())
+
+
+def goodput_rate(
+    server: Server, workload: Workload, limits: Mapping[str, float], share: float, saturation: float, count: int
+) -> float:
+    """Return the highest request rate at which `share` of the requests meet `limits`; 0 if none does.
+
+    By bisection below the saturation rate. All rates see the same requests, so that they differ in nothing else.
+    """
+    low, high = 0.0, 1.2 * saturation
+
+    def good(rate: float) -> bool:
+        return attainment(server.run(workload.requests(count, rate)), limits) >= share
+
+    if not good(high / 2**BISECTIONS):
+        return 0.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if good(middle) else (low, middle)
+    return low

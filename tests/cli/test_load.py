@@ -1,0 +1,133 @@
+"""The command `load`: its formats, and one clear line for bad input."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Ask
+
+SERVER = ("load", "--model_name", "llama-3.1-8b", "--gpu_name", "h100-sxm-80gb")
+
+
+def test_the_block_has_the_lines_of_vllm_bench_serve(ask: Ask) -> None:
+    answer = ask(*SERVER, "--request_rate", "4", "--num_prompts", "100", "--goodput", "ttft:500,tpot:50")
+    assert answer.status == 0
+    for line in (
+        "Successful requests:",
+        "Benchmark duration (s):",
+        "Total input tokens:",
+        "Total generated tokens:",
+        "Request throughput (req/s):",
+        "Request goodput (req/s):",
+        "Output token throughput (tok/s):",
+        "Mean TTFT (ms):",
+        "P99 TPOT (ms):",
+        "Median ITL (ms):",
+        "P95 E2EL (ms):",
+        "Saturation rate (req/s):",
+        "Limiting resource:",
+    ):
+        assert line in answer.out
+
+
+def test_json_is_in_seconds_and_agrees_with_the_block(ask: Ask) -> None:
+    flags = (*SERVER, "--request_rate", "4", "--num_prompts", "100")
+    found = json.loads(ask(*flags, "--format", "json").out)
+    point = found["points"][0]
+    assert f"{point['ttft']['mean'] * 1e3:,.2f}" in ask(*flags).out
+    assert 0.001 < point["tpot"]["median"] < 0.1
+    assert found["saturation_rate"] > 4
+    assert point["fraction_of_saturation"] == pytest.approx(4 / found["saturation_rate"])
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another(ask: Ask) -> None:
+    flags = (*SERVER, "--dataset", "azure-conv", "--request_rate", "4", "--num_prompts", "100", "--format", "json")
+    assert ask(*flags).out == ask(*flags).out
+    assert ask(*flags).out != ask(*flags, "--seed", "1").out
+
+
+def test_csv_lists_requests_or_rates(ask: Ask) -> None:
+    rows = list(csv.DictReader(io.StringIO(ask(*SERVER, "--num_prompts", "50", "--format", "csv").out)))
+    assert len(rows) == 50
+    assert float(rows[0]["end"]) > float(rows[0]["first_token"]) > 0
+    flags = ("--num_prompts", "50", "--request_rate", "1,2,4", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(ask(*SERVER, *flags).out)))
+    assert [float(row["request_rate"]) for row in rows] == [1, 2, 4]
+    assert all(float(row["ttft_p99"]) > 0 for row in rows)
+
+
+def test_a_trace_is_replayed(ask: Ask, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_time,input_tokens,output_tokens\n5,100,20\n6,200,30\n7.5,10,1\n")
+    rows = list(csv.DictReader(io.StringIO(ask(*SERVER, "--trace", str(trace), "--format", "csv").out)))
+    assert [float(row["sent"]) for row in rows] == [0, 1, 2.5]
+    assert [int(row["output_tokens"]) for row in rows] == [20, 30, 1]
+
+
+def test_a_rate_beyond_saturation_is_reported(ask: Ask) -> None:
+    answer = ask(*SERVER, "--request_rate", "200", "--num_prompts", "200")
+    assert "the queue grows by" in answer.out
+
+
+def test_a_run_that_is_too_short_is_reported(ask: Ask) -> None:
+    answer = ask(*SERVER, "--request_rate", "10", "--num_prompts", "50")
+    assert "ramp-up and drain weigh in; give num_prompts" in answer.out
+
+
+def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "curve.svg"
+    answer = ask(*SERVER, "--request_rate", "2,4,8", "--num_prompts", "60", "--plot", str(target))
+    assert answer.status == 0
+    assert target.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--request_rate", "0"), "request_rate must be requests per second above 0"),
+        (("--request_rate", "8,x"), "request_rate must be"),
+        (("--dataset", "azur"), "did you mean azure-conv"),
+        (("--random_input_len", "200000"), "beyond the 131,072 positions of llama-3.1-8b"),
+        (("--random_output_len", "0"), "random_output_len must be a whole number from 1"),
+        (("--random_range_ratio", "1"), "random_range_ratio must be"),
+        (("--goodput", "ttft"), "such as ttft:500,tpot:50"),
+        (("--goodput", "ttft:-5"), "such as ttft:500,tpot:50"),
+        (("--goodput_attainment", "2"), "goodput_attainment must be"),
+        (("--gpu_memory_utilization", "0.2"), "KV cache"),
+        (("--gpu_memory_utilization", "2"), "gpu_memory_utilization must be"),
+        (("--num_prefill_workers", "1"), "need each other"),
+        (("--burstiness", "0"), "burstiness must be above 0"),
+        (("--max_concurrency", "0"), "max_concurrency must be a whole number from 1"),
+        (("--prefix_cache_hit_rate", "1"), "prefix_cache_hit_rate must be"),
+        (("--router", "random"), "round_robin"),
+        (("--method", "published"), "no serving engine"),
+        (("--plot", "x.pdf", "--request_rate", "1,2"), "plot must end in .png or .svg"),
+        (("--trace", "nowhere.csv"), "nowhere.csv"),
+    ],
+)
+def test_bad_input_gets_one_line(ask: Ask, flags: tuple[str, ...], part: str) -> None:
+    answer = ask(*SERVER, "--num_prompts", "10", *flags)
+    assert answer.status == 1
+    assert answer.out == ""
+    assert part in answer.err
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "part"),
+    [
+        ("0,10,10\n2,10,10\n1,10,10\n", "line 4: arrival_time 1 is before"),
+        ("0,10,0\n", "line 2: output_tokens must be a whole number from 1 up"),
+        ("0,ten,1\n", "line 2: input_tokens must be a number"),
+        ("", "no requests"),
+    ],
+)
+def test_a_bad_trace_is_refused(ask: Ask, tmp_path: Path, rows: str, part: str) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_time,input_tokens,output_tokens\n" + rows)
+    answer = ask(*SERVER, "--trace", str(trace))
+    assert answer.status == 1
+    assert part in answer.err

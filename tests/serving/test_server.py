@@ -1,0 +1,228 @@
+"""Laws of a simulated server, and its closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_analysis.catalog import get_gpu, get_model
+from llm_analysis.errors import BadValue
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload, workload_names
+from llm_analysis.serving.metrics import summarize
+from llm_analysis.serving.scheduler import Request
+from llm_analysis.serving.server import Server, Workload, build_server, goodput_rate, saturation_rate
+from llm_analysis.serving.simulation import ROUTERS
+from llm_analysis.serving.steady_state import steady_state
+
+Build = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"))
+
+
+@pytest.fixture(scope="module")
+def server(scenario: Scenario) -> Server:
+    return build_server(scenario, 4096.0, 600.0)
+
+
+CHAT = Workload(uniform(500, 0.8), uniform(200, 0.8))
+
+
+@pytest.mark.parametrize("rate", [5.0, 25.0])
+def test_littles_law(server: Server, rate: float) -> None:
+    """The requests in the server, integrated over time, are the sum of their latencies, whoever counts them.
+
+    The running ones are counted by the scheduler step by step, the latencies by the clock of each request; those in
+    front of the engine or waiting for their first step are the difference, at most a few percent below saturation.
+    """
+    run = server.run(CHAT.requests(1500, rate))
+    latencies = sum(r.end - r.sent for r in run.requests)
+    running = run.mean_sequences * run.busy_fraction * run.duration
+    assert running <= latencies
+    assert running == pytest.approx(latencies, rel=0.05)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_each_request_is_served_once_and_in_order(server: Server, router: str, replicas: int) -> None:
+    requests = CHAT.requests(300, 40.0)
+    run = server._replace(num_replicas=replicas, router=router).run(requests)
+    assert [(r.sent, r.input_tokens, r.output_tokens) for r in run.requests] == [
+        (q.due, q.input_tokens, q.output_tokens) for q in requests
+    ]
+    assert all(r.sent < r.first <= r.end for r in run.requests)
+    assert {r.replica for r in run.requests} == set(range(replicas))
+
+
+@given(st.integers(0, 10**6), st.floats(1.0, 60.0), st.integers(1, 3), st.integers(1, 3), st.sampled_from([3.0, inf]))
+def test_disaggregated_workers_serve_each_request_once(
+    scenario: Scenario, seed: int, rate: float, prefill: int, decode: int, concurrency: float
+) -> None:
+    server = build_server(scenario, 4096.0, 600.0, num_prefill_workers=prefill, num_decode_workers=decode)
+    requests = CHAT._replace(seed=seed).requests(60, rate)
+    run = server.run(requests, concurrency)
+    assert [(r.input_tokens, r.output_tokens) for r in run.requests] == [
+        (q.input_tokens, q.output_tokens) for q in requests
+    ]
+    assert server.link is not None
+    for request in run.requests:
+        assert request.first - request.sent > server.link.seconds_per_token * request.input_tokens
+        assert request.end >= request.first
+    tokens = sum(count for _, count in run.gaps)
+    assert tokens == sum(r.output_tokens - 1 for r in run.requests)
+
+
+def test_a_closed_loop_never_has_more_in_flight_than_asked(server: Server) -> None:
+    run = server.run(CHAT.requests(200, inf), 7)
+    events = sorted([(r.sent, 1) for r in run.requests] + [(r.end, -1) for r in run.requests])
+    in_flight = most = 0
+    for _, change in events:
+        in_flight += change
+        most = max(most, in_flight)
+    assert most == 7
+
+
+def test_more_replicas_never_lower_goodput(server: Server) -> None:
+    limits = {"ttft": 0.2, "tpot": 0.02}
+    found = []
+    for replicas in (1, 2, 4):
+        more = server._replace(num_replicas=replicas)
+        found.append(goodput_rate(more, CHAT, limits, 0.95, saturation_rate(more, CHAT), 600))
+    assert 0 < found[0] <= found[1] <= found[2]
+
+
+def test_the_queue_is_bounded_below_saturation_and_grows_beyond(server: Server) -> None:
+    """Twice as many requests leave TTFT as it is, or double it."""
+    saturation = saturation_rate(server, CHAT)
+
+    def late(rate: float, count: int) -> float:
+        run = server.run(CHAT.requests(count, rate))
+        return max(r.first - r.sent for r in run.requests[-count // 10 :])
+
+    assert late(0.7 * saturation, 3000) < 0.3
+    assert late(1.6 * saturation, 3000) > 1.5 * late(1.6 * saturation, 1500)
+
+
+def test_an_infinite_rate_is_the_offline_throughput(server: Server) -> None:
+    """A rate so high that all requests arrive before the first step ends gives what sending all at once gives."""
+    offline = summarize(server.run(CHAT.requests(400, inf)))
+    fast = summarize(server.run(CHAT.requests(400, 1e9)))
+    assert fast.output_token_throughput == pytest.approx(offline.output_token_throughput, rel=0.01)
+
+
+def test_a_prefix_cache_shortens_the_first_token(scenario: Scenario) -> None:
+    ttft = [
+        summarize(
+            build_server(scenario, 4096.0, 600.0, changed={"cached_prefix": hit}).run(CHAT.requests(200, 2.0))
+        ).ttft.mean
+        for hit in (0.0, 0.5, 0.9)
+    ]
+    assert ttft[0] > ttft[1] > ttft[2]
+
+
+@pytest.mark.parametrize(("seq_len", "tokens"), [(2048, 256), (256, 256), (5000, 500), (512, 1)])
+@pytest.mark.parametrize("concurrency", [1, 16, 64])
+def test_the_closed_form_agrees_with_the_simulation(
+    scenario: Scenario, seq_len: int, tokens: int, concurrency: int
+) -> None:
+    """TPOT and throughput within 6 %; the mean TTFT, whose queue is only an M/D/1, within 40 %."""
+    found = steady_state(scenario, seq_len, tokens, concurrency)
+    server = build_server(scenario, seq_len + 1.5 * tokens, seq_len + tokens / 2)
+    outputs = uniform(tokens, 0.5) if tokens > 1 else fixed(1)
+    run = server.run(Workload(fixed(seq_len), outputs).requests(20 * concurrency + 100, inf), concurrency)
+    measured = summarize(run, steady=True)
+    assert found.request_throughput == pytest.approx(measured.request_throughput, rel=0.06)
+    assert found.tpot == pytest.approx(measured.tpot.mean, rel=0.06)
+    assert found.ttft == pytest.approx(measured.ttft.mean, rel=0.4)
+    # Little's law: the requests in flight are the rate times the latency.
+    assert found.request_throughput * found.e2e == pytest.approx(concurrency, rel=0.02)
+
+
+def test_the_closed_form_of_arrays_is_that_of_each_element(scenario: Scenario) -> None:
+    np = pytest.importorskip("numpy")
+    lengths, concurrency = np.array([[256.0], [4096.0]]), np.array([1.0, 32.0, 1000.0])
+    together = steady_state(scenario, lengths, 200, concurrency)
+    for i, s in enumerate(lengths[:, 0]):
+        for j, c in enumerate(concurrency):
+            alone = steady_state(scenario, float(s), 200, float(c))
+            for name in ("ttft", "tpot", "request_throughput", "saturation_rate"):
+                found = np.broadcast_to(getattr(together, name), (2, 3))[i, j]
+                assert found == pytest.approx(getattr(alone, name), rel=1e-9)
+            assert together.limiting_resource[i, j] == alone.limiting_resource
+
+
+def test_the_limiting_resource_follows_the_load(scenario: Scenario) -> None:
+    def limit(s: float, o: float, c: float, **changed: Any) -> object:
+        return steady_state(scenario, s, o, c, **changed).limiting_resource
+
+    assert limit(256, 256, 1) == "memory bandwidth"
+    assert limit(2048, 256, 500) == "KV cache"
+    assert limit(256, 256, 500, max_num_seqs=64) == "max_num_seqs"
+    assert limit(512, 1, 4) == "compute"
+
+
+def test_replicas_serve_their_share(scenario: Scenario) -> None:
+    twice = scenario.changed(layout=Parallelism(dp_size=2))
+    one, two = steady_state(scenario, 1000, 100, 16), steady_state(twice, 1000, 100, 32)
+    assert two.request_throughput == pytest.approx(2 * one.request_throughput)
+    assert two.ttft == one.ttft
+
+
+def test_nvidias_nim_at_concurrency_50() -> None:
+    """Llama-3.3-70B in fp8 on two H100, 5000 tokens in, 500 out: docs.nvidia.com/nim/benchmarking/llm (NIM 1.8.0).
+
+    Printed: ITL 59.7 ms, 814 tokens/s. The bound of 10 % is the goal for such figures.
+    """
+    from llm_analysis.inference.runtimes import get_runtime
+    from llm_analysis.physics.dtypes import get_dtypes
+
+    model, gpu = get_model("llama-3.3-70b"), get_gpu("h100-sxm-80gb")
+    dtypes = get_dtypes("fp8")._replace(kv_bits=8)
+    nim = Scenario.of(model, gpu, dtypes, Parallelism(tp_size=2), runtime=get_runtime("tensorrt-llm"))
+    found = steady_state(nim, 5000, 500, 50)
+    assert found.tpot == pytest.approx(0.0597, rel=0.1)
+    assert found.output_token_throughput == pytest.approx(814, rel=0.1)
+
+
+def test_a_request_beyond_the_cache_is_refused(server: Server) -> None:
+    small = server._replace(policy=server.policy._replace(kv_tokens=500.0))
+    with pytest.raises(BadValue, match="KV cache of 500 tokens is too small for a request of 700"):
+        small.run([Request(0.0, 600, 100)])
+
+
+@pytest.mark.parametrize("name", workload_names())
+def test_lengths_of_a_workload_follow_its_quantiles(name: str) -> None:
+    """The median of draws lies between the quantiles 0.45 and 0.55 of the table."""
+    for lengths in workload(name):
+        random = Random(1)
+        draws = sorted(lengths.draw(random) for _ in range(4001))
+
+        def at(q: float, lengths: Lengths = lengths) -> float:
+            class Fixed(Random):
+                def random(self) -> float:
+                    return q
+
+            return lengths.draw(Fixed())
+
+        assert at(0.45) - 1 <= draws[2000] <= at(0.55) + 1
+        assert at(0.0) <= draws[0]
+        assert draws[-1] <= at(1.0 - 1e-12)
+
+
+def test_scaled_lengths_have_the_mean_asked_for() -> None:
+    lengths = workload("sharegpt")[1]._replace(cap=512.0).scaled_to(300.0)
+    assert lengths.mean == pytest.approx(300.0, rel=1e-3)
+    random = Random(2)
+    draws = [lengths.draw(random) for _ in range(20000)]
+    assert sum(draws) / len(draws) == pytest.approx(300, rel=0.02)
+    assert max(draws) <= 512
