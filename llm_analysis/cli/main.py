@@ -26,7 +26,7 @@ COMMANDS = {
     "plan": ("plan", "plan", "Find the cheapest way to serve a model within limits."),
     "compare": ("compare", "compare_command", "Compare two to six scenarios side by side."),
     "plot": ("plot", "plot", "Draw a picture: roofline, breakdown, batch, pareto, cost or parity."),
-    "load": ("load", "load", "Simulate a server under load: percentiles, saturation rate, goodput."),
+    "load": ("load", "load", "Simulate a server: percentiles, saturation rate, goodput."),
     "models": ("catalogue", "models", "List the models of the catalogue."),
     "gpus": ("catalogue", "gpus", "List the GPUs of the catalogue."),
     "dtypes": ("catalogue", "dtypes", "List the number formats."),
