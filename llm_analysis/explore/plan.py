@@ -20,6 +20,7 @@ from llm_analysis.explore.steady import Steady, as_server, steady_state, waiting
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import pass_seconds
+from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.runtimes import Runtime, place
 from llm_analysis.inference.scenario import Scenario
@@ -37,6 +38,7 @@ PREFILL_SEQUENCES = 16  # that a prefill worker may hold, waiting ones included
 MOST_BUSY = 0.95  # share of the time that a prefill worker may be busy
 FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs that multiply them
 MODES = ("aggregated", "disaggregated")
+CLOSED_FORM = "latencies are means; TTFT assumes Poisson arrivals: check its tail with `llm-analysis load`"
 _WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
 
 
@@ -393,8 +395,19 @@ class _Search:
             misses=misses,
             curves=tuple(self._front_points()),
             points=self.points,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *(self._assumed(best) if best else ())),
         )
+
+    def _assumed(self, best: Configuration) -> tuple[str, ...]:
+        """Return the notes on the estimate of a configuration, and on what the closed form leaves out."""
+        workload = Workload(
+            batch_size_per_gpu=best.batch,
+            seq_len=self.demand.input_tokens,
+            num_tokens_to_generate=self.demand.output_tokens,
+            prefill_chunk_size=CHUNK,
+            gpu_memory_utilization=self.utilization,
+        )
+        return (*estimate(best.scenario, workload).notes, CLOSED_FORM)
 
     def _affordable(self, c: Configuration) -> bool:
         """Whether a configuration is within the limits on cost and GPUs."""

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, UnknownName
+from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, UnknownName, Unsupported
 from llm_analysis.explore.columns import COLUMNS, array_of, checked_columns, joined
 from llm_analysis.explore.combinations import axes, combinations, count, varying
+from llm_analysis.explore.many import Grouping, ManyGPUs, can_be_grouped
 from llm_analysis.explore.ranges import Value
 from llm_analysis.explore.table import Table
 from llm_analysis.explore.where import Condition, column_named, parse_where
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.question import scenario_of, workload_of
+from llm_analysis.inference.question import model_of, scenario_of, workload_of
 
 if TYPE_CHECKING:
     from llm_analysis.explore.columns import Column
@@ -60,14 +61,14 @@ class Selection(NamedTuple):
         names = COLUMNS if columns is None else tuple(checked_columns(columns))
         return cls(names, () if where is None else tuple(parse_where(where, COLUMNS)))
 
-    def rows(self, block: Block) -> dict[str, Column]:
+    def rows(self, block: Block | ManyGPUs) -> dict[str, Column]:
         """Return the wanted columns of the block's matching rows."""
         mask: Any = None
         for condition in self.conditions:
             holds = condition.holds(block.column(condition.column))
             mask = holds if mask is None else mask & holds
         if mask is not None and not mask.any():
-            return {name: array_of(name, getattr(block.estimate, name), block.shape)[:0] for name in self.columns[:1]}
+            return {name: block.column(name)[:0] for name in self.columns[:1]}
         columns = {name: block.column(name) for name in self.columns}
         return columns if mask is None else {name: column[mask] for name, column in columns.items()}
 
@@ -101,12 +102,17 @@ class Sweep:
         """The flags that have more than one value."""
         return varying(self.values)
 
-    def blocks(self, shard: tuple[int, int] = (0, 1), done: Callable[[int], bool] | None = None) -> Iterator[Block]:
+    def blocks(
+        self, shard: tuple[int, int] = (0, 1), done: Callable[[int], bool] | None = None
+    ) -> Iterator[Block | ManyGPUs]:
         """Yield the blocks, or those of shard i of n (from 0): block numbers equal to i modulo n that are not `done`.
 
         Points that make no sense, such as a tensor-parallel size that does not divide the heads, are skipped; `skipped`
         counts them by reason. Raises UnknownName and BadConfig at once, and the first reason if all are skipped.
         """
+        if shard == (0, 1) and done is None and self._groups_gpus():
+            yield from self._grouped()
+            return
         number, yielded, first = -1, False, None
         for choice in combinations(self._choices):
             parts = list(self._parts())
@@ -131,6 +137,46 @@ class Sweep:
                     yield block
         if not yielded and first is not None:
             raise first
+
+    def _groups_gpus(self) -> bool:
+        """Whether all GPUs of a sweep can be estimated at once: few points each, and no prompt is too long."""
+        each = prod(len(values) for values in self._open.values())
+        inner = prod(len(values) for values in self._within_gpu().values())
+        if not can_be_grouped(self.values) or each * inner * len(self.values["gpu_name"]) > 4 * self.block:
+            return False
+        longest = max(value for value in self._open["seq_len"] if isinstance(value, int))
+        return all(longest <= self._positions(name) for name in self.values["model_name"])
+
+    def _positions(self, name: Value) -> int:
+        """Return the positions of a model."""
+        flags = {"model_name": name, "allow_download": self.values["allow_download"][0]}
+        return model_of(flags, self._known).max_position_embeddings
+
+    def _within_gpu(self) -> dict[str, tuple[Value, ...]]:
+        """Return the choices that vary faster than the GPU."""
+        names = list(self._choices)
+        return {name: self._choices[name] for name in names[names.index("gpu_name") + 1 :]}
+
+    def _grouped(self) -> Iterator[ManyGPUs]:
+        """Yield one block of all GPUs for each combination of the flags that vary slower than the GPU."""
+        import numpy as np
+
+        grouping, within = Grouping(self._known), self._within_gpu()
+        outer = {name: each for name, each in self._choices.items() if name not in within and name != "gpu_name"}
+        sizes = tuple(len(each) for each in self._open.values())
+        index = [tuple(slice(None) if j == i else None for j in range(len(OPEN))) for i in range(len(OPEN))]
+        open_axes = {name: np.array(each)[at] for (name, each), at in zip(self._open.items(), index, strict=True)}
+        names, first, yielded = [str(name) for name in self.values["gpu_name"]], "", False
+        for number, choice in enumerate(combinations(outer)):
+            choices = [choice | inner for inner in combinations(within)]
+            block = grouping.block(number, names, choices, open_axes, sizes)
+            self.skipped = grouping.skipped
+            first = first or next(iter(self.skipped), "")
+            if block.groups:
+                yielded = True
+                yield block
+        if not yielded:
+            raise Unsupported(first)
 
     def table(self, selection: Selection | None = None, progress: Callable[[int], None] | None = None) -> Table:
         """Return the selected rows of all points. Raises LLMAnalysisError."""

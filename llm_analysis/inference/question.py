@@ -38,12 +38,8 @@ def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] |
     Flags that are missing or None have their defaults. With the same dictionary `known` in several calls each model,
     GPU and runtime is read once. Raises LLMAnalysisError.
     """
-    layout, known, download = (
-        _part(Parallelism, flags),
-        {} if known is None else known,
-        flags.get("allow_download", False),
-    )
-    model = _once(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
+    layout, known = _part(Parallelism, flags), {} if known is None else known
+    model = model_of(flags, known)
     gpu = _once(known, "gpu", _required("gpu_name", flags), get_gpu)
     dtypes, runtime = flags.get("dtype_name"), flags.get("runtime")
     return Scenario.of(
@@ -65,6 +61,12 @@ def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] |
         kv_cache_dtype_bytes=flags.get("kv_cache_dtype_bytes"),
         layernorm_dtype_bytes=flags.get("layernorm_dtype_bytes"),
     )
+
+
+def model_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any]) -> ModelConfig:
+    """Return the model that the flags name, from `known` if it was read before. Raises LLMAnalysisError."""
+    download = flags.get("allow_download", False)
+    return _once(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
 
 
 def _once(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], Known]) -> Known:

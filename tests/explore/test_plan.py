@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
-from llm_analysis.explore.plan import Demand, Limits, Plan, layout_text, plan
+from llm_analysis.explore.plan import CLOSED_FORM, Demand, Limits, Plan, layout_text, plan
 from llm_analysis.explore.steady import as_server, steady_state
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.scenario import Scenario
@@ -293,6 +293,12 @@ def test_a_bad_price_list_is_one_clear_line(ask: Ask, tmp_path: Path, text: str,
     found = ask("plan", *QUESTION, "--gpu_name", "t4", "--request_rate", "1", "--prices", str(path))
     assert (found.status, found.out) == (1, "")
     assert message in found.err
+
+
+def test_the_notes_name_the_assumptions_behind_the_best_configuration() -> None:
+    notes = small(gpus=("h200-sxm-141gb",)).notes
+    assert any("no kernels of h200-sxm-141gb were measured" in note for note in notes)
+    assert notes[-1] == CLOSED_FORM
 
 
 def test_limits_default_to_none() -> None:
