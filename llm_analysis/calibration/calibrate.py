@@ -1,7 +1,7 @@
-"""A runtime fitted to measurements of one's own, from one row on.
+"""Fit a runtime to a user's measurements, from one row on.
 
-The fit starts from a known runtime and moves no more of its terms than the rows can tell apart: each needs rows of its
-own kind. Before and after are compared on rows left out in turn, never on those that were fitted.
+The fit starts from a known runtime and changes no more terms than the rows determine: each term needs rows that vary in
+what it depends on. Errors before and after are compared on rows left out in turn.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from llm_analysis.calibration.fitting.runtime_fit import Rows, fit
-from llm_analysis.calibration.measurements import Measurement, gpu_named, read_measurements
-from llm_analysis.calibration.validation import phase_of, quantile, spread
+from llm_analysis.calibration.fitting.runtime_fit import fit
+from llm_analysis.calibration.measurements import Measurement, gpu_named, read_measurements, table_weights
+from llm_analysis.calibration.residuals import rounded, weighted_percentiles
+from llm_analysis.calibration.timing import Rows
+from llm_analysis.calibration.validation import quantile, spread
 from llm_analysis.errors import BadConfig, nearest, shown
 from llm_analysis.hardware.gpu import GPU
+from llm_analysis.inference.bands import LEAST_ROWS, Band
 from llm_analysis.inference.runtimes import NONE, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
 
-ROWS_PER_TERM = 4  # rows for each term after the first
-LEAST_SECONDS = 1e-9  # of a term; less is none
-TOO_SLOW = 0.05  # a bias that no term is left to mend
+ROWS_PER_TERM = 4  # rows per term after the first
+LEAST_SECONDS = 1e-9  # of a term; less counts as zero
+TOO_SLOW = 0.05  # a bias that no remaining term can correct
 TOO_FAST = -0.5  # a bias that no engine's terms explain
 MOST_FOLDS = 10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The fitted runtime, which of its terms were fitted, errors before and after on rows left out, and notes."""
+    """The fitted runtime, the terms that were fitted, errors before and after on rows left out, and notes."""
 
     runtime: Runtime
     terms: tuple[str, ...]
@@ -39,14 +42,12 @@ class Calibration:
 
 
 def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
-    """The runtime fitted to a table. Raises BadConfig where no row of it can be estimated; needs scipy."""
+    """Return the runtime fitted to a table. Raises BadConfig if no row can be estimated; needs scipy."""
     try:
         import scipy  # noqa: F401
     except ImportError:
         raise BadConfig("calibrate needs scipy: pip install 'llm-analysis[calibrate]'") from None
     import numpy as np
-
-    from llm_analysis.calibration.validation import bands_of
 
     measurements, unread = read_measurements(path)
     chosen = next((m.engine for m in measurements), "none") if runtime is None else runtime
@@ -55,34 +56,47 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.engine}") for m in others)]
     if not rows.measurements:
         raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
-    start, told = started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
+    start, told = _started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
     terms = terms_for(rows.measurements)
-    before, after = held_out(rows, start, terms)
+    before, after = _held_out(rows, start, terms)
     fitted = fit(rows, start, terms, prior=start)
     changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
-    changed |= {"held_out": {}, "evidence": evidence(path, after, len(rows.measurements))}
+    changed |= {"held_out": {}, "ports": {}, "evidence": _evidence(path, after, len(rows.measurements))}
     residuals: dict[str, list[tuple[Measurement, float]]] = {}
     for m, error in zip(rows.measurements, after, strict=False):  # none were left out where they are too few
-        residuals.setdefault(phase_of(m), []).append((m, 1 / (1 + error)))
-    if own := bands_of(residuals):
+        residuals.setdefault(m.phase, []).append((m, 1 / (1 + error)))
+    if own := _bands(residuals):
         changed["bands"] = own
     values = {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
     changed |= {term: value if value > LEAST_SECONDS else 0.0 for term, value in values.items()}
     done = fitted.model_copy(update=changed)
-    doubts = doubtful(done, terms, before, after, float(np.median(rows.seconds(done) / rows.measured)) - 1, start)
+    doubts = _doubtful(done, terms, before, after, float(np.median(rows.seconds(done) / rows.measured)) - 1, start)
     notes = [
         *told,
-        *remarks(len(rows.measurements), terms, start),
+        *_remarks(len(rows.measurements), terms, start),
         *doubts,
         *(f"skipped {row}: {why}" for row, why in skipped),
     ]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
 
 
-def started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str]]:
-    """The runtime to start from, and a note where the rows name an engine of the user's own: the kernels alone.
+def _bands(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, Band]:
+    """Return the band of each phase with enough rows, from measured / estimated of rows left out."""
+    import numpy as np
 
-    Raises UnknownName where a name that was asked for is not known.
+    found = {}
+    for phase, rows in sorted(by_phase.items()):
+        if len(rows) >= LEAST_ROWS:
+            ratios = np.array([ratio for _, ratio in rows])
+            low, high = weighted_percentiles(ratios, table_weights([m for m, _ in rows]))
+            found[phase] = Band(low=rounded(low), high=rounded(high), rows=len(rows))
+    return found
+
+
+def _started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str]]:
+    """Return the runtime to start from; for an engine that this package does not have, `none` and a note.
+
+    Raises UnknownName if the user asked for an unknown name.
     """
     if of_rows and name not in runtime_names() and not name.endswith(".json"):
         near = nearest(name, runtime_names(), "--runtime NAME starts from a known one")
@@ -90,41 +104,41 @@ def started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str]
     return build_for(get_runtime(name), gpu), []
 
 
-def evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
-    """How many rows, and the errors on those left out."""
+def _evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
+    """Return how many rows, and the errors on those left out."""
     found = RuntimeEvidence(rows=n, sources={path.name: n})
     if not after:
         return found
     return found.model_copy(update={key: round(value, 4) for key, value in spread(after)._asdict().items()})
 
 
-def remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
-    """What so few rows cannot say, as sentences."""
+def _remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
+    """Return notes on what so few rows cannot determine."""
     found = []
     if n < 2:
-        found.append("one row alone: nothing is left to check the fit with")
+        found.append("one row: none is left to check the fit with")
     if len(terms) < len(TELLING):
-        told = f"{n} row{'s tell' if n > 1 else ' tells'} {len(terms)} of {len(TELLING)} terms"
+        told = f"{n} row{'s determine' if n > 1 else ' determines'} {len(terms)} of {len(TELLING)} terms"
         found.append(f"{told}; the others are those of {start.name}")
     return found
 
 
-def doubtful(
+def _doubtful(
     done: Runtime, terms: Sequence[str], before: Sequence[float], after: Sequence[float], bias: float, start: Runtime
 ) -> list[str]:
-    """What speaks against using the fit, as sentences."""
+    """Return notes on reasons not to use the fit."""
     found = []
     if after and quantile(sorted(map(abs, after)), 0.5) >= quantile(sorted(map(abs, before)), 0.5):
         found.append(f"on rows left out the fit is no better than {start.name} as it is")
     if bias > TOO_SLOW and not any(getattr(done, term) for term in terms):
         instead = "; start from --runtime none" if start.name != NONE.name else ""
-        found.append(f"the rows are faster than what is kept of {start.name} allows{instead}")
+        found.append(f"the rows are faster than the other terms of {start.name} allow{instead}")
     if bias < TOO_FAST:
         found.append(f"the fitted times are {1 + bias:.2g} of those measured: is measured_s in seconds?")
     return found
 
 
-# What must vary among the rows for a term to be told apart from the first.
+# What must vary among the rows so that they determine a term beside the first.
 TELLING: dict[str, Callable[[Measurement], object]] = {
     "step_seconds": lambda m: 0,
     "collective_seconds": lambda m: m.tp_size > 1,
@@ -134,13 +148,13 @@ TELLING: dict[str, Callable[[Measurement], object]] = {
 
 
 def terms_for(measurements: Sequence[Measurement]) -> list[str]:
-    """The terms that so many rows, of such kinds, can tell apart: one of any row, one more for each four."""
+    """Return the terms that the rows determine: one for any row, and one more for each four rows."""
     varied = [t for t, key in TELLING.items() if t == "step_seconds" or len({key(m) for m in measurements}) > 1]
     return varied[: 1 + len(measurements) // ROWS_PER_TERM]
 
 
-def held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Errors before and after, each row by a fit to the rows of other folds."""
+def _held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Return the errors before and after, each row estimated by a fit to the rows of other folds."""
     import numpy as np
 
     n = len(rows.measurements)
@@ -157,5 +171,5 @@ def held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[flo
 
 
 def as_json(runtime: Runtime) -> str:
-    """The runtime as the text of a file that `--runtime` takes."""
+    """Return the runtime as the text of a file for `--runtime`."""
     return json.dumps(runtime.model_dump(exclude_defaults=True), indent=2) + "\n"

@@ -229,7 +229,7 @@ def scenario_of(run: LoadRun) -> Scenario:
     name = of_version(run.runtime, run.version)
     if name not in runtime_names():
         raise BadValue(f"unknown runtime {shown(run.runtime)}")
-    runtime = build_for(get_runtime(name), gpu).as_server()
+    runtime = build_for(get_runtime(name), gpu).without_host()
     scenario = Scenario.of(model, gpu, dtypes_of(run), layout, method="calibrated", runtime=runtime)
     weights_fit(scenario)
     return scenario

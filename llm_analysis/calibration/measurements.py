@@ -1,16 +1,20 @@
-"""Published figures, one per row: what was run, on what, and how long it took.
+"""Read published measurements: one row says what was run, on which GPUs, and how long it took.
 
-A CSV with at least the columns of `REQUIRED`; others are ignored. `metric` is `ttft` (prefill of the whole batch),
-`tpot` (seconds per decode step) or `total_latency` (ttft + decode_steps * tpot). `kind` is `static`, one batch from
-start to end, or `serving`: a steady state of `batch_size` requests in flight, where each decode step also carries the
-prefill of the requests that take the place of finished ones: batch / tokens-per-request prompts a step.
+The input is a CSV file with at least the columns of `REQUIRED`. docs/accuracy.md lists all columns; others are ignored.
+
+`metric` is `ttft` (prefill of the whole batch), `tpot` (seconds per decode step) or `total_latency` (ttft +
+decode_steps * tpot). `kind` says how requests arrived:
+
+    static     one batch, from start to end
+    serving    a steady state with `batch_size` requests in flight; a new request replaces each finished one
+    waves      `batch_size` requests of one length that start together, again and again
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -20,13 +24,12 @@ from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadConfig, BadValue, shown
 from llm_analysis.files import DATA, MAX_TABLE_BYTES, path_text, read_text
 from llm_analysis.hardware.gpu import GPU
+from llm_analysis.inference.bands import is_dense
 from llm_analysis.inference.runtimes import of_version
-from llm_analysis.inference.workload import nodes
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
-from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.units import Array, Quantity
+from llm_analysis.units import Array
 
 REQUIRED = (
     "id",
@@ -41,24 +44,44 @@ REQUIRED = (
     "measured_s",
 )
 METRICS = ("ttft", "tpot", "total_latency")
-KINDS = ("static", "serving")
-LARGEST = 1e9  # of any figure: beyond it stands a slip of the keyboard
+KINDS = ("static", "serving", "waves")
 EVIDENCE = DATA / "published.csv"
+_LARGEST = 1e9  # of any number in a table; a larger one is a typing error
 
-# Rows that another published number or the arithmetic contradicts: scored apart, never fitted.
-SET_APART = {
-    ("argonne-llm-inference-bench", "tensorrt-llm", "mixtral-8x7b"): "a batch of one and the same prompt: all of its "
-    "sequences choose the same two experts, so that batch 16 takes hardly longer than batch 1",
+# Rows that another published number, or arithmetic, contradicts: scored apart and never fitted.
+_SET_APART = {
+    (
+        "argonne-llm-inference-bench",
+        "tensorrt-llm",
+        "mixtral-8x7b",
+    ): "the benchmark repeats one prompt: all sequences of "
+    "a batch choose the same two experts, so that batch 16 takes hardly longer than batch 1",
 }
+_GRADE_C = "grade C: the source leaves out something that changes the latency"
+
+# The engine version of sources that do not print it, from the date of the publication or of the rows beside it.
+_DATED = {
+    ("argonne-llm-inference-bench", "vllm"): "0.6",  # the rows of the same repository that print a version: 0.6.1
+    ("argonne-llm-inference-bench", "tensorrt-llm"): "0.12",  # the paper is of October 2024
+    ("aiconfigurator-silicon-inferencex", "vllm"): "0.11",  # InferenceMAX started in October 2025, with vLLM 0.11
+    ("aiconfigurator-silicon-inferencex", "tensorrt-llm"): "1.1",  # the same
+    ("aiconfigurator-silicon-inferencex-2", "tensorrt-llm"): "1.2",  # early 2026; other rows print 1.1 to 1.3
+}
+# Sources whose requests have one length and start together, although their tables call it a fixed concurrency. TPOT
+# there does not grow with the prompt as the prefill of later requests would make it.
+_IN_WAVES = {("aiconfigurator-silicon-nvidia", "sglang")}
 
 # Names of the tables for weight-only formats; the rest are those of `dtypes`.
 DTYPE_NAMES = {"w4a16": "int4", "w8a16": "w8a16e16", "w16a16": "w16a16e16"}
+# Families whose published FP8 checkpoints have a scale for each block of 128 x 128 weights (`weight_block_size` in the
+# quantization_config of Qwen3, DeepSeek-V3 and R1, Kimi-K2, MiniMax-M2 and GLM-5 on the Hugging Face hub).
+_BLOCK_SCALED = ("qwen3", "deepseek-v3", "deepseek-r1", "kimi-k2", "minimax-m2", "glm-5")
 KV_BITS = {"fp8": 8, "int8": 8, "fp16": 16, "bf16": 16, "16-bit": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One published number. Seconds."""
+    """One published number, in seconds."""
 
     id: str
     source: str
@@ -78,57 +101,60 @@ class Measurement:
     metric: str
     seconds: float
     version: str = ""  # of the engine
+    grade: str = ""  # A: precisely defined, B: one unknown, C: something that matters is missing
+    ttft: float | None = None  # of the same run, seconds
 
     @property
     def engine(self) -> str:
-        """The name of the runtime, as of its version."""
-        return of_version(self.runtime, self.version)
+        """The runtime of the engine's version."""
+        return of_version(self.runtime, self.version or _DATED.get((self.source, self.runtime), ""))
+
+    @property
+    def phase(self) -> str:
+        """What was measured: `prefill`, `total` (decode or the whole batch) or `serving`."""
+        return "prefill" if self.metric == "ttft" else "total" if self.kind == "static" else "serving"
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model has no experts and its weights have 16 bits or are fp8."""
+        return is_dense(model_named(self.model_name), self.dtypes())
+
+    @property
+    def group(self) -> str:
+        """Source, GPU and model: rows that share them are not independent evidence."""
+        return f"{self.source} | {self.gpu_name} | {self.model_name}"
 
     def dtypes(self) -> Dtypes:
-        """The formats of the run."""
-        found = get_dtypes(DTYPE_NAMES.get(self.dtype_name, self.dtype_name))
+        """Return the number formats of the run."""
+        name = DTYPE_NAMES.get(self.dtype_name, self.dtype_name)
+        found = get_dtypes("fp8_block" if name == "fp8" and self.model_name.startswith(_BLOCK_SCALED) else name)
         return found._replace(kv_bits=KV_BITS[self.kv_dtype]) if self.kv_dtype in KV_BITS else found
 
     def layout(self) -> Parallelism:
-        """The GPUs of the run; those that share the experts, where they are more, share the attention too."""
+        """Return the GPUs of the run. GPUs that share the experts share the attention too if they are more."""
         shared = max(self.tp_size, self.ep_size)
         return Parallelism(tp_size=shared, pp_size=self.pp_size, ep_size=self.ep_size)
 
-    def passes(self, model: ModelConfig) -> Iterator[tuple[Quantity, Step]]:
-        """(how often, pass) of everything that the figure covers; prompts that a step carries along are `joining`."""
-        b, s, steps = self.batch_size, self.seq_len, self.decode_steps
-        if self.metric != "tpot":
-            yield 1.0, Step(b, s)
-        times = 1.0 if self.metric == "tpot" else steps
-        if self.metric != "ttft" and steps > 0:
-            for weight, context in nodes(int(s), int(steps), model.decode_kinks):
-                yield times * weight, Step(b, 1.0, context, "decode")
-
-    @property
-    def joining(self) -> float:
-        """Prompts that join a decode step on the average."""
-        return self.batch_size / max(self.num_tokens, 1.0) if self.kind == "serving" else 0.0
-
 
 def apart(m: Measurement) -> str:
-    """Why a row is scored apart; empty where it is not."""
-    return SET_APART.get((m.source, m.runtime, m.model_name), "")
+    """Return why a row is scored apart and never fitted; empty if it is not."""
+    return _GRADE_C if m.grade == "C" else _SET_APART.get((m.source, m.runtime, m.model_name), "")
 
 
 @cache
 def model_named(name: str) -> ModelConfig:
-    """A model, read once."""
+    """Return a model, read once."""
     return get_model(name)
 
 
 @cache
 def gpu_named(name: str) -> GPU:
-    """A GPU as software sees it, read once."""
+    """Return a GPU as software sees it, read once."""
     return get_gpu(name).per_device()
 
 
 def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:
-    """The rows of a table, and (id, reason) of those that cannot be read. Raises BadConfig for no such table."""
+    """Return the rows of a table, and (id, reason) of rows that cannot be read. Raises BadConfig if it is no table."""
     try:
         table = csv.DictReader(StringIO(read_text(path, MAX_TABLE_BYTES, "utf-8-sig"), newline=""))
         rows, columns = list(table), table.fieldnames or ()
@@ -142,80 +168,100 @@ def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, st
     good, bad = [], []
     for row in rows:
         try:
-            good.append(read_row(row))
+            good.append(_read_row(row))
         except BadValue as error:
             bad.append((str(row.get("id")), str(error)))
     return good, bad
 
 
-def read_row(row: Mapping[str, str | None]) -> Measurement:
-    """One row of a table. Raises BadValue."""
-    metric = text(row, "metric")
-    if metric not in METRICS:
-        raise BadValue(f"metric {shown(metric)} is not one of {', '.join(METRICS)}")
-    kind = text(row, "kind") or KINDS[0]
-    if kind not in KINDS:
-        raise BadValue(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
+def _read_row(row: Mapping[str, str | None]) -> Measurement:
+    """Return one row of a table. Raises BadValue."""
+    metric = _one_of(row, "metric", METRICS)
+    kind = _one_of(row, "kind", KINDS, KINDS[0])
+    source, runtime = _text(row, "source"), _text(row, "runtime") or "none"
+    if kind == "serving" and (source, runtime) in _IN_WAVES:
+        kind = "waves"
     if kind == "serving" and metric != "tpot":
-        raise BadValue(f"a steady state (kind serving) has a tpot, and no {metric} that is estimated here")
-    tokens = figure(row, "num_tokens_to_generate", 1.0)
+        raise BadValue(f"kind serving has a tpot; its {metric} depends on when requests arrive and is not estimated")
+    if kind == "waves" and metric == "total_latency":
+        raise BadValue("kind waves has a ttft and a tpot, and no total_latency")
+    tokens = _number(row, "num_tokens_to_generate", 1.0)
     usual = max(tokens - 1.0, 1.0 if metric == "tpot" else 0.0)
-    seconds = figure(row, "measured_s")
+    seconds = _number(row, "measured_s")
     if seconds <= 0:
         raise BadValue(f"measured_s must be above 0, not {seconds:g}")
+    ttft_ms = _number(row, "ttft_ms", 0.0)
     return Measurement(
-        id=text(row, "id"),
-        source=text(row, "source"),
+        id=_text(row, "id"),
+        source=source,
         kind=kind,
-        runtime=text(row, "runtime") or "none",
-        model_name=text(row, "model_name"),
-        gpu_name=text(row, "gpu_name"),
-        dtype_name=text(row, "dtype_name"),
-        kv_dtype=text(row, "kv_dtype"),
-        tp_size=count(row, "tp_size"),
-        pp_size=count(row, "pp_size"),
-        ep_size=count(row, "ep_size"),
-        batch_size=figure(row, "batch_size", least=1.0),
-        seq_len=max(figure(row, "seq_len", 1.0), 1.0),
+        runtime=runtime,
+        model_name=_text(row, "model_name"),
+        gpu_name=_text(row, "gpu_name"),
+        dtype_name=_text(row, "dtype_name"),
+        kv_dtype=_text(row, "kv_dtype"),
+        tp_size=_count(row, "tp_size"),
+        pp_size=_count(row, "pp_size"),
+        ep_size=_count(row, "ep_size"),
+        batch_size=_number(row, "batch_size", least=1.0),
+        seq_len=max(_number(row, "seq_len", 1.0), 1.0),
         num_tokens=tokens,
-        decode_steps=figure(row, "decode_steps", usual),
+        decode_steps=_number(row, "decode_steps", usual),
         metric=metric,
         seconds=seconds,
-        version=text(row, "runtime_version"),
+        version=_text(row, "runtime_version"),
+        grade=_text(row, "grade"),
+        ttft=ttft_ms / 1e3 if ttft_ms else None,
     )
 
 
-def text(row: Mapping[str, str | None], name: str) -> str:
-    """A cell as text; empty where the column is missing."""
+def _text(row: Mapping[str, str | None], name: str) -> str:
+    """Return a cell as text; empty if the column is missing."""
     return (row.get(name) or "").strip()
 
 
-def figure(row: Mapping[str, str | None], name: str, empty: float | None = None, least: float = 0.0) -> float:
-    """A cell as a number from `least` to `LARGEST`; `empty` where the cell is. Raises BadValue."""
-    cell = text(row, name)
+def _one_of(row: Mapping[str, str | None], name: str, known: Sequence[str], empty: str = "") -> str:
+    """Return a cell that must be one of `known`; `empty` if it is empty. Raises BadValue."""
+    value = _text(row, name) or empty
+    if value not in known:
+        raise BadValue(f"{name} {shown(value)} is not one of {', '.join(known)}")
+    return value
+
+
+def _number(row: Mapping[str, str | None], name: str, empty: float | None = None, least: float = 0.0) -> float:
+    """Return a cell as a number from `least` to 1e9; `empty` if it is empty. Raises BadValue."""
+    cell = _text(row, name)
     if not cell and empty is not None:
         return empty
     try:
         value = float(cell)
     except ValueError:
         raise BadValue(f"{name} must be a number, not {shown(cell)}") from None
-    if not least <= value <= LARGEST:
-        raise BadValue(f"{name} must be a number from {least:g} to {LARGEST:g}, not {shown(cell)}")
+    if not least <= value <= _LARGEST:
+        raise BadValue(f"{name} must be a number from {least:g} to {_LARGEST:g}, not {shown(cell)}")
     return value
 
 
-def count(row: Mapping[str, str | None], name: str) -> int:
-    """A cell as a whole number from 1 up; 1 where it is empty. Raises BadValue."""
-    value = figure(row, name, 1.0)
+def _count(row: Mapping[str, str | None], name: str) -> int:
+    """Return a cell as a whole number from 1 up; 1 if it is empty. Raises BadValue."""
+    value = _number(row, name, 1.0)
     if value < 1 or value != int(value):
-        raise BadValue(f"{name} must be a whole number from 1 up, not {shown(text(row, name))}")
+        raise BadValue(f"{name} must be a whole number from 1 up, not {shown(_text(row, name))}")
     return int(value)
 
 
 def table_weights(measurements: Sequence[Measurement]) -> Array:
-    """n^(-1/4) for each row of a table of n."""
+    """Return n^(-1/4) for each row of a table of n rows, so that a long table does not outweigh the others."""
     import numpy as np
 
     tables = [(m.source, m.gpu_name, m.model_name, m.tp_size, m.dtype_name, m.metric) for m in measurements]
     sizes = Counter(tables)
     return np.array([sizes[table] ** -0.25 for table in tables])
+
+
+def group_weights(measurements: Sequence[Measurement]) -> Array:
+    """Return weights that sum to 1 over the rows of each (source, GPU, model)."""
+    import numpy as np
+
+    sizes = Counter(m.group for m in measurements)
+    return np.array([1.0 / sizes[m.group] for m in measurements])

@@ -1,48 +1,32 @@
-"""Scoring the method on published figures: measured beside estimated, in public, by the program itself.
+"""Score the estimates on published measurements.
 
-A row is scored with its runtime as it was fitted without the rows of the same source and GPU, so that no figure is ever
-held against a fit that has seen it. Errors are fractions of the measured time; bias is the median of the signed error.
+A row is estimated with its runtime as fitted without the rows of the same source and GPU, and its band is built without
+the rows of the same source, GPU and model: no row is compared with a fit or a band that has seen it. Errors are
+fractions of the measured time; the bias is the median of the signed errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_analysis.calibration.measurements import (
-    Measurement,
-    apart,
-    gpu_named,
-    model_named,
-    read_measurements,
-    table_weights,
-)
-from llm_analysis.errors import LLMAnalysisError, Unsupported
-from llm_analysis.hardware.profiles import same_chip
-from llm_analysis.hardware.roofline import pass_seconds
-from llm_analysis.inference.analysis import LLMAnalysis
-from llm_analysis.inference.memory import weights_fit
-from llm_analysis.inference.passes import carried
-from llm_analysis.inference.pipeline import pass_ops
-from llm_analysis.inference.runtimes import (
-    Band,
-    Runtime,
-    build_for,
-    get_runtime,
-    place,
-)
-from llm_analysis.physics.operators import Step
-from llm_analysis.units import Array, Quantity
+from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
+from llm_analysis.calibration.residuals import held_out_band
+from llm_analysis.calibration.timing import Rows
+from llm_analysis.errors import LLMAnalysisError
+from llm_analysis.inference.bands import Band
+from llm_analysis.inference.runtimes import UNKNOWN, Runtime, build_for, get_runtime, runtime_names
 
-NARROW = 0.2
+_BLOCK = 5000  # rows that are timed together; their operators take a few hundred MB
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One row: seconds measured and estimated, the error as a fraction of the measured, and the band."""
+    """One row: seconds measured and estimated, the error as a fraction of the measured time, and the band."""
 
     id: str
     measured_seconds: float
@@ -50,40 +34,50 @@ class Scored:
     error: float
     low_seconds: float | None
     high_seconds: float | None
+    source: str = ""
 
     @property
     def held(self) -> bool | None:
-        """Whether the band holds the measurement; None without a band."""
+        """Whether the band contains the measurement; None without a band."""
         if self.low_seconds is None or self.high_seconds is None:
             return None
         return self.low_seconds <= self.measured_seconds <= self.high_seconds
 
+    @property
+    def width(self) -> float | None:
+        """The upper end of the band over the lower; None without a band."""
+        return None if not self.low_seconds or self.high_seconds is None else self.high_seconds / self.low_seconds
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a group of rows; fractions."""
+    """Statistics of a group of rows, as fractions."""
 
     n: int
     median_abs_error: float
     p90_abs_error: float
     bias: float
     coverage: float | None  # rows within their band, of those that have one
-    narrow: float | None  # bands no wider than 40 % of the estimate, of those there are
+    of_sources: float = 0.0  # the median over sources of the median |error| of each
+    width: float | None = None  # median of upper over lower end of the bands
 
 
 @dataclass(frozen=True)
 class Score:
-    """All rows that could be estimated with their measurements, those set apart, and those skipped, with reasons."""
+    """All rows that were estimated, the rows scored apart with reasons, and the rows skipped with reasons."""
 
     rows: list[tuple[Measurement, Scored]]
-    set_apart: list[tuple[Measurement, Scored]]
+    set_apart: list[tuple[Measurement, Scored, str]]
     skipped: list[tuple[str, str]]
+    assumed: dict[str, int]  # rows of engines without a runtime, scored as `unknown`, by engine
 
     def by(self, key: Callable[[Measurement], Any]) -> dict[Any, Statistics]:
-        """Statistics of the rows, grouped."""
+        """Return statistics of the rows, grouped by a key; rows whose key is None are left out."""
         groups: dict[Any, list[Scored]] = {}
         for measurement, scored in self.rows:
-            groups.setdefault(key(measurement), []).append(scored)
+            name = key(measurement)
+            if name is not None:
+                groups.setdefault(name, []).append(scored)
         return {name: statistics(groups[name]) for name in sorted(groups)}
 
     @property
@@ -94,83 +88,116 @@ class Score:
 
 @cache
 def runtime_named(name: str) -> Runtime:
-    """A runtime, read once."""
+    """Return a runtime, read once."""
     return get_runtime(name)
 
 
 def score(path: Path, runtime: str | None = None, method: str = "calibrated") -> Score:
-    """The score of all rows of a table; `runtime` in place of the rows' own. Raises BadConfig for no such table."""
+    """Return the score of a table; `runtime` replaces the runtimes of the rows. Raises BadConfig if it is no table."""
     measurements, skipped = read_measurements(path)
-    rows: list[tuple[Measurement, Scored]] = []
-    separate: list[tuple[Measurement, Scored]] = []
-    for measurement in measurements:
+    found = score_rows(measurements, runtime, method)
+    return Score(found.rows, found.set_apart, [*skipped, *found.skipped], found.assumed)
+
+
+def score_rows(measurements: Iterable[Measurement], runtime: str | None = None, method: str = "calibrated") -> Score:
+    """Return the score of measurements."""
+    known, assumed = set(runtime_names()), dict[str, int]()
+    alike: dict[tuple[str, str], list[tuple[int, Measurement]]] = {}
+    order, skipped = dict[int, tuple[Measurement, Scored, str]](), list[tuple[str, str]]()
+    for i, m in enumerate(measurements):
+        name = m.engine if runtime is None else runtime
+        if runtime is None and name not in known and not name.endswith(".json"):
+            assumed[name] = assumed.get(name, 0) + 1
+            name = UNKNOWN
         try:
-            scored = scored_row(measurement, measurement.engine if runtime is None else runtime, method)
+            fold = _fold(m, runtime_named(name)) if method == "calibrated" else ""
         except LLMAnalysisError as error:
-            skipped.append((measurement.id, str(error)))
+            skipped.append((m.id, str(error)))
             continue
-        (separate if apart(measurement) else rows).append((measurement, scored))
-    return Score(rows, separate, skipped)
+        alike.setdefault((name, fold), []).append((i, m))
+    for (name, _), entries in alike.items():
+        for block in _blocks(entries):
+            found, failed = _score_block(block, name, method)
+            order |= found
+            skipped += failed
+    done = [order[i] for i in sorted(order)]
+    return Score(
+        [(m, s) for m, s, reason in done if not reason],
+        [(m, s, reason) for m, s, reason in done if reason],
+        skipped,
+        assumed,
+    )
 
 
-def scored_row(m: Measurement, runtime: str, method: str) -> Scored:
-    """One row's estimate. Raises LLMAnalysisError where there is none."""
-    analysis = analysis_of(m, runtime, method)
-    seconds = estimated(m, analysis)
-    band = analysis.runtime.band(phase_of(m), place(analysis.gpu, same_chip(analysis.gpu)))
-    low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
-    return Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high)
+def _fold(m: Measurement, runtime: Runtime) -> str:
+    """Return the key of rows that share a runtime as fitted without them: its build and its fold."""
+    build = build_for(runtime, gpu_named(m.gpu_name))
+    names = (f"{m.source} | {m.gpu_name}", m.group)
+    return f"{build.name}: {next((name for name in names if name in build.held_out), '')}"
 
 
-def phase_of(m: Measurement) -> str:
-    """Whose band a row's estimate has."""
-    return "serving" if m.kind == "serving" else "prefill" if m.metric == "ttft" else "total"
+def _blocks(entries: Sequence[tuple[int, Measurement]]) -> Iterable[list[tuple[int, Measurement]]]:
+    """Yield the entries in blocks that fit in memory."""
+    rest = iter(entries)
+    while block := list(islice(rest, _BLOCK)):
+        yield block
 
 
-def estimated(m: Measurement, analysis: LLMAnalysis) -> float:
-    """Seconds of all that a row covers. Raises Unsupported for a row that covers nothing."""
-    passes = m.passes(analysis.model)
-    seconds = sum(float(weight * pass_with(analysis, step, m.joining, Step(1.0, m.seq_len))) for weight, step in passes)
-    if seconds <= 0:
-        raise Unsupported("nothing to estimate: no pass in this row")
-    return seconds
+def _score_block(
+    block: list[tuple[int, Measurement]], name: str, method: str
+) -> tuple[dict[int, tuple[Measurement, Scored, str]], list[tuple[str, str]]]:
+    """Return (row, score, why it is set apart) of rows that share a runtime, by index; and (id, reason) skipped."""
+    indices = {id(m): i for i, m in block}
+    rows = Rows([m for _, m in block])
+    found: dict[int, tuple[Measurement, Scored, str]] = {}
+    if not rows.measurements:
+        return found, rows.skipped
+    used = used_runtime(rows.measurements[0], name)
+    estimates, impossible = rows.seconds(used, method), rows.impossible()
+    for i, (m, seconds) in enumerate(zip(rows.measurements, estimates.tolist(), strict=True)):
+        band = band_for(m, used) if method == "calibrated" else None
+        low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
+        scored = Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high, m.source)
+        found[indices[id(m)]] = (m, scored, apart(m) or impossible.get(i, ""))
+    return found, rows.skipped
 
 
-def pass_with(analysis: LLMAnalysis, step: Step, joining: float, prompt: Step) -> Quantity:
-    """Seconds of a pass that carries `joining` prompts along on the average: fewer than one in so many steps.
-
-    In a pipeline they are passes of their own.
-    """
-    alone = analysis.seconds(step)
-    if not joining:
-        return alone
-    if analysis.layout.pp_size > 1:
-        return alone + joining * analysis.seconds(prompt)
-    often, prompts = min(joining, 1.0), max(joining, 1.0)
-    decode, prefill = (pass_ops(analysis.scenario, s) for s in (step, prompt._replace(batch=prompts)))
-    return (1.0 - often) * alone + often * pass_seconds(analysis.timed(carried(decode, prefill)))
+def used_runtime(m: Measurement, name: str) -> Runtime:
+    """Return the runtime of a row: the build for its GPU, as fitted without the rows of its source and GPU."""
+    build = build_for(runtime_named(name), gpu_named(m.gpu_name))
+    return build.without(m.source, m.gpu_name, m.model_name)
 
 
-def analysis_of(m: Measurement, runtime: str, method: str, found: Runtime | None = None) -> LLMAnalysis:
-    """The analysis that a row asks for, its runtime (`found`, or that of the name) without the row's source and GPU."""
-    model, gpu = model_named(m.model_name), gpu_named(m.gpu_name)
-    used = None
-    if method == "calibrated":
-        used = build_for(found or runtime_named(runtime), gpu).without(m.source, m.gpu_name, m.model_name)
-        used = used.as_server() if m.kind == "serving" else used
-    analysis = LLMAnalysis(model, gpu, m.dtypes(), m.layout(), method=method, runtime=used)
-    weights_fit(analysis.scenario)
-    return analysis
+def band_for(m: Measurement, runtime: Runtime) -> Band | None:
+    """Return the band of a row's estimate: of a runtime with bands of its own, otherwise of rows like it."""
+    if runtime.name == "none":
+        return None
+    return runtime.band(m.phase) if runtime.bands else held_out_band(m)
+
+
+def scored_row(m: Measurement, runtime: str, method: str = "calibrated") -> Scored:
+    """Return the score of one row. Raises LLMAnalysisError if it cannot be estimated."""
+    found, skipped = _score_block([(0, m)], runtime, method)
+    if skipped:
+        raise LLMAnalysisError(skipped[0][1])
+    return found[0][1]
 
 
 def statistics(rows: Iterable[Scored]) -> Statistics:
-    """Statistics of scored rows; of no rows, zeros."""
+    """Return statistics of scored rows; of no rows, zeros."""
     scored = list(rows)
     if not scored:
-        return Statistics(0, 0.0, 0.0, 0.0, None, None)
+        return Statistics(0, 0.0, 0.0, 0.0, None)
     held = [row.held for row in scored if row.held is not None]
-    coverage, narrow = (sum(held) / len(held), sum(map(is_narrow, scored)) / len(held)) if held else (None, None)
-    return Statistics(len(scored), *spread(row.error for row in scored), coverage, narrow)
+    coverage = sum(held) / len(held) if held else None
+    widths = sorted(row.width for row in scored if row.width is not None)
+    by_source: dict[str, list[float]] = {}
+    for row in scored:
+        by_source.setdefault(row.source, []).append(abs(row.error))
+    medians = sorted(quantile(sorted(errors), 0.5) for errors in by_source.values())
+    errors = spread(row.error for row in scored)
+    width = quantile(widths, 0.5) if widths else None
+    return Statistics(len(scored), *errors, coverage, quantile(medians, 0.5), width)
 
 
 class Spread(NamedTuple):
@@ -182,64 +209,50 @@ class Spread(NamedTuple):
 
 
 def spread(errors: Iterable[float]) -> Spread:
-    """The spread of signed errors."""
+    """Return the spread of signed errors."""
     signed = sorted(errors)
     sizes = sorted(map(abs, signed))
     return Spread(quantile(sizes, 0.5), quantile(sizes, 0.9), quantile(signed, 0.5))
 
 
-def is_narrow(row: Scored) -> bool:
-    """Whether a row's band is narrower than 20 % either way: its width at most 40 % of the estimate."""
-    if row.low_seconds is None or row.high_seconds is None:
-        return False
-    return row.high_seconds - row.low_seconds <= 2 * NARROW * row.estimated_seconds
-
-
 def quantile(ordered: list[float], share: float) -> float:
-    """The quantile of sorted values, linear between neighbours."""
-    place = share * (len(ordered) - 1)
-    below = int(place)
+    """Return a quantile of sorted values, linear between neighbours."""
+    at = share * (len(ordered) - 1)
+    below = int(at)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return ordered[below] + (at - below) * (ordered[above] - ordered[below])
+
+
+# The classes of rows that the goals are set for.
+def goal_class(m: Measurement) -> str:
+    """Return the class of a row among four: prefill; experts, int or fp4; dense serving; dense static."""
+    if m.phase == "prefill":
+        return "prefill"
+    if not m.is_dense:
+        return "experts, int, fp4: static and serving"
+    return "dense: serving" if m.phase == "serving" else "dense: static"
+
+
+def workload_columns(m: Measurement) -> dict[str, Any]:
+    """Return what was run, for one line of a CSV file."""
+    return {name: getattr(m, name) for name in _WORKLOAD}
+
+
+_WORKLOAD = (
+    *("source", "kind", "runtime", "version", "model_name", "gpu_name", "tp_size", "pp_size", "ep_size"),
+    *("dtype_name", "kv_dtype", "batch_size", "seq_len", "num_tokens", "decode_steps", "metric"),
+)
 
 
 def as_dict(result: Score) -> dict[str, Any]:
-    """The score as plain values."""
+    """Return the score as plain values."""
     keys = ("source", "runtime", "gpu_name", "model_name", "metric")
     groups = result.by(lambda m: tuple(getattr(m, key) for key in keys))
     return {
         "overall": asdict(result.overall),
+        "classes": [{"class": name} | asdict(found) for name, found in result.by(goal_class).items()],
         "groups": [dict(zip(keys, name, strict=True)) | asdict(found) for name, found in groups.items()],
         "rows": [asdict(scored) for _, scored in result.rows],
-        "set_apart": [asdict(scored) | {"reason": apart(m)} for m, scored in result.set_apart],
+        "set_apart": [asdict(scored) | {"reason": reason} for _, scored, reason in result.set_apart],
         "skipped": [{"id": name, "reason": reason} for name, reason in result.skipped],
     }
-
-
-def rounded(value: float) -> float:
-    """Four digits; what is no time at all as none."""
-    return float(f"{value:.4g}") if abs(value) > 1e-9 else 0.0
-
-
-LEAST_ROWS = 10  # that a band rests on
-
-
-def bands_of(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, Band]:
-    """The band of each phase that has rows enough; of measured / estimated."""
-    import numpy as np
-
-    enough = {phase: rows for phase, rows in sorted(by_phase.items()) if len(rows) >= LEAST_ROWS}
-    return {
-        phase: band(np.array([ratio for _, ratio in rows]), table_weights([m for m, _ in rows]))
-        for phase, rows in enough.items()
-    }
-
-
-def band(ratios: Array, weights: Array | None = None) -> Band:
-    """The 10th and the 90th percentile of measured / estimated, each row with its weight."""
-    import numpy as np
-
-    order = np.argsort(ratios)
-    shares = (np.ones(len(ratios)) if weights is None else weights)[order]
-    low, high = np.interp([0.1, 0.9], (np.cumsum(shares) - shares / 2) / shares.sum(), ratios[order])
-    return Band(low=rounded(min(float(low), 1.0)), high=rounded(max(float(high), 1.0)), rows=len(ratios))

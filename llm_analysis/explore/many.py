@@ -17,13 +17,13 @@ from llm_analysis.errors import BadConfig, LLMAnalysisError, UnknownName, Unsupp
 from llm_analysis.explore.columns import array_of, joined
 from llm_analysis.explore.ranges import Value
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.inference.analysis import estimate
+from llm_analysis.inference.bands import band_for
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import Method, formats_for, with_bytes
 from llm_analysis.inference.question import scenario_of, workload_of
-from llm_analysis.inference.runtimes import build_for, place
+from llm_analysis.inference.runtimes import build_for
 from llm_analysis.inference.scenario import Scenario, check_links
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.sharding import check_layout
@@ -248,8 +248,7 @@ class Grouping:
             methods = [self._method(scenario, device) for device in devices]
             self._packed[key] = _GPUs(devices), _Kernels(methods)
         packed, kernels = self._packed[key]
-        runtime = scenario.runtime.model_copy(update={"bands": {}})
-        together = scenario._replace(gpu=packed, method=kernels, runtime=runtime)  # type: ignore[arg-type]
+        together = scenario._replace(gpu=packed, method=kernels)  # type: ignore[arg-type]
         found = estimate(together, workload_of({**flags, **open_axes}), flags.get("cost_per_gpu_hour"))
         return _Group(rows, inner, found, names, _bands(scenario, devices, found))
 
@@ -269,12 +268,12 @@ class Grouping:
 
 def _bands(scenario: Scenario, gpus: Sequence[GPU], found: Estimate) -> dict[str, Any]:
     """Return the error bands of each latency by column, which depend on which kernels were measured."""
-    if not scenario.runtime.bands:
-        return {}
-    places = [place(gpu, same_chip(gpu)) for gpu in gpus]
     columns = {}
     for phase in ("prefill", "decode", "total"):
-        bands = [scenario.runtime.band(phase, where) for where in places]
+        kind = "prefill" if phase == "prefill" else "total"
+        bands = [band_for(scenario._replace(gpu=gpu), kind) for gpu in gpus]
+        if not any(bands):
+            continue
         seconds = getattr(found, f"{phase}_latency")
         for edge in ("low", "high"):
             factors = _axis([getattr(band, edge) if band else float("nan") for band in bands])

@@ -16,13 +16,13 @@ from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
-from llm_analysis.explore.steady import Steady, as_server, steady_state, waiting
+from llm_analysis.explore.steady import Steady, steady_state, waiting
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
+from llm_analysis.inference.bands import band_for
 from llm_analysis.inference.memory import Memory
-from llm_analysis.inference.runtimes import Runtime, place
+from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
@@ -311,9 +311,7 @@ class _Search:
         grid = np.array(_grid())
         for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
             try:
-                scenario = as_server(
-                    Scenario.of(self.model, gpu, dtypes, layout, method=self.method, runtime=self.runtime)
-                )
+                scenario = Scenario.of(self.model, gpu, dtypes, layout, method=self.method, runtime=self.runtime)
                 fits = self._fitting(scenario)
             except LLMAnalysisError:
                 continue
@@ -684,8 +682,7 @@ def layout_text(layout: Parallelism) -> str:
 
 def _edges(scenario: Scenario) -> tuple[float, float]:
     """Return the factors from an estimate to the high edge of its error band, for TTFT and TPOT; 1 without a band."""
-    where = place(scenario.gpu, same_chip(scenario.gpu)) if scenario.runtime.bands else ""
-    bands = (scenario.runtime.band(phase, where) for phase in ("prefill", "serving"))
+    bands = (band_for(scenario, phase) for phase in ("prefill", "serving"))
     first, token = (band.high if band else 1.0 for band in bands)
     return first, token
 

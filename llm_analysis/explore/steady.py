@@ -22,7 +22,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 from llm_analysis.hardware.roofline import pass_seconds
-from llm_analysis.inference.methods import Efficiencies, Method
 from llm_analysis.inference.passes import carried
 from llm_analysis.inference.pipeline import pass_ops
 from llm_analysis.inference.scenario import Scenario
@@ -52,14 +51,6 @@ def waiting(rate: Figure, service: Figure) -> Figure:
     """Return the mean wait of a queue with Poisson arrivals and constant service time, in seconds."""
     busy = minimum(rate * service, 0.999)
     return busy * service / (2 * (1 - busy))
-
-
-def as_server(scenario: Scenario) -> Scenario:
-    """Return the scenario with a runtime whose host works while the GPU does."""
-    if not scenario.method.serves:
-        return scenario
-    runtime = scenario.runtime.as_server()
-    return scenario._replace(runtime=runtime, method=Method.of("calibrated", scenario.gpu, runtime, Efficiencies()))
 
 
 def steady_state(server: Scenario, batch: Quantity, input_tokens: int, output_tokens: int) -> Steady:

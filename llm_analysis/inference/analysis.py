@@ -11,17 +11,16 @@ total = prefill + n decode; for the others the prefill gives the first token: to
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import ValidationError
 
 from llm_analysis.errors import BadValue, number, one_line
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, pass_seconds
+from llm_analysis.inference.bands import latency_bands
 from llm_analysis.inference.estimate import Basis, Estimate
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.methods import Efficiencies
-from llm_analysis.inference.runtimes import Runtime, place
+from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
@@ -79,7 +78,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
         total_latency=total,
         total_per_token_latency=total / n,
         total_latency_is=s.method.total_is,
-        **_bands(s, prefill_latency, decode_latency, total),
+        **latency_bands(s, prefill_latency, decode_latency, total),
         prefill_tokens_per_sec=layout.dp_size * w.batch_size_per_gpu * w.new_prompt_tokens / prefill_latency,
         decode_tokens_per_sec=layout.dp_size * w.num_sequences / decode_latency,
         total_tokens_per_sec=layout.dp_size * w.num_sequences * n / total,
@@ -106,21 +105,6 @@ def _check_positions(model: ModelConfig, workload: Workload) -> None:
     if some(longest > limit):
         shown = longest if isinstance(longest, NUMBER) else int(longest.max())
         raise BadValue(f"seq_len {shown} is beyond the {limit} positions of {model.name}")
-
-
-def _bands(s: Scenario, prefill: Quantity, decode: Quantity, total: Quantity) -> dict[str, Any]:
-    """Return the error band around each latency; None if no published figures cover it."""
-    where = ""
-    if s.runtime.bands:
-        from llm_analysis.hardware.profiles import same_chip
-
-        where = place(s.gpu, same_chip(s.gpu))
-    found: dict[str, Any] = {}
-    for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
-        band = s.runtime.band(name, where)
-        found[f"{name}_latency_low"] = seconds * band.low if band else None
-        found[f"{name}_latency_high"] = seconds * band.high if band else None
-    return found
 
 
 _MAX_COST = 1e12  # per GPU and hour: more is a typing error in any currency

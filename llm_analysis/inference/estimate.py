@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import IDEAL, Timed, TimedOp, cost, pass_seconds
+from llm_analysis.inference.bands import band_notes
 from llm_analysis.inference.memory import Memory, remedies
 from llm_analysis.inference.workload import Workload
 from llm_analysis.units import NUMBER, Mask, Quantity, first_largest, minimum, some, where
@@ -67,7 +68,7 @@ class Basis:
         """What was assumed, where numbers of another GPU, format or engine were taken, and what does not fit."""
         s, w = self.scenario, self.workload
         ops = [op for timed in (self.prefill, self.decode) for _, op, _ in timed]
-        found = (*s.notes, *s.method.notes(ops), *s.runtime_notes())
+        found = (*s.notes, *s.method.notes(ops), *s.runtime_notes(w.num_sequences), *band_notes(s, w.num_sequences))
         tokens, limit = w.seq_len + w.num_tokens_to_generate, s.model.max_position_embeddings
         if some(tokens > limit):
             shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"

@@ -8,6 +8,7 @@ calibrated   fitted kernels of the GPU, adjusted by the runtime (inference engin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -164,6 +165,12 @@ class Calibrated(Method):
     def __init__(self, gpu: GPU, runtime: Runtime) -> None:
         self._gpu, self.runtime, self._profile = gpu, runtime, profile_for(gpu)
         self._numbers: dict[tuple[object, ...], Efficiency] = {}  # by what the look-up depends on
+
+    def under(self, runtime: Runtime) -> Calibrated:
+        """Return the same kernels under another runtime, without looking up the profile again."""
+        other = copy(self)
+        other.runtime, other._numbers = runtime, {}
+        return other
 
     def efficiency(self, op: Op) -> Efficiency:
         """Return the numbers of the kernel that `op` is, under the runtime."""

@@ -98,9 +98,9 @@ class Scenario(NamedTuple):
         gpu, efficiency = self.gpu, self.method.efficiency
         return [(weight, op, cost(op, gpu, efficiency(op))) for op in ops]
 
-    def runtime_notes(self) -> tuple[str, ...]:
+    def runtime_notes(self, batch: Quantity = 1.0) -> tuple[str, ...]:
         """Return notes on the evidence behind the runtime's numbers."""
-        return runtime_notes(self.runtime, self.model) if isinstance(self.method, Calibrated) else ()
+        return runtime_notes(self.runtime, self.model, batch) if isinstance(self.method, Calibrated) else ()
 
     def of_draft(self) -> Scenario:
         """Return the draft model on the same GPUs, under the same method.

@@ -59,7 +59,7 @@ def engine_for(runtime: str, gpu: GPU, version: tuple[int, int] | None = None) -
 
     A runtime without an entry has those of vLLM.
     """
-    for name in (runtime, "vllm-v1"):
+    for name in ("vllm-v1" if runtime == "vllm-0.13" else runtime, "vllm-v1"):
         for engine in _engines():
             if (
                 (version is None or tuple(engine.since) <= version)

@@ -13,8 +13,8 @@ from conftest import ROOT, Ask
 
 from llm_analysis.calibration import calibrate
 from llm_analysis.calibration.calibrate import Calibration, calibrated, terms_for
-from llm_analysis.calibration.fitting.runtime_fit import Rows
 from llm_analysis.calibration.measurements import Measurement, read_measurements
+from llm_analysis.calibration.timing import Rows
 from llm_analysis.inference.runtimes import NONE, Runtime, get_runtime
 
 pytest.importorskip("scipy")
@@ -107,8 +107,8 @@ def test_one_row_fits_one_term_and_says_so(write: Write) -> None:
     assert found.terms == ("step_seconds",)
     assert found.runtime.step_seconds == pytest.approx(3e-3, rel=0.05)
     assert (found.before, found.after) == ((), ())
-    assert "nothing is left to check the fit with" in found.notes[0]
-    assert "1 row tells 1 of 4 terms" in found.notes[1]
+    assert "none is left to check the fit with" in found.notes[0]
+    assert "1 row determines 1 of 4 terms" in found.notes[1]
 
 
 def test_many_rows_of_a_known_runtime_give_it_back(write: Write) -> None:
@@ -169,7 +169,7 @@ def test_an_engine_of_ones_own_starts_from_the_kernels_alone_and_says_so(write: 
 def test_rows_faster_than_the_kernels_alone_are_told(write: Write) -> None:
     (one,) = measured_under(NONE, [row("one", "my-engine")])
     notes = fitted(write([replace(one, seconds=one.seconds / 2)])).notes
-    assert notes[-1] == "the rows are faster than what is kept of none allows"
+    assert notes[-1] == "the rows are faster than the other terms of none allow"
 
 
 def test_rows_in_milliseconds_are_told(write: Write) -> None:
@@ -225,7 +225,7 @@ def test_the_example_is_improved_by_its_calibration() -> None:
 def test_each_format_answers(ask: Ask, tmp_path: Path, style: str) -> None:
     target = ["--output_file", str(tmp_path / "x.json"), "--format", style]
     done = ask("calibrate", "--measurements", str(EXAMPLE), *target)
-    note = "note: 11 rows tell 2 of 4 terms; the others are those of vllm"
+    note = "note: 11 rows determine 2 of 4 terms; the others are those of vllm"
     assert (done.status, done.err) == (0, f"llm-analysis: {note}\n" if style == "csv" else "")
     assert "step_seconds" in done.out
     if style == "json":

@@ -6,6 +6,7 @@ from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes
 from llm_analysis.calibration.fitting.runtime_fit import FACTORS
 from llm_analysis.catalog import names
 from llm_analysis.cli.flags import ALIASES
+from llm_analysis.inference.bands import cells
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
 
@@ -52,7 +53,7 @@ def runtimes() -> str:
     """Return what each runtime adds to the kernels, and its errors on rows that its fit did not see."""
     header = (
         *("runtime", "rows", "per step, ms", "per layer, us", "per sequence, us", "per collective, us"),
-        *("factors", "median, p90", "band of the total"),
+        *("factors", "median, p90"),
     )
     return table(header, (runtime_row(get_runtime(name)) for name in runtime_names() if name != "none"))
 
@@ -63,10 +64,9 @@ def runtime_row(r: Runtime) -> list[str]:
     seconds.append((r.collective_seconds, 1e6))
     added = [f"{value * unit:.3g}" if value else "" for value, unit in seconds]
     factors = ", ".join(f"`{name}` {getattr(r, name):.2f}" for name in FACTORS if getattr(r, name) != 1.0)
-    e, band = r.evidence, r.band("total")
+    e = r.evidence
     errors = e.note if e.median_error is None or e.p90_error is None else f"{e.median_error:.1%}, {e.p90_error:.1%}"
-    shown = f"{100 * (band.low - 1):+.0f} to {100 * (band.high - 1):+.0f} %" if band else ""
-    return [f"`{r.name}`", str(e.rows), *added, factors, errors, shown]
+    return [f"`{r.name}`", str(e.rows), *added, factors, errors]
 
 
 def architectures() -> str:
@@ -92,9 +92,39 @@ def aliases() -> str:
     return table(("flag", "also accepted"), ([f"`--{name}`", ", ".join(names)] for name, names in others.items()))
 
 
+def bands() -> str:
+    """Return the error bands by cell, and what they rest on."""
+    rows = [
+        [
+            *(name, f"{100 * (b.low - 1):+.0f} to {100 * (b.high - 1):+.0f} %", f"{b.high / b.low:.2f}"),
+            *(str(b.rows), str(b.groups), str(len(b.gpus)), f"{b.batch[0]:g} to {b.batch[1]:g}"),
+        ]
+        for name, b in ((name.replace(" | ", ", "), band) for name, band in cells().items())
+    ]
+    header = ("cell", "measured against estimated", "width", "rows", "sources, GPUs and models", "GPUs", "batch")
+    return table(header, rows)
+
+
+def server_defaults() -> str:
+    """Return the defaults of the servers of engines, by GPU memory."""
+    rows = []
+    for r in map(get_runtime, runtime_names()):
+        for entry in r.defaults.by_gpu if r.defaults else []:
+            at_least = f"from {entry.least_memory_bytes / 1e9:.0f} GB" if entry.least_memory_bytes else "others"
+            except_for = f", not {', '.join(entry.except_for)}" if entry.except_for else ""
+            cache = "16 bits" if r.defaults and r.defaults.kv_cache == "activations" else "as the checkpoint"
+            known = (f"`{r.name}`", r.defaults.version if r.defaults else "", at_least + except_for)
+            sizes = (f"{entry.prefill_chunk_size:,}", f"{entry.max_num_seqs:,}" if entry.max_num_seqs else "")
+            rows.append([*known, *sizes, f"{entry.gpu_memory_utilization:g}", cache])
+    header = ("runtime", "read in version", "GPUs", "prefill chunk", "sequences", "memory fraction", "KV cache")
+    return table(header, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "benchmark": benchmark,
     "runtimes": runtimes,
+    "bands": bands,
+    "server-defaults": server_defaults,
     "architectures": architectures,
     "aliases": aliases,
 }

@@ -14,9 +14,9 @@ from conftest import Ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis import Parallelism, Runtime, get_dtypes, get_gpu, get_model
 from llm_analysis.explore.plan import CLOSED_FORM, Demand, Limits, Plan, layout_text, plan
-from llm_analysis.explore.steady import as_server, steady_state
+from llm_analysis.explore.steady import steady_state
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, decode_passes
@@ -34,12 +34,14 @@ def small(rate: float = 20.0, ttft: float = 0.5, tpot: float = 0.02, gpus: tuple
 
 
 def server(gpu: str, dtype: str, tp: int = 1, model: str = "llama-3.1-8b", **layout: int) -> Scenario:
-    return as_server(Scenario.of(get_model(model), get_gpu(gpu), get_dtypes(dtype), Parallelism(tp_size=tp, **layout)))
+    return Scenario.of(get_model(model), get_gpu(gpu), get_dtypes(dtype), Parallelism(tp_size=tp, **layout))
 
 
 def test_batch_28_of_llama_70b_on_four_h200_gives_355_tokens_per_second_and_gpu() -> None:
     """The figure of an independent prototype of the same formulas; aiconfigurator 0.12 gives 368 at batch 32."""
-    steady = steady_state(server("h200-sxm-141gb", "fp8", 4, "llama-3.1-70b"), np.arange(1.0, 41.0), 4000, 500)
+    parts = get_model("llama-3.1-70b"), get_gpu("h200-sxm-141gb"), get_dtypes("fp8"), Parallelism(tp_size=4)
+    kernels_alone = Scenario.of(*parts, runtime=Runtime(name="kernels", collective="engine"))
+    steady = steady_state(kernels_alone, np.arange(1.0, 41.0), 4000, 500)
     batch = int((steady.tpot <= 0.02).sum())
     assert batch == 28
     assert batch / steady.tpot[batch - 1] / 4 == pytest.approx(355, abs=1)

@@ -13,15 +13,16 @@ from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_d
 from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, SECONDS, TERMS
 from llm_analysis.calibration.measurements import EVIDENCE, read_measurements
 from llm_analysis.hardware.profiles import same_chip
+from llm_analysis.inference.bands import Band, band_of, cell_name, cells
 from llm_analysis.inference.runtimes import (
     DEFAULT_RUNTIME,
     FOLDER,
     NONE,
-    Band,
     Runtime,
+    RuntimeEvidence,
+    engine_defaults,
     get_runtime,
     of_version,
-    place,
     runtime_names,
     runtime_notes,
 )
@@ -78,35 +79,12 @@ def test_a_runtime_says_what_it_rests_on(name: str) -> None:
     assert runtime.date
 
 
-@pytest.mark.parametrize("name", sorted(runtime_names()))
-def test_a_band_holds_the_estimate_and_rests_on_enough_rows(name: str) -> None:
-    for band in get_runtime(name).bands.values():
-        assert band.low <= 1 <= band.high
-        assert band.rows >= 10
-
-
-def test_a_band_is_that_of_the_phase_and_of_gpus_like_it() -> None:
-    bands = {name: Band(low=0.9, high=1.1 + i, rows=10) for i, name in enumerate(("total", "total elsewhere"))}
-    runtime = Runtime(name="mine", bands=bands)
-    assert runtime.band("prefill") == runtime.band("total") == bands["total"]
-    assert runtime.band("prefill", " elsewhere") == bands["total elsewhere"]
-    assert Runtime(name="mine", bands={"total": bands["total"]}).band("total", " elsewhere") == bands["total"]
-    assert runtime.band("total", " on AMD") is None
-    assert NONE.band("total") is None
-
-
 @pytest.mark.parametrize(
     ("gpu", "measured"),
     [("a100-sxm-80gb", True), ("a100-sxm-40gb", True), ("h200-sxm-141gb", True), ("a10-24gb", False), ("t4", False)],
 )
-def test_a_chip_is_known_by_its_units(gpu: str, measured: bool) -> None:
+def test_a_chip_counts_as_measured_by_its_architecture_and_number_of_sms(gpu: str, measured: bool) -> None:
     assert same_chip(get_gpu(gpu)) == measured
-    assert place(get_gpu(gpu), measured) == ("" if measured else " elsewhere")
-
-
-def test_each_vendor_has_bands_of_its_own() -> None:
-    assert place(get_gpu("mi300x-192gb"), measured=False) == " on AMD"
-    assert place(get_gpu("tpu-v5p"), measured=False) == " on Google"
 
 
 @pytest.mark.parametrize("name", sorted(runtime_names()))
@@ -189,18 +167,39 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
 
 
+def test_a_users_runtime_file_named_vllm_is_used_on_an_amd_gpu(ask: Ask, tmp_path: Path) -> None:
+    """The port belongs to the package's own runtime, not to the name."""
+    path = tmp_path / "vllm.json"
+    path.write_text('{"name": "vllm", "step_seconds": 0.5}')
+    question = ["infer", "--model_name", "llama-2-7b", "--gpu_name", "mi300x-192gb", "--format", "json"]
+    answer = json.loads(ask(*question, "--runtime", str(path)).out)
+    assert answer["runtime"] == "vllm"
+    assert answer["decode_latency"] > 0.5
+
+
 @pytest.mark.parametrize(
-    ("model", "runtime", "told"),
-    [
-        ("deepseek-v3", "vllm-v1", "latent attention"),
-        ("llama-3.1-8b", "vllm-v1", ""),
-        ("deepseek-v3", "none", ""),
-    ],
+    ("model", "runtime", "layers"),
+    [("mamba2-2.7b", "vllm-v1", "state-space layers"), ("llama-3.1-8b", "vllm-v1", ""), ("jamba", "none", "")],
 )
-def test_an_answer_tells_of_a_model_unlike_all_that_were_scored(model: str, runtime: str, told: str) -> None:
-    notes = [note for note in runtime_notes(get_runtime(runtime), get_model(model)) if note.startswith("the bands")]
-    assert len(notes) == bool(told)
-    assert all(note.endswith(f"is of one with {told}") for note in notes)
+def test_an_answer_names_a_kind_of_layer_without_published_latencies(model: str, runtime: str, layers: str) -> None:
+    kind = "mamba2" if model != "llama-3.1-8b" else "full_attention"
+    made = get_model("llama-3.1-8b").model_copy(update={"layer_types": (kind,) * 32})
+    notes = [note for note in runtime_notes(get_runtime(runtime), made) if note.startswith("no published latency")]
+    assert [note.endswith(layers) for note in notes] == [True] * bool(layers)
+
+
+def test_the_host_time_per_sequence_stops_growing_beyond_the_batches_of_the_fit() -> None:
+    runtime = get_runtime("vllm-v1").model_copy(update={"sequence_seconds": 1e-5})
+    largest = runtime.evidence.largest_batch
+    assert largest
+    counts = [
+        next(float(op.count) for op in runtime.host_ops(Step(b, 1.0, 1.0, "decode"), 32) if op.kind == "host_sequence")
+        for b in (largest / 2, largest, 2 * largest)
+    ]
+    assert counts == [largest / 2, largest, largest]
+    model = get_model("llama-3.1-8b")
+    assert not [n for n in runtime_notes(runtime, model, largest) if "was fitted to batches" in n]
+    assert [n for n in runtime_notes(runtime, model, 2 * largest) if "was fitted to batches" in n]
 
 
 def test_no_published_figure_is_of_the_layers_that_an_answer_calls_unpublished() -> None:
@@ -213,21 +212,22 @@ def test_no_published_figure_is_of_the_layers_that_an_answer_calls_unpublished()
     ("engine", "version", "runtime"),
     [
         ("vllm", "0.7.3", "vllm"),
-        ("vllm", "0.8", "vllm-v1"),
-        ("vllm", "v0.8.5", "vllm-v1"),
-        ("vllm", "0.10 (2025-08)", "vllm-v1"),
+        ("vllm", "0.8", "vllm-0.13"),
+        ("vllm", "v0.8.5", "vllm-0.13"),
+        ("vllm", "0.10 (2025-08)", "vllm-0.13"),
+        ("vllm", "0.14.0", "vllm-v1"),
         ("vllm", "1.0.0", "vllm-v1"),
         ("vllm", "0.2.6+PR (custom all-reduce)", "vllm"),
         ("vllm", "2023-10", "vllm"),
         ("vllm", "2024.05", "vllm"),
-        ("vllm", "V0.9.1", "vllm-v1"),
-        ("vllm", "vLLM 0.9.1", "vllm-v1"),
+        ("vllm", "V0.9.1", "vllm-0.13"),
+        ("vllm", "vLLM 0.9.1", "vllm-0.13"),
         ("vllm", "", "vllm"),
         ("tensorrt-llm", "0.5.0", "tensorrt-llm-0.6"),
         ("tensorrt-llm", "0.6/0.7 (2023-12)", "tensorrt-llm-0.6"),
         ("tensorrt-llm", "0.7a", "tensorrt-llm-0.9"),
         ("tensorrt-llm", "0.9.0", "tensorrt-llm-0.9"),
-        ("tensorrt-llm", "0.10.0", "tensorrt-llm"),
+        ("tensorrt-llm", "0.10.0", "tensorrt-llm-0.20"),
         ("tensorrt-llm", "1.2.0rc2", "tensorrt-llm"),
         ("tensorrt-llm", "", "tensorrt-llm"),
         ("sglang", "0.4.6.post1", "sglang"),
@@ -269,6 +269,7 @@ BROKEN = [
     ('{"name": "mine", "step_seconds": "1"}', "step_seconds must be a number"),
     ('{"name": "mine", "attention": 0}', "attention"),
     ('{"name": "mine", "collective": "mpi"}', "collective"),
+    ('{"name": "mine", "bands": {"total": {"low": 1.2, "high": 0.9}}}', "low 1.2 is above high 0.9"),
 ]
 
 
@@ -308,20 +309,103 @@ def test_files_are_the_names() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} | {"none"} == set(runtime_names())
 
 
-@pytest.mark.parametrize("name", runtime_names())
-def test_an_answer_tells_whose_numbers_a_runtime_has(ask: Ask, name: str) -> None:
-    """Own numbers stand with the folds that left out rows; the kernels alone are nobody's."""
-    question = ["--model_name", "llama-3.1-8b", "--gpu_name", "a100-sxm-80gb", "--runtime", name, "--format", "json"]
-    notes = [note for note in json.loads(ask("infer", *question).out)["notes"] if note.startswith(f"runtime {name}: ")]
-    r = get_runtime(name)
-    values = {term: getattr(r, term) for term in TERMS}
-    own = bool(r.held_out) or values == {term: getattr(NONE, term) for term in TERMS}
-    assert len(notes) == (bool(r.evidence.note) or not own)
-    others = [r for r in map(get_runtime, runtime_names()) if r.name != name and r.held_out]
-    same = [r.name for r in others if values == {term: getattr(r, term) for term in TERMS}]
-    if not own and same:
-        assert any(f"the numbers of {other}" in notes[0] for other in same)
-    elif not own:
-        assert "what other engines have in common; " in notes[0]
-        checked = len(r.evidence.sources) > 1
-        assert ("none fitted to its own" if checked else "nothing fitted to them could be checked") in notes[0]
+@pytest.mark.parametrize(
+    ("runtime", "note"),
+    [
+        (Runtime(name="vllm-v1", step_seconds=1e-3, evidence=RuntimeEvidence(rows=5, sources={"a": 5})), "one source"),
+        (
+            Runtime(name="vllm-v1", step_seconds=1e-3, evidence=RuntimeEvidence(rows=5, sources={"a": 3, "b": 2})),
+            "the terms that engines share; no fit to its own 5 rows had a lower error",
+        ),
+        (Runtime(name="vllm-v1", evidence=RuntimeEvidence(rows=5, sources={"a": 5})), ""),
+        (
+            Runtime(
+                name="vllm-v1",
+                step_seconds=1e-3,
+                evidence=RuntimeEvidence(rows=5, sources={"a": 5}),
+                held_out={"a | t4": {"step_seconds": 2e-3}},
+            ),
+            "",
+        ),
+        (Runtime(name="x", evidence=RuntimeEvidence(note="no published rows: the kernels alone")), "no published rows"),
+    ],
+)
+def test_an_answer_names_the_origin_of_borrowed_terms(runtime: Runtime, note: str) -> None:
+    """Own terms come with the fits that left out rows; a runtime without terms is the kernels alone."""
+    found = runtime_notes(runtime, get_model("llama-2-7b"))
+    assert len(found) == bool(note)
+    assert all(note in each for each in found)
+
+
+def test_a_runtime_with_the_terms_of_another_names_it() -> None:
+    lender = next(r for r in map(get_runtime, runtime_names()) if r.held_out and r.name != "vllm-rocm")
+    terms = {term: getattr(lender, term) for term in TERMS}
+    borrower = Runtime(name="sglang", evidence=RuntimeEvidence(rows=9, sources={"a": 5, "b": 4}), **terms)
+    (note,) = runtime_notes(borrower, get_model("llama-2-7b"))
+    assert "the terms of " in note
+
+
+def test_bands_of_context_parallelism_do_not_exist() -> None:
+    model, gpu, dtypes = get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), get_dtypes("bf16")
+    assert band_of("total", model, dtypes, Parallelism(tp_size=2), gpu) is not None
+    assert band_of("total", model, dtypes, Parallelism(tp_size=2, cp_size=2), gpu) is None
+    answer = LLMAnalysis(model, gpu, dtypes, Parallelism(cp_size=2)).inference(seq_len=512)
+    assert (answer.total_latency_low, answer.prefill_latency_high) == (None, None)
+
+
+def test_a_cell_without_rows_takes_the_band_of_the_other_chips() -> None:
+    model, dtypes, layout = get_model("llama-3.1-8b"), get_dtypes("bf16"), Parallelism()
+    for gpu, measured in (("h100-sxm-80gb", True), ("a10-24gb", False)):
+        for phase in ("prefill", "total", "serving"):
+            own, other = (cells().get(cell_name(phase, True, chip)) for chip in (measured, not measured))
+            assert band_of(phase, model, dtypes, layout, get_gpu(gpu)) == (own or other)
+
+
+def test_every_cell_rests_on_enough_rows_and_groups() -> None:
+    for band in cells().values():
+        assert band.rows >= 10
+        assert band.groups >= 3
+        assert band.low < band.high
+
+
+@pytest.mark.parametrize(("low", "high", "bias"), [(0.9, 1.1, ""), (1.05, 1.3, "low"), (0.7, 0.95, "high")])
+def test_a_band_beside_the_estimate_is_reported_as_a_bias(low: float, high: float, bias: str) -> None:
+    assert Band(low=low, high=high).bias == bias
+
+
+def test_an_answer_states_what_its_band_rests_on_and_warns_outside_of_it() -> None:
+    def notes(gpu: str, batch: int) -> str:
+        parts = get_model("llama-3.1-8b"), get_gpu(gpu), get_dtypes("bf16")
+        return "; ".join(LLMAnalysis(*parts).inference(batch_size_per_gpu=batch).notes)
+
+    inside, large, other = notes("h100-sxm-80gb", 8), notes("h100-sxm-80gb", 4096), notes("a10-24gb", 8)
+    assert "bands rest on" in inside
+    assert "outside of" not in inside
+    assert "the batch is outside of the" in large
+    assert "rest on other GPUs than a10-24gb" in other
+
+
+@pytest.mark.parametrize(
+    ("runtime", "gpu", "chunk", "sequences"),
+    [
+        ("vllm-v1", "h100-sxm-80gb", 8192, 1024),
+        ("vllm-v1", "mi300x-192gb", 8192, 1024),
+        ("vllm-v1", "a100-sxm-80gb", 2048, 256),
+        ("vllm-v1", "l40s-48gb", 2048, 256),
+        ("sglang", "h100-sxm-80gb", 8192, None),
+        ("sglang", "b200-sxm", 16384, None),
+        ("sglang", "l40s-48gb", 4096, None),
+        ("tensorrt-llm", "h100-sxm-80gb", 8192, 2048),
+    ],
+)
+def test_the_defaults_of_a_server_depend_on_the_gpu(runtime: str, gpu: str, chunk: int, sequences: int | None) -> None:
+    found = engine_defaults(get_runtime(runtime), get_gpu(gpu))
+    assert found is not None
+    assert (found.prefill_chunk_size, found.max_num_seqs) == (chunk, sequences)
+    assert found.version
+    assert found.source
+    assert (found.kv_bits is None) == (runtime == "tensorrt-llm")
+
+
+def test_a_runtime_without_recorded_defaults_has_none() -> None:
+    assert engine_defaults(NONE, get_gpu("h100-sxm-80gb")) is None

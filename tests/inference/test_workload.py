@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
-from llm_analysis.calibration.validation import pass_with
 from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.passes import carried, own_draft
@@ -258,21 +257,3 @@ def test_a_mixed_step_does_the_work_of_both_and_reads_dense_weights_once(model: 
     dense = {op.name: float(op.weight_bytes) for op in decode if op.kind == "gemm"}
     shared = {op.name for op in prefill} & set(dense)
     assert {op.name: float(op.weight_bytes) for op in both if op.name in shared} == {n: dense[n] for n in shared}
-
-
-@given(model=models, method=methods, b=batches, s=prompts, joining=st.floats(0.01, 4.0))
-def test_a_prompt_in_a_mixed_step_costs_at_most_a_separate_pass_and_more_than_zero(
-    model: str, method: str, b: int, s: int, joining: float
-) -> None:
-    asked = analysis(model, method)
-    step, prompt = Step(float(b), 1.0, 500.0, "decode"), Step(1.0, float(s))
-    alone, apart = float(asked.seconds(step)), float(asked.seconds(prompt))
-    took = float(pass_with(asked, step, joining, prompt))
-    assert alone < took <= (alone + joining * apart) * (1 + 1e-9)
-
-
-def test_half_a_prompt_per_step_is_one_prompt_every_second_step() -> None:
-    asked = analysis("llama-3.1-8b", "calibrated")
-    step, prompt = Step(32.0, 1.0, 500.0, "decode"), Step(1.0, 1000.0)
-    none, half, one = (float(pass_with(asked, step, joining, prompt)) for joining in (0.0, 0.5, 1.0))
-    assert half == pytest.approx((none + one) / 2)

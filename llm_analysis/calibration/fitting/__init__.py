@@ -5,5 +5,6 @@ kernel_fit         fit one kind of kernel
 scaled_profiles    profiles of GPUs with few or no measured kernels
 build_profiles     write data/kernels and data/links.json
 runtime_fit        fit the terms of one runtime
-build_runtimes     write data/runtimes and their error bands
+build_runtimes     write data/runtimes
+build_bands        write data/residuals.json and data/bands.json
 """

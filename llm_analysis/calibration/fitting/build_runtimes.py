@@ -1,15 +1,11 @@
-"""Build the runtimes of `data/runtimes` from a table of published latencies, then their error bands.
+"""Build the runtimes of `data/runtimes` from a table of published latencies.
 
-    python -m llm_analysis.calibration.fitting.build_runtimes measurements.csv
+    python -m llm_analysis.calibration.fitting.build_runtimes measurements.csv [measurements.csv ...] [runtime ...]
 
-Each runtime is fitted to its static rows. The kipply-blog rows are the project's first benchmark: scored, never fitted.
-A fit starts from zero, from the terms that the engines of POOL share, or from another version or port of the same
-engine (fitted first), whichever has the lower error on held-out rows.
-
-A band is taken from the rows as `validate` scores them: each estimated by a runtime fitted without the rows of the same
-source and GPU; pipelines and serving rows, to which nothing was fitted, as they are. Bands are kept apart for GPUs with
-measured kernels, other NVIDIA GPUs, and each other vendor. Rows weigh as in the fit: those of a long table weigh less.
-Excluded rows and the first benchmark are in no band.
+Each runtime is fitted to its static and its serving rows. A fit starts from zero, from the terms that the engines of
+_POOL share, or from another version or port of the same engine (fitted first), whichever has the lowest error on
+held-out rows. The kipply-blog rows are the project's first benchmark: scored, never fitted. Rows of grade C, rows set
+apart and rows that the datasheet rules out are not fitted either.
 """
 
 from __future__ import annotations
@@ -18,14 +14,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from llm_analysis.calibration.fitting.runtime_fit import (
     CUDA_CORES,
     TERMS,
-    Rows,
     chosen_terms,
     fit,
     fold_key,
@@ -34,125 +28,182 @@ from llm_analysis.calibration.fitting.runtime_fit import (
     out_of_sample,
 )
 from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
-from llm_analysis.calibration.validation import bands_of, phase_of, rounded, runtime_named, score
-from llm_analysis.hardware.profiles import same_chip
-from llm_analysis.inference.runtimes import FOLDER, Band, Runtime, RuntimeEvidence, build_for, get_runtime, place
+from llm_analysis.calibration.residuals import rounded
+from llm_analysis.calibration.timing import Rows
+from llm_analysis.errors import LLMAnalysisError
+from llm_analysis.inference.runtimes import FOLDER, UNKNOWN, Runtime, RuntimeEvidence, get_runtime
 from llm_analysis.units import Array
 
 OWN_BENCHMARK = "kipply-blog"
+FIT_DATE = "2026-11-25"  # that the files carry: the same data give the same files
 
-# Whose all-reduce an engine runs, how it launches narrow kernels: from their source and release notes. The FLOP per
-# clock of an attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
+# SGLang reserves chunk * 1.5 + cuda_graph_max_bs * 2 (+ 1 GiB * GPUs / 8) MiB and gives the rest to weights and cache;
+# the fractions are those of one GPU.
+_SGLANG = {
+    "version": "0.5.3",
+    "source": "sglang/srt/server_args.py, _handle_gpu_memory_settings",
+    "by_gpu": [
+        {"least_memory_bytes": 168e9, "prefill_chunk_size": 16384, "gpu_memory_utilization": 0.86},
+        {"least_memory_bytes": 64e9, "prefill_chunk_size": 8192, "gpu_memory_utilization": 0.84},
+        {"least_memory_bytes": 37e9, "prefill_chunk_size": 4096, "gpu_memory_utilization": 0.87},
+        {"prefill_chunk_size": 2048, "gpu_memory_utilization": 0.87},
+    ],
+}
+_VLLM_LARGE = {"least_memory_bytes": 70 * 2.0**30, "except_for": ["a100"], "gpu_memory_utilization": 0.9}
+_VLLM_SOURCE = "vllm/engine/arg_utils.py (OPENAI_API_SERVER) and vllm/config/cache.py"
+_VLLM_BY_GPU = [
+    {**_VLLM_LARGE, "prefill_chunk_size": 8192, "max_num_seqs": 1024},
+    {"prefill_chunk_size": 2048, "max_num_seqs": 256, "gpu_memory_utilization": 0.9},
+]
+_TENSORRT_LLM = {
+    "version": "1.0",
+    "source": "TensorRT-LLM documentation, trtllm-serve and KvCacheConfig: max_num_tokens 8192, max_batch_size 2048, "
+    "free_gpu_memory_fraction 0.9",
+    "kv_cache": "checkpoint",
+    "by_gpu": [{"prefill_chunk_size": 8192, "max_num_seqs": 2048, "gpu_memory_utilization": 0.9}],
+}
+
+# Which all-reduce an engine runs, how it launches kernels with narrow weights, and what its server does by default:
+# from source code and release notes. The FLOP per clock of an attention on CUDA cores are 16 elements of the cache,
+# each multiplied and added (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
-    "vllm": {"collective": "engine", "narrow_launch": True},
-    "tensorrt-llm": {"collective": "engine"},
+    "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm"}},
+    "tensorrt-llm-0.20": {"collective": "engine"},
     "tensorrt-llm-0.9": {"collective": "engine", "cuda_core_flops": 32.0, "tensor_core_groups": [8]},
     "tensorrt-llm-0.6": {"collective": "engine", "cuda_core_flops": 32.0},
-    "vllm-v1": {"collective": "engine", "narrow_launch": True},
+    "tensorrt-llm": {"collective": "engine", "defaults": _TENSORRT_LLM},
+    "vllm-0.13": {
+        "collective": "engine",
+        "narrow_launch": True,
+        "defaults": {"version": "0.11.0", "source": _VLLM_SOURCE, "by_gpu": _VLLM_BY_GPU},
+    },
+    "vllm-v1": {
+        "collective": "engine",
+        "narrow_launch": True,
+        "defaults": {"version": "0.14.0", "source": _VLLM_SOURCE, "by_gpu": _VLLM_BY_GPU},
+    },
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
-    "sglang": {"collective": "engine", "narrow_launch": True},
+    "sglang": {"collective": "engine", "narrow_launch": True, "defaults": _SGLANG},
     "fastertransformer": {"collective": "nccl"},
-    "gpt-fast": {"collective": "nccl"},
+    "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
     "llama.cpp": {"collective": "nccl", "narrow_launch": True},
     "hf-transformers": {"collective": "nccl"},
+    "exllama": {"collective": "nccl", "narrow_launch": True},
+    "mlc-llm": {"collective": "nccl", "narrow_launch": True},
 }
-# The terms that may be fitted. Most engines' kernels are those the profiles were measured on, or as good, so that only
-# what they add is fitted; and they enqueue a pass as a whole (a CUDA graph, a TensorRT engine, a compiled step, a loop
-# in C++), so that no host comes between two layers.
-SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
-ADDED = (*SHARED, "narrow_memory")
-ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
-    ("vllm", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "fastertransformer", "gpt-fast"), ADDED
+# The terms that may be fitted. The kernels of most engines are those that the profiles were measured on, or as good, so
+# only what the engine adds is fitted. These engines enqueue a pass as a whole (CUDA graph, TensorRT engine, compiled
+# step, loop in C++), so the host does not delay single layers.
+_SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
+_ADDED = (*_SHARED, "narrow_memory")
+_ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
+    (
+        *("vllm", "vllm-0.13", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "tensorrt-llm-0.20"),
+        *("fastertransformer", "gpt-fast"),
+    ),
+    _ADDED,
 )
-# An engine in C++ without published rows here, and the one that lends it bands. It adds nothing to the kernels: a probe
-# of bare kernels, not published, met it within 6 to 8 %, and nothing else is known of it.
-LIKE = {"lmdeploy": "tensorrt-llm"}
-# TensorRT-LLM's attention of that time: one block of CUDA cores for each query head; from 0.7 on also one on tensor
-# cores (XQA), for groups of 8.
-OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
+# An engine in C++ without published rows here. Bare kernels met an unpublished probe of it within 6 to 8 %.
+_WITHOUT_ROWS = ("lmdeploy",)
+# TensorRT-LLM's early attention: one block of CUDA cores per query head; from 0.7 on also one on tensor cores (XQA),
+# for groups of 8.
+_OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
+_ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 
-
-ALLOWED |= dict.fromkeys(OLD_ATTENTION, (*ADDED, CUDA_CORES))
-
-
-BY_MODEL = {"hf-transformers"}  # nearly all rows are of one source and GPU: its models are left out in turn
-POOL = ("vllm", "tensorrt-llm")  # the engines whose common terms others start from
+_BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU: its models are left out in turn
+_POOL = ("vllm", "tensorrt-llm-0.20")  # the engines whose common terms others start from
 # Versions and ports of one engine: the one that they may start from, fitted first.
-RELATIVES = {"vllm-v1": "vllm", "vllm-rocm": "vllm"} | dict.fromkeys(OLD_ATTENTION, "tensorrt-llm")
+_RELATIVES = {"vllm-0.13": "vllm", "vllm-v1": "vllm-0.13", "vllm-rocm": "vllm", "tensorrt-llm": "tensorrt-llm-0.20"}
+_RELATIVES |= dict.fromkeys(_OLD_ATTENTION, "tensorrt-llm-0.20")
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
-    """The rows that a runtime is fitted to: static batches of one pipeline stage on its platform."""
+    """Return the rows that a runtime is fitted to, those of its platform."""
     base = name.removesuffix("-rocm")
     amd, ported = name != base, f"{base}-rocm" in FACTS
     return [
         m
         for m in measurements
         if m.engine == base
-        and m.kind == "static"
         and m.source != OWN_BENCHMARK
         and m.pp_size == 1
         and not apart(m)
-        and (not ported or (gpu_named(m.gpu_name).vendor == "AMD") == amd)
+        and (not ported or (_vendor(m) == "AMD") == amd)
     ]
 
 
-def fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
-    """The runtime of that name, its terms chosen, fitted, and fitted again without each source and GPU in turn."""
+def _vendor(m: Measurement) -> str:
+    """Return the maker of a row's GPU; empty if the GPU is unknown."""
+    try:
+        return gpu_named(m.gpu_name).vendor
+    except LLMAnalysisError:
+        return ""
+
+
+def possible_rows(measurements: Sequence[Measurement], by_model: bool = False) -> Rows:
+    """Return the measurements that can be timed and that the datasheet does not rule out."""
+    rows = Rows(measurements, by_model)
+    impossible = rows.impossible()
+    return Rows([m for i, m in enumerate(rows.measurements) if i not in impossible], by_model) if impossible else rows
+
+
+def _fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
+    """Return the runtime of that name: terms chosen, fitted, and fitted again without each source and GPU."""
     facts = {"name": name, **FACTS.get(name, {})}
-    allowed = ALLOWED.get(name, TERMS)
-    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in starts(facts, prior)]
+    allowed = _ALLOWED.get(name, TERMS)
+    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in _starts(facts, prior)]
     start, terms = min(tries, key=lambda t: loss(rows, out_of_sample(rows, t[0], t[1], prior)))
     whole = fit(rows, start, terms, prior=prior)
     held_out = {
-        fold_key(rows.measurements[fold[0]], rows.by_model): values(without(rows, start, terms, fold, prior), terms)
+        fold_key(rows.measurements[fold[0]], rows.by_model): _values(_without(rows, start, terms, fold, prior), terms)
         for fold in folds(rows)
     }
     estimates = out_of_sample(rows, start, terms, prior)
-    known = {"date": date.today().isoformat(), "evidence": evidence(rows, estimates)}
+    known = {"date": FIT_DATE, "evidence": _evidence(rows, estimates)}
     return whole.model_copy(update=known | {"held_out": held_out if terms else {}})
 
 
-def starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
-    """Where a fit may start: from nothing, from the pool's terms, or from those of a relative.
+def _starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
+    """Return where a fit may start: from zero, from the pool's terms, or from those of a relative.
 
-    The engines of the pool start from nothing or from the others' rows, so that no row comes back to its own engine.
+    The pool's terms come from other engines, so that no row comes back to its own engine.
     """
-    others = [prior, *([get_runtime(RELATIVES[facts["name"]])] if facts["name"] in RELATIVES else [])]
-    fresh = {"held_out": {}, "bands": {}, "evidence": RuntimeEvidence()}
-    mine = {"narrow_launch": False} | fresh | facts
-    return [Runtime(**facts), *(start.model_copy(update=mine) for start in others)]
+    others = [prior, *([get_runtime(_RELATIVES[facts["name"]])] if facts["name"] in _RELATIVES else [])]
+    own = Runtime(**facts)
+    mine = {name: getattr(own, name) for name in Runtime.model_fields if name not in TERMS}
+    return [own, *(start.model_copy(update=mine) for start in others)]
 
 
-def without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
-    """The fit to all rows but those of a fold."""
+def _without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
+    """Return the fit to all rows but those of a fold."""
     import numpy as np
 
     others = np.setdiff1d(np.arange(len(rows.measurements)), fold)
     return fit(rows, start, terms, others, prior) if len(others) else start
 
 
-def values(runtime: Runtime, terms: Sequence[str]) -> dict[str, float]:
-    """A runtime's terms, to four digits."""
+def _values(runtime: Runtime, terms: Sequence[str]) -> dict[str, float]:
+    """Return a runtime's terms, to four digits."""
     return {term: rounded(getattr(runtime, term)) for term in terms}
 
 
-def evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
-    """How many rows, of which sources, and the errors on rows held out."""
+def _evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
+    """Return how many rows, of which sources, and the errors on rows held out."""
     import numpy as np
 
     errors = estimates / rows.measured - 1
     return RuntimeEvidence(
         rows=len(errors),
         sources=dict(Counter(m.source for m in rows.measurements)),
+        largest_batch=max(rows.decoding),
         median_error=rounded(float(np.median(np.abs(errors)))),
         p90_error=rounded(float(np.quantile(np.abs(errors), 0.9))),
         bias=rounded(float(np.median(errors))),
     )
 
 
-def write(runtime: Runtime, folder: Path) -> Path:
-    """The runtime as a JSON file, terms that it does without left out."""
+def _write(runtime: Runtime, folder: Path) -> Path:
+    """Write a runtime as a JSON file without terms that are zero; return its path."""
     path = folder / f"{runtime.name}.json"
     plain = runtime.model_dump(exclude_defaults=True)
     plain = {key: rounded(value) if isinstance(value, float) else value for key, value in plain.items()}
@@ -161,56 +212,27 @@ def write(runtime: Runtime, folder: Path) -> Path:
     return path
 
 
-def fit_all(path: Path, folder: Path = FOLDER, names: Sequence[str] = tuple(FACTS)) -> None:
-    """Fits and writes the runtimes `names`."""
-    measurements, _ = read_measurements(path)
-    own = {name: Rows(usable(measurements, name), name in BY_MODEL) for name in names}
+def fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder: Path = FOLDER) -> None:
+    """Fit and write the runtimes `names`, and the terms that all engines share."""
+    measurements = [m for path in paths for m in read_measurements(path)[0]]
     for name in names:
-        others = [m for other in POOL if other != name for m in usable(measurements, other)]
-        prior = fit(Rows(others), Runtime(name="pool", collective="engine"), SHARED)
-        runtime = fitted(own[name], name, prior)
-        write(runtime, folder)
-        terms = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
+        others = [m for other in _POOL if other != name for m in usable(measurements, other)]
+        prior = fit(possible_rows(others), Runtime(name="pool", collective="engine"), _SHARED)
+        runtime = _fitted(possible_rows(usable(measurements, name), name in _BY_MODEL), name, prior)
+        _write(runtime, folder)
         e = runtime.evidence
-        for twin in (twin for twin, like in LIKE.items() if like == name):
-            note = f"no published rows: the kernels alone, within the bands of {name}"
-            write(Runtime(name=twin, date=runtime.date, evidence=RuntimeEvidence(note=note)), folder)
-        print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {terms}", flush=True)
-
-
-def fit_bands(path: Path, folder: Path = FOLDER) -> dict[str, dict[str, Band]]:
-    """Writes the bands of all runtimes that the rows of a table tell, by phase; gives them back."""
-    ratios: dict[str, dict[str, list[tuple[Measurement, float]]]] = {}
-    for m, scored in score(path).rows:
-        if m.source != OWN_BENCHMARK:
-            of_build = ratios.setdefault(build_of(m), {})
-            gpu = gpu_named(m.gpu_name)
-            phase = phase_of(m) + place(gpu, same_chip(gpu))
-            of_build.setdefault(phase, []).append((m, m.seconds / scored.estimated_seconds))
-    found = {name: bands_of(by_phase) for name, by_phase in ratios.items()}
-    found |= {twin: found[like] for twin, like in LIKE.items() if like in found}
-    for name, bands in found.items():
-        write_bands(folder / f"{name}.json", bands)
-    return found
-
-
-def build_of(m: Measurement) -> str:
-    """The name of the runtime's build that a row ran."""
-    return build_for(runtime_named(m.engine), gpu_named(m.gpu_name)).name
-
-
-def write_bands(path: Path, bands: dict[str, Band]) -> None:
-    """The same runtime file with other bands, which come last."""
-    if not path.is_file():
-        return
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    plain.pop("bands", None)
-    plain["bands"] = {phase: found.model_dump() for phase, found in bands.items()}
-    path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        known = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
+        print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {known}", flush=True)
+    if set(names) == set(FACTS):
+        rows = possible_rows([m for other in _POOL for m in usable(measurements, other)])
+        shared = fit(rows, Runtime(name=UNKNOWN, collective="engine"), _SHARED)
+        note = f"the terms that {' and '.join(_POOL)} share"
+        _write(shared.model_copy(update={"date": FIT_DATE, "evidence": RuntimeEvidence(note=note)}), folder)
+        for name in _WITHOUT_ROWS:
+            note = "no published rows: the kernels alone"
+            _write(Runtime(name=name, date=FIT_DATE, evidence=RuntimeEvidence(note=note)), folder)
 
 
 if __name__ == "__main__":
-    fit_all(Path(sys.argv[1]), names=sys.argv[2:] or tuple(FACTS))
-    for runtime_name, runtime_bands in fit_bands(Path(sys.argv[1])).items():
-        told = ", ".join(f"{phase} {b.low:g} to {b.high:g} ({b.rows})" for phase, b in runtime_bands.items())
-        print(f"{runtime_name}: {told}")
+    tables = [Path(argument) for argument in sys.argv[1:] if argument.endswith(".csv")]
+    fit_all(tables, [argument for argument in sys.argv[1:] if not argument.endswith(".csv")] or tuple(FACTS))

@@ -78,8 +78,8 @@ def infer(
     runtime: Annotated[
         str | None,
         _method(
-            "serving engine for method calibrated: vllm-v1 (default), vllm, sglang, tensorrt-llm[-0.9|-0.6], ..., "
-            "none, or a file from `llm-analysis calibrate`"
+            "serving engine for method calibrated: vllm-v1 (default), vllm[-0.13], sglang, "
+            "tensorrt-llm[-0.20|-0.9|-0.6], ..., none, or a file from `llm-analysis calibrate`"
         ),
     ] = None,
     draft_model_name: Annotated[

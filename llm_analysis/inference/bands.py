@@ -1,0 +1,130 @@
+"""Error bands: factors on an estimate between which 80 % of published measurements like it lie.
+
+What drives the errors is not the engine but what is measured: the phase (prefill, decode or a whole batch, serving),
+whether the model is dense with 16-bit or fp8 weights, and whether kernels of the GPU's chip were measured. Each
+combination is a cell. A cell's band runs from the 10th to the 90th percentile of measured / estimated, over rows whose
+estimate rests on fits without their own source and GPU; each (source, GPU, model) has weight 1. A band is not widened
+to include the estimate: if it lies on one side of it, the estimates of the cell are biased, and the answer says so.
+
+`data/bands.json` holds the cells; `calibration.fitting.build_bands` writes it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from llm_analysis.files import DATA, read_json
+from llm_analysis.hardware.gpu import GPU
+from llm_analysis.models.config import ModelConfig
+from llm_analysis.physics.dtypes import Dtypes
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity, some
+
+if TYPE_CHECKING:
+    from llm_analysis.inference.scenario import Scenario
+
+FILE = DATA / "bands.json"
+PHASES = ("prefill", "total", "serving")
+LEAST_ROWS, LEAST_GROUPS = 10, 3  # that a band rests on
+
+
+class Band(BaseModel):
+    """Factors on an estimate between which 80 % of published measurements lie, and what that rests on."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    low: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    high: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    rows: Annotated[int, Field(ge=0)] = 0
+    groups: Annotated[int, Field(ge=0)] = 0  # of source, GPU and model
+    gpus: list[str] = []
+    batch: list[float] = []  # the smallest and the largest
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Band:
+        """Raises ValueError if low is above high."""
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
+
+    @property
+    def bias(self) -> str:
+        """`low` or `high` if the whole band lies above or below the estimate, otherwise empty."""
+        return "low" if self.low > 1 else "high" if self.high < 1 else ""
+
+
+def cell_name(phase: str, dense: bool, measured: bool) -> str:
+    """Return the key of a cell in bands.json."""
+    return f"{phase} | {'dense' if dense else 'experts, int, fp4'} | {'measured' if measured else 'other'} chips"
+
+
+def is_dense(model: ModelConfig, dtypes: Dtypes) -> bool:
+    """Return whether a model without experts has weights of 16 bits or in fp8."""
+    return not model.num_experts and (dtypes.weight_bits >= 16 or dtypes.weights.startswith("fp8"))
+
+
+@cache
+def cells() -> dict[str, Band]:
+    """Return the bands of all cells that have enough rows."""
+    return {name: Band(**entry) for name, entry in read_json(FILE)["cells"].items()}
+
+
+def band_of(phase: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> Band | None:
+    """Return the band of an estimate; None if no published measurement is like it.
+
+    No measurement covers context parallelism. A cell without enough rows takes the band of the other chips.
+    """
+    from llm_analysis.hardware.profiles import same_chip
+
+    if layout.cp_size > 1:
+        return None
+    dense, measured = is_dense(model, dtypes), same_chip(gpu)
+    names = (cell_name(phase, dense, known) for known in (measured, not measured))
+    return next((cells()[name] for name in names if name in cells()), None)
+
+
+def latency_bands(scenario: Scenario, prefill: Quantity, decode: Quantity, total: Quantity) -> dict[str, Any]:
+    """Return the ends of the bands of the three latencies; None if no published measurement is like them."""
+    found: dict[str, Any] = {}
+    for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
+        band = band_for(scenario, "prefill" if name == "prefill" else "total")
+        found[f"{name}_latency_low"] = seconds * band.low if band else None
+        found[f"{name}_latency_high"] = seconds * band.high if band else None
+    return found
+
+
+def band_for(s: Scenario, phase: str) -> Band | None:
+    """Return the band of `prefill`, `total` (decode or a whole batch) or `serving` of a scenario.
+
+    A runtime with bands of its own (`calibrate` writes them) keeps them. Other methods and the runtime `none`, the
+    kernels alone, have no bands.
+    """
+    if s.method.name != "calibrated" or s.runtime.name == "none" or s.layout.cp_size > 1:
+        return None
+    if not isinstance(s.gpu, GPU):  # arrays over GPUs: a sweep adds the band of each
+        return None
+    return s.runtime.band(phase) or band_of(phase, s.model, s.dtypes, s.layout, s.gpu)
+
+
+def band_notes(scenario: Scenario, batch: Quantity) -> tuple[str, ...]:
+    """Return what the bands rest on, in one line, and warnings if the question lies outside of it."""
+    band = band_for(scenario, "total")
+    if band is None or not band.groups:
+        return ()
+    gpu, (low, high) = scenario.gpu.name, band.batch
+    found = [
+        f"bands rest on {band.rows} measurements of {len(band.gpus)} GPUs, batch {low:g} to {high:g} "
+        f"({band.groups} combinations of source, GPU and model)"
+    ]
+    if some(batch < low) or some(batch > high):
+        found.append(f"the batch is outside of the {low:g} to {high:g} that the bands rest on")
+    if gpu not in band.gpus:
+        found.append(f"the bands rest on other GPUs than {gpu}")
+    for name in ("prefill", "total"):
+        known = band_for(scenario, name)
+        if known is not None and known.bias:
+            found.append(f"{name}: estimates like this one are biased {known.bias}; the band does not contain them")
+    return tuple(found)
