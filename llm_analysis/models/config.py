@@ -63,6 +63,7 @@ class ModelConfig(BaseModel):
     rotary: bool = True
     global_head_dim: Size = 0  # of full-attention layers, if it differs
     num_global_key_value_heads: Size = 0
+    sliding_num_attention_heads: Size = 0  # of windowed layers, if they have another number
 
     # Multi-head latent attention, and the indexer of its sparse variant
     q_lora_rank: Size = 0

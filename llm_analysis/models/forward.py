@@ -49,7 +49,8 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
             after = [p.norm(f"{name}_post_norm")] if m.norms_per_layer >= 4 else []
             added = hyper_connection(p, name) if m.hc_mult else [p.residual(f"{name}_residual")]
             ops += [*before, *half, *p.reduced(f"{name}_all_reduce"), *after, *added]
-    ops += [p.norm("mlp_inner_norm") for _ in range(4, m.norms_per_layer)]
+    further = m.norms_per_layer - (4 if m.norms_per_layer >= 4 else 2)
+    ops += [p.norm("mlp_inner_norm") for _ in range(further)]
     for needed, more in (
         (m.laurel_rank, low_rank_residual),
         (m.altup_num_inputs, alternating_updates),

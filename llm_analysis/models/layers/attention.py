@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
+from typing import NamedTuple
 
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.models.layers.context_parallel import Shapes, shared_attention
@@ -20,28 +21,41 @@ INDEX_KEY_BYTES = 1 + 4 / 128
 SPARSE_LATENT = ("sparse_latent_attention", "shared_index_latent_attention")
 
 
-def _head_shapes(p: Pass, kind: str) -> tuple[int, int]:
-    """Return the KV heads and the head size of a layer of this kind."""
+class _Heads(NamedTuple):
+    """Heads of a layer, and elements of a key (and query) and of a value of each."""
+
+    queries: int
+    kv: int
+    key_dim: int
+    value_dim: int
+
+
+def _heads_of(p: Pass, kind: str) -> _Heads:
+    """Return the heads of a layer of this kind: full and windowed attention may differ, values may be narrower."""
     m, (name, _, own) = p.model, kind.partition(":")
-    heads, d = int(own or m.num_key_value_heads), m.head_dim
+    queries, kv, d = m.num_attention_heads, int(own or m.num_key_value_heads), m.head_dim
     if name.endswith("full_attention") and m.global_head_dim:
-        return m.num_global_key_value_heads or heads, m.global_head_dim
-    return heads, d
+        kv, d = m.num_global_key_value_heads or kv, m.global_head_dim
+    if name.endswith("sliding_attention"):
+        queries = m.sliding_num_attention_heads or queries
+    return _Heads(queries, kv, d, d if m.kv_lora_rank else m.v_head_dim or d)
 
 
 def attention_block(p: Pass, kind: str) -> list[Op]:
     """Return multi-head, grouped-query or multi-query attention; the kind gives the mask."""
     m, t = p.model, p.layout.tp_size
-    kv_heads, d = _head_shapes(p, kind)
+    heads = _heads_of(p, kind)
     shared = kind.startswith("shared_")
-    mine, kv_mine = m.num_attention_heads / t, 0.0 if shared else max(kv_heads / t, 1.0)
-    ops = [_projection(p, kind, 0 if shared else kv_heads, d)]
+    if shared:
+        heads = heads._replace(kv=0)
+    ops = [_projection(p, kind, heads)]
     if m.rotary or m.qk_norm != "none":
-        norm_heads = {"none": 0, "head": 1 if shared else 2, "full": m.num_attention_heads + kv_heads}[m.qk_norm]
-        rotated, width = (mine + kv_mine) * d, p.dtypes.stream_bytes
-        norms = norm_heads * d
+        normed = {"none": 0, "head": 1 if shared else 2, "full": heads.queries + heads.kv}[m.qk_norm]
+        kv_mine = max(heads.kv / t, 1.0) if heads.kv else 0.0
+        rotated, width = (heads.queries / t + kv_mine) * heads.key_dim, p.dtypes.stream_bytes
+        norms = normed * heads.key_dim
         ops.append(elementwise("rotary", p.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms))
-    inner = m.num_attention_heads * d
+    inner = heads.queries * heads.value_dim
     norm = [p.small_norm("attention_sub_norm", inner)] if m.sub_norms else []
     return [*ops, *_attending(p, kind), *norm, *_output_projection(p, inner, m.attention_output_gate)]
 
@@ -58,19 +72,19 @@ def cross_attention_block(p: Pass, kind: str) -> list[Op]:
 
 def _attending(p: Pass, kind: str) -> list[Op]:
     """Return the attention kernel of a layer of this kind, without projections."""
-    m, t, (kv_heads, d) = p.model, p.layout.tp_size, _head_shapes(p, kind)
+    m, t, heads = p.model, p.layout.tp_size, _heads_of(p, kind)
     window = float(m.sliding_window or inf) if "sliding" in kind else inf
     top = float(m.index_topk) if kind == "block_sparse_attention" else inf
     chunk = float(m.attention_chunk_size or inf) if kind == "chunked_attention" else inf
-    mine, kv_mine, shared = m.num_attention_heads / t, max(kv_heads / t, 1.0), kind.startswith("shared_")
+    mine, kv_mine, shared = heads.queries / t, max(heads.kv / t, 1.0), kind.startswith("shared_")
     attend = partial(
         attention,
         "attention",
         heads=mine,
         kv_heads=kv_mine,
-        key_dim=d,
-        value_dim=d,
-        format=p.dtypes.attention_format(d),
+        key_dim=heads.key_dim,
+        value_dim=heads.value_dim,
+        format=p.dtypes.attention_format(heads.key_dim),
         rate=p.dtypes.stream,
         element_bytes=p.dtypes.stream_bytes,
         kv_element_bytes=p.dtypes.kv_bytes,
@@ -80,20 +94,22 @@ def _attending(p: Pass, kind: str) -> list[Op]:
         window=min(window, top),
         chunk=chunk,
     )
-    row_bytes = 2 * kv_mine * d * p.dtypes.kv_bytes
-    return shared_attention(p, Shapes(mine, d, d, row_bytes, min(window, chunk) - 1, not shared), attend)
+    row_bytes = kv_mine * (heads.key_dim + heads.value_dim) * p.dtypes.kv_bytes
+    reach = min(window, chunk) - 1
+    return shared_attention(p, Shapes(mine, heads.key_dim, heads.value_dim, row_bytes, reach, not shared), attend)
 
 
-def _projection(p: Pass, kind: str, kv_heads: int, d: int) -> Op:
-    """Return the product for queries, keys, values and output gate, with the weights of attention sinks."""
+def _projection(p: Pass, kind: str, heads: _Heads) -> Op:
+    """Return the product for queries, keys, values and output gates, with the weights of attention sinks."""
     m, t = p.model, p.layout.tp_size
-    queries = m.num_attention_heads * (2 if m.attention_output_gate else 1)
-    both = 1 if m.attention_k_eq_v and "full" in kind else 2  # keys and values, or keys that are used as values too
-    kv_mine = max(kv_heads / t, 1.0) if kv_heads else 0.0
-    sinks = m.num_attention_heads if m.attention_sinks else 0
-    gates = m.num_attention_heads if m.attention_head_gate else 0
-    params = (m.hidden_size + m.qkv_bias) * (queries + both * kv_heads) * d + m.hidden_size * gates + sinks
-    outputs = (queries / t + both * kv_mine) * d + gates / t
+    queries = heads.queries * (2 if m.attention_output_gate else 1)
+    values = 0 if m.attention_k_eq_v and "full" in kind else heads.value_dim  # keys are used as values too
+    kv_mine = max(heads.kv / t, 1.0) if heads.kv else 0.0
+    sinks = heads.queries if m.attention_sinks else 0
+    gates = heads.queries if m.attention_head_gate else 0
+    columns = queries * heads.key_dim + heads.kv * (heads.key_dim + values)
+    params = (m.hidden_size + m.qkv_bias) * columns + m.hidden_size * gates + sinks
+    outputs = (queries * heads.key_dim + gates) / t + kv_mine * (heads.key_dim + values)
     return p.matmul("qkv", m.hidden_size, outputs, params=params, bias=m.qkv_bias)
 
 

@@ -135,6 +135,7 @@ def read_minimax(fields: Fields) -> None:
     """Read MiniMax-01 and M1: softmax attention in every eighth layer, lightning attention in the others."""
     listed = ["full_attention" if kind == 1 else "linear_attention" for kind in fields.take_items("attn_type_list")]
     fields.offer(layer_types=listed or every(fields, 8, "full_attention", "linear_attention"))
+    fields["chunk_size"] = fields.take_whole("block_size", 256) or 256
     fields["layer_types"] = [
         "lightning_attention" if k == "linear_attention" else k for k in fields.items_of("layer_types")
     ]
@@ -317,10 +318,42 @@ def read_afmoe(fields: Fields) -> None:
 
 
 def read_step3(fields: Fields) -> None:
-    """Read Step 3.5 and 3.7: full attention in every fourth layer, one gate per head, a shared expert."""
+    """Read Step 3.5 and 3.7: more heads in windowed layers, one gate per head, a shared expert of another width."""
+    fields["num_key_value_heads"] = fields.take_whole("num_attention_groups") or fields.whole("num_key_value_heads")
+    sliding = found if isinstance(found := fields.pop("attention_other_setting", {}), dict) else {}
+    heads = fields.take_whole("num_sliding_attention_heads") or renamed(sliding).whole("num_attention_heads")
+    fields.offer(sliding_num_attention_heads=heads)
+    layers, listed = fields.whole("num_hidden_layers"), fields.pop("moe_layers_enum", None)
+    if isinstance(listed, str):
+        fields["moe_layers"] = [int(i) for i in listed.split(",") if i.strip().isdecimal()]
+    for key in ("layer_types", "mlp_layer_types"):  # entries of multi-token prediction layers follow
+        if key in fields:
+            fields[key] = fields.items_of(key)[:layers]
     width = fields.take_whole("share_expert_dim") or fields.take_whole("share_expert_dims")
     fields.offer(shared_expert_intermediate_size=width)
     fields.pop("n_shared_experts", None)
+
+
+def read_mimo_v2(fields: Fields) -> None:
+    """Read MiMo-V2: windowed layers with KV heads of their own, values narrower than keys."""
+    pattern, layers = fields.take_items("hybrid_layer_pattern"), fields.whole("num_hidden_layers")
+    own = fields.take_whole("swa_num_key_value_heads") or 2 * fields.whole("num_key_value_heads")
+    kinds = fields.items_of("layer_types")
+    kinds = kinds or ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
+    kinds = kinds or every(fields, 6, "full_attention", "sliding_attention", 0)
+    fields["layer_types"] = [f"{kind}:{own}" if kind == "sliding_attention" else str(kind) for kind in kinds[:layers]]
+    for key in ("swa_num_attention_heads", "swa_head_dim", "swa_v_head_dim"):
+        same = fields.whole(key.removeprefix("swa_"))
+        if fields.take_whole(key, same) != same:
+            raise BadConfig(f"{key} differs from {key.removeprefix('swa_')}, which is not covered")
+
+
+def read_arctic(fields: Fields) -> None:
+    """Read Arctic: experts beside a dense feed-forward that is as wide as the hidden size."""
+    fields["moe_layer_freq"] = fields.take_whole("moe_layer_frequency", 1)
+    fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
+    if fields.take_flag("parallel_attn_mlp_res", True):
+        fields.offer(shared_expert_intermediate_size=fields.whole("hidden_size"), norms_per_layer=3)
 
 
 def read_lfm2(fields: Fields) -> None:
@@ -353,12 +386,15 @@ def read_falcon_h1(fields: Fields) -> None:
 def read_kimi_linear(fields: Fields) -> None:
     """Read Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
     parts = renamed(found if isinstance(found := fields.pop("linear_attn_config", {}), dict) else {})
+    parts.offer(
+        head_dim=fields.take_whole("linear_head_dim", 128), num_attention_heads=fields.take_whole("linear_num_heads")
+    )
+    parts.offer(short_conv_kernel_size=fields.take_whole("short_conv_kernel_size", 4))
     full, layers = parts.items_of("full_attn_layers"), fields.whole("num_hidden_layers")
     fields.offer(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
     kinds = ["latent_attention" if kind == "full_attention" else kind for kind in fields.items_of("layer_types")]
     fields["layer_types"] = kinds
-    width = parts.whole("head_dim") or fields.take_whole("linear_head_dim", 128)
-    heads = parts.whole("num_attention_heads") or fields.take_whole("linear_num_heads")
+    width, heads = parts.whole("head_dim"), parts.whole("num_attention_heads")
     fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
     fields.offer(linear_conv_kernel_dim=parts.whole("short_conv_kernel_size", 4), linear_gate_rank=width)
     fields.offer(rotary=not fields.take_flag("mla_use_nope", True))
@@ -645,7 +681,7 @@ FAMILIES: dict[str, Family] = {
     "glm": Family(QKV_BIAS),
     "glm4": Family(QKV_BIAS | {"norms_per_layer": 4}),
     "glm4_moe": Family(SPARE_OUTPUT_BIAS | {"router_bias": True}),
-    "chatglm": Family({}, read_chatglm),
+    "chatglm": Family({"output_head": True}, read_chatglm),
     "internlm": Family({}, read_attention_biased("bias", True)),
     "internlm2": Family({}, read_attention_biased("bias", False)),
     "deepseek_v2": Family(),
@@ -667,6 +703,8 @@ FAMILIES: dict[str, Family] = {
     "minimax_m2": Family({"qk_norm_kind": "full", "router_bias": True}, read_minimax_m2),
     "minimax_m3_vl": Family({"qk_norm_kind": "head", "router_bias": True}, read_minimax_m3),
     "mimo": Family(SPARE_OUTPUT_BIAS | {"attention_bias": True}),
+    "mimo_v2_flash": Family({"router_bias": True}, read_mimo_v2),
+    "arctic": Family({}, read_arctic),
     "jamba": Family({"rotary": False, "mamba_inner_layernorms": True}, read_jamba),
     "mamba": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6} | TIED, read_mamba),
     "mamba2": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6}, read_mamba2),
@@ -698,6 +736,10 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": Family(TIED),
     "granitemoehybrid": Family(TIED, read_granite_hybrid, linear_attention="mamba2"),
     "exaone4": Family({"qk_norm": "head"}),
+    "exaone_moe": Family({"qk_norm": "head", "router_bias": True}),
+    "solar_open": Family({"intermediate_size": 10240, "router_bias": True}),
+    "vaultgemma": Family(GEMMA | {"sliding_window": 4096, "sliding_window_pattern": 2}, sizes=GEMMA2_SIZES),
+    "persimmon": Family(PLAIN | biases(True) | {"qk_norm": "head"}),
     "ernie4_5": Family(TIED, read_biased("use_bias", False)),
     "ernie4_5_moe": Family(TIED | {"router_bias": True}, read_biased("use_bias", False)),
     "apertus": Family({"gated_mlp": False}, read_apertus),
@@ -764,6 +806,8 @@ SAME_AS = {
     "qwen3_vl": "qwen3",
     "qwen3_vl_moe": "qwen3_moe",
     "phi4mm": "phi3",
+    "phi4_multimodal": "phi3",
+    "mimo_v2": "mimo_v2_flash",
     "phi_moe": "phimoe",
     "deepseek": "mixtral",
     "kimi_k2": "deepseek_v3",
@@ -780,11 +824,14 @@ SAME_AS = {
     "RefinedWebModel": "falcon",
 }
 
+# Types with the keys of a Llama's file that differ in parts that no key names.
+UNLIKE = {"jetmoe": "its attention has experts", "jina_embeddings_v3": "its matrices have adapters"}
 AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias unless the file has one)"
 # Keys that a file of an unknown type needs to be read as a Llama, and beginnings of keys that exclude it.
 LLAMA_NEEDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 FOREIGN = (
     *("ssm", "mamba", "conv", "rwkv", "linear_", "block_config", "altup", "lru", "encoder", "decoder_layers", "laurel"),
+    *("hc_", "moe_latent", "zero_expert", "sparse_attention", "compress_"),
     *("recurrent", "retention", "hyena", "cross_attention", "is_encoder_decoder", "d_kv", "patch_size"),
 )
 
@@ -801,6 +848,8 @@ def family_of(fields: Fields) -> tuple[Family, list[str]]:
         return family, []
     if not given:
         return FAMILIES["llama"], [f"no model_type: {AS_A_LLAMA}"]
+    if known in UNLIKE:
+        raise BadConfig(f"model_type {given!r} is not covered: {UNLIKE[known]}")
     missing = [key for key in LLAMA_NEEDS if key not in fields]
     strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
     if missing or strange:

@@ -194,6 +194,9 @@ def _fill_in(fields: Fields) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1000:
         raise BadConfig(f"expansion_ratio must be a number above 0 and below 1000, not {shown(ratio)}")
     fields.offer(intermediate_size=int(ratio * hidden))
+    architectures = fields.get("architectures")
+    if isinstance(architectures, list) and architectures and all(map(_is_headless, architectures)):
+        fields.offer(output_head=False)
     bias = fields.take_flag("attention_bias")
     fields.offer(qkv_bias=bias, attention_output_bias=bias)
     if "model_max_length" in fields:
@@ -206,6 +209,12 @@ def _fill_in(fields: Fields) -> None:
         fields.offer(position_embedding_rows=fields.whole("max_position_embeddings") + offset)
     if fields.pop("state_dtype", None) == "float32":
         fields.offer(state_element_bytes=4)
+
+
+def _is_headless(architecture: object) -> bool:
+    """Return whether the name of a class is that of a model without an output head, as of embedding models."""
+    name = str(architecture)
+    return name.endswith("Model") and not name.endswith("LMHeadModel")
 
 
 def _read_layers(fields: Fields) -> None:

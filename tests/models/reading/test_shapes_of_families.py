@@ -144,6 +144,28 @@ SMALL: list[tuple[str, int, float, dict[str, Any]]] = [
         | {"head_dim": 64, "use_qk_norm": True},
     ),
     ("apertus", 2_349_832 - 4 * 2, 2048, {"qk_norm": True, "hidden_act": "xielu"}),  # without xIELU's two numbers
+    (
+        "mimo_v2_flash",
+        3_887_372 + 3 * 8 - 3 * 4,  # without the sinks of windowed layers, one per head
+        320,
+        {"head_dim": 48, "v_head_dim": 32, "hybrid_layer_pattern": [0, 1, 1, 1], "moe_layer_freq": [0, 1, 1, 1]}
+        | {"swa_num_key_value_heads": 4, "sliding_window": 128}
+        | ROUTED
+        | {"n_shared_experts": None},
+    ),
+    (
+        "vaultgemma",
+        2_617_600,
+        1024,
+        {"head_dim": 64, "sliding_window": 128, "tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"},
+    ),
+    ("solar_open", 4_847_872 + 4 * 8, 2048, {"head_dim": 64, "intermediate_size": None} | ROUTED),
+    (
+        "persimmon",
+        2_621_952 - 4 * 2 * 64,  # without the biases of the norms of queries and keys
+        4096,
+        {"hidden_act": "relu2", "qk_layernorm": True, "num_key_value_heads": 4},
+    ),
     ("arcee", 2_349_312, 2048, {"hidden_act": "relu2"}),
     ("nanochat", 2_347_008, 2048, {"hidden_act": "relu2"}),
     ("jais2", 2_357_760, 2048, {"hidden_act": "relu2"}),
@@ -225,6 +247,42 @@ def test_layers_that_attend_to_images_are_stored_and_not_run() -> None:
     head = 2 * 1000 * 256
     assert flops - head == pytest.approx((all_flops - head) * 3 / 4)
     assert "attend to images" in model.notes[0]
+
+
+def test_arctic_has_a_dense_feed_forward_beside_its_experts() -> None:
+    """snowflake-arctic: 128 experts of 4,864 and a dense part of 7,168 in 35 layers: 480 B, 17 B of them active."""
+    sizes = {"hidden_size": 7168, "num_hidden_layers": 35, "num_attention_heads": 56, "num_key_value_heads": 8}
+    sizes |= {"intermediate_size": 4864, "vocab_size": 32000, "num_local_experts": 128, "num_experts_per_tok": 2}
+    model = small("arctic", **sizes, moe_layer_frequency=1, parallel_attn_mlp_res=True)
+    attention = 7168 * (56 + 2 * 8) * 128 + 56 * 128 * 7168
+    layer = attention + 128 * 3 * 7168 * 4864 + 7168 * 128 + 3 * 7168 * 7168 + 3 * 7168
+    assert num_params(model) == 35 * layer + 2 * 32000 * 7168 + 7168
+    assert num_params(model) == pytest.approx(480e9, rel=0.005)
+    assert num_active_params(model) == pytest.approx(17e9, rel=0.02)
+
+
+def test_windowed_layers_may_have_more_heads() -> None:
+    """Step 3.5: 6 heads instead of 4 in three layers, each with a gate; entries of layers for prediction follow."""
+    other = {"attention_type": "sliding_attention", "num_attention_heads": 6, "num_attention_groups": 2, "head_dim": 64}
+    kinds = ["full_attention"] + ["sliding_attention"] * 3 + ["full_attention"]
+    keys = {"layer_types": kinds, "num_attention_groups": 2, "num_key_value_heads": None, "sliding_window": 128}
+    same = small("step3p5", head_dim=64, moe_layers_enum="", **keys)
+    more = small("step3p5", head_dim=64, moe_layers_enum="", attention_other_setting=other, **keys)
+    assert num_params(more) - num_params(same) == 3 * 2 * (2 * 256 * 64 + 256)
+    assert kv_bytes_per_token(more, BF16) == kv_bytes_per_token(same, BF16) == 2 * 2 * 64 * 2
+
+
+def test_a_model_without_an_output_head_is_known_by_its_class() -> None:
+    """e5-mistral is a `MistralModel`; `GPT2LMHeadModel` ends with the same word and has a head."""
+    embedding = small("mistral", architectures=["MistralModel"])
+    assert num_params(small("mistral")) - num_params(embedding) == 1000 * 256
+    assert small("gpt2", architectures=["GPT2LMHeadModel"]).output_head
+
+
+@pytest.mark.parametrize("model_type", ["jetmoe", "jina_embeddings_v3"])
+def test_types_that_look_like_a_llama_and_are_not_are_rejected(model_type: str) -> None:
+    with pytest.raises(BadConfig, match=f"model_type '{model_type}' is not covered: its "):
+        small(model_type)
 
 
 def test_an_encoder_keeps_no_keys_and_values() -> None:
