@@ -31,7 +31,7 @@ _Record = TypeVar("_Record", bound=BaseModel)
 
 def names(kind: str) -> list[str]:
     """Return the names of all entries of a kind, `model_configs` or `gpu_configs`, sorted."""
-    return sorted({name for folder in _folders(kind) for name in _names_in(folder, kind)})
+    return sorted(_files(kind))
 
 
 def get_model(name: object, allow_download: bool = False) -> ModelConfig:
@@ -83,11 +83,13 @@ def _folders(kind: str) -> list[Path]:
     return [each / kind for each in roots if (each / kind).is_dir()]
 
 
-def _names_in(folder: Path, kind: str) -> set[str]:
-    """Return the names of the entries in one folder."""
-    found = {path.stem for path in folder.glob("*.json") if not problem_of(path)}
-    if kind == _KINDS["model"]:
-        found |= {path.parent.name for path in folder.glob("*/config.json") if not problem_of(path)}
+def _files(kind: str) -> dict[str, Path]:
+    """Return the file of each entry of a kind by its name; the user's own file if both folders have the name."""
+    found: dict[str, Path] = {}
+    for folder in reversed(_folders(kind)):
+        if kind == _KINDS["model"]:
+            found |= {path.parent.name: path for path in folder.glob("*/config.json") if not problem_of(path)}
+        found |= {path.stem: path for path in folder.glob("*.json") if not problem_of(path)}
     return found
 
 
@@ -161,8 +163,9 @@ def _matching(what: str, name: str) -> list[str]:
 
     if len(name) > _LONGEST_NAME:
         return []
-    known = names(_KINDS[what])
-    found = matching_gpus(name, known) if what == "gpu" else matching_models(name, {n: _ids_of(n) for n in known})
+    known = dict(sorted(_files(_KINDS[what]).items()))
+    ids = {each: _ids_in(path) for each, path in known.items()} if what == "model" else {}
+    found = matching_gpus(name, known) if what == "gpu" else matching_models(name, ids)
     if len(found) > 1 and (what == "model" or found[0] != usual_form(name)):
         more = ", ..." if len(found) > MAX_NAMES else ""
         raise UnknownName(f"{what} {shown(name)} is not unique: {', '.join(found[:MAX_NAMES])}{more}")
@@ -184,21 +187,22 @@ def _notes_on(what: str, name: str, found: list[str]) -> list[str]:
 def _with_id(repository: str) -> Path | None:
     """Return the file of the catalogue that lists a Hugging Face id."""
     wanted = repository.lower()
-    for name in names(_KINDS["model"]):
-        if wanted in (each.lower() for each in _ids_of(name)):
-            return _entry(_KINDS["model"], name)
-    return None
+    return next((path for _, path in sorted(_files(_KINDS["model"]).items()) if wanted in _lower(_ids_in(path))), None)
 
 
-def _ids_of(name: str) -> list[str]:
+def _lower(ids: list[str]) -> list[str]:
+    """Return ids in lower case: those of Hugging Face do not depend on case."""
+    return [each.lower() for each in ids]
+
+
+def _ids_in(path: Path) -> list[str]:
     """Return the Hugging Face ids in the file of a model; none if the file cannot be read."""
     try:
-        path = _entry(_KINDS["model"], name)
-        raw = read_json(path) if path else {}
+        raw = read_json(path, log=False)
     except BadConfig:
         return []
-    ids: Any = raw.get("hf_ids")
-    return [each for each in ids if isinstance(each, str)] if isinstance(ids, list) else []
+    several: Any = raw.get("hf_ids") or [raw.get("hf_id")]
+    return [each for each in (several if isinstance(several, list) else [several]) if isinstance(each, str) and each]
 
 
 def _at_path(path: Path, what: str) -> Path:

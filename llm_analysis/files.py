@@ -72,8 +72,11 @@ def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES, encoding: str = "utf-
         raise BadConfig(f"{where}: not text in UTF-8") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises BadConfig if the file cannot be read or holds something else."""
+def read_json(path: Path, log: bool = True) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises BadConfig if the file cannot be read or holds something else.
+
+    With `log`, the reading of a file outside of the package's data is logged at level INFO.
+    """
     text, where = read_text(path), path_text(path)
     try:
         raw = json.loads(text)
@@ -84,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BadConfig(f"{where}: not JSON: {problem}") from None
     if not isinstance(raw, dict):
         raise BadConfig(f"{where}: holds {_JSON_KINDS.get(type(raw), 'a value')}, not an object of named values")
-    if DATA not in path.parents:
+    if log and DATA not in path.parents:
         logging.getLogger(__name__).info("read %s", path)
     return raw
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llm_analysis.catalog import get_gpu, get_model, names
 from llm_analysis.errors import UnknownName
+from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.names import folded, matching_gpus, matching_models, weight_format
 from llm_analysis.physics.dtypes import get_dtypes
 
@@ -138,6 +139,11 @@ def test_the_weight_format_is_a_word_of_the_name() -> None:
 )
 def test_a_number_format_is_found_however_its_name_is_written(written: str, meant: str) -> None:
     assert get_dtypes(written)._replace(name="") == get_dtypes(meant)._replace(name="")
+
+
+@pytest.mark.parametrize("written", ["vLLM-v1", "VLLM_V1", "vllm v1"])
+def test_a_runtime_is_found_however_its_name_is_written(written: str) -> None:
+    assert get_runtime(written) == get_runtime("vllm-v1")
 
 
 @given(st.text(max_size=12))

@@ -41,6 +41,7 @@ from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.inference.bands import Band
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import MIXERS, base_name
+from llm_analysis.names import folded
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, minimum, some
 
@@ -277,6 +278,7 @@ def get_runtime(name: object) -> Runtime:
     """Return the runtime of that name, or in that JSON file. Raises UnknownName, BadConfig or BadValue."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise BadValue(f"runtime must be a known name or the path of a JSON file, not {shown(name)}")
+    name = next((known for known in runtime_names() if folded(known) == folded(name)), name)
     if name == "none":
         return NONE
     path = user_path(name) if name.endswith(".json") else FOLDER / f"{name}.json"

@@ -59,7 +59,7 @@ UNKNOWN_NAMES: list[Case] = [
     (["infer", "--model_name", "test-13b", "--gpu_name", "zzz"], 1, r"unknown gpu 'zzz'; .*llm-analysis gpus"),
     ([*INFER, "--dtype_name", "fp17"], 1, r"unknown dtype 'fp17'; did you mean fp16.*w8a8e16kv8"),
     ([*INFER, "--dtype_name", "FP81"], 1, r"unknown dtype 'fp81'; did you mean fp8.*\? \(or"),
-    ([*INFER, "--runtime", "vLLM"], 1, r"unknown runtime 'vLLM'; did you mean vllm\?"),
+    ([*INFER, "--runtime", "vlm"], 1, r"unknown runtime 'vlm'; did you mean vllm"),
     ([*INFER, "--dtype_name", "w5a16"], 1, r"'w5a16': 5 bits is not one of 32, 16, 8, 6, 4"),
     ([*INFER, "--dtype_name", "w16"], 1, r"unknown dtype 'w16'"),
     ([*INFER, "--dtype_name", "16"], 1, r"unknown dtype '16'"),
