@@ -1,5 +1,7 @@
 """Files of users: only regular files of limited size are read, and each problem is one line."""
 
+import csv
+import json
 import os
 from pathlib import Path
 
@@ -105,3 +107,34 @@ def test_a_users_folder_that_cannot_be_one(ask: Ask, monkeypatch: pytest.MonkeyP
     answer = ask(*INFER)
     assert answer.status == 1
     assert "not a folder" in answer.err or "no user with this home folder" in answer.err
+
+
+@pytest.mark.parametrize("field", ["name", "note"])
+def test_a_runtime_with_control_characters_is_rejected(ask: Ask, tmp_path: Path, field: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"name": "mine"} | {field: "a\x1b[31m\r"}))
+    answer = ask(*INFER, "--runtime", str(path))
+    assert (answer.status, answer.out) == (1, "")
+    assert "has a character that cannot be printed" in answer.err
+
+
+@pytest.mark.parametrize("column", ["id", "source", "model_name"])
+def test_measurements_with_control_characters_are_skipped_with_a_reason(ask: Ask, tmp_path: Path, column: str) -> None:
+    path = tmp_path / "mine.csv"
+    row = {"id": "one", "source": "mine", "runtime": "none", "model_name": "test-13b"}
+    row |= {
+        "gpu_name": "a100-sxm-80gb",
+        "dtype_name": "fp16",
+        "batch_size": "1",
+        "seq_len": "512",
+        "num_tokens_to_generate": "10",
+    }
+    row |= {"metric": "ttft", "measured_s": "0.1"}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([row, row | {column: "a\x1b[31m"}])
+    answer = ask("validate", "--measurements", str(path))
+    assert answer.status == 0
+    assert "\x1b" not in answer.out + answer.err
+    assert "cannot be printed" in " ".join((answer.out + answer.err).split())

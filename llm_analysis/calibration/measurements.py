@@ -170,7 +170,8 @@ def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, st
         try:
             good.append(_read_row(row))
         except BadValue as error:
-            bad.append((str(row.get("id")), str(error)))
+            name = str(row.get("id"))
+            bad.append((name if name.isprintable() else shown(name), str(error)))
     return good, bad
 
 
@@ -216,8 +217,11 @@ def _read_row(row: Mapping[str, str | None]) -> Measurement:
 
 
 def _text(row: Mapping[str, str | None], name: str) -> str:
-    """Return a cell as text; empty if the column is missing."""
-    return (row.get(name) or "").strip()
+    """Return a cell as text; empty if the column is missing. Raises BadValue for control characters."""
+    found = (row.get(name) or "").strip()
+    if not found.isprintable():
+        raise BadValue(f"{name} {shown(found)} has a character that cannot be printed")
+    return found
 
 
 def _one_of(row: Mapping[str, str | None], name: str, known: Sequence[str], empty: str = "") -> str:

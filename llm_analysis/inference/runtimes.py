@@ -32,9 +32,9 @@ import re
 from math import inf
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from llm_analysis.errors import BadConfig, BadValue, one_line, shown, unknown
+from llm_analysis.errors import BadConfig, BadValue, one_line, printable, shown, unknown
 from llm_analysis.files import DATA, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency
@@ -124,9 +124,9 @@ class Runtime(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    name: str
+    name: Annotated[str, AfterValidator(printable)]
     date: str = ""
-    note: str = ""
+    note: Annotated[str, AfterValidator(printable)] = ""
     step_seconds: _Seconds = 0.0
     layer_seconds: _Seconds = 0.0
     sequence_seconds: _Seconds = 0.0

@@ -249,7 +249,7 @@ def test_an_attention_on_cuda_cores_costs_grouped_queries_most_and_groups_with_a
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("vlm", "vllm"), ("VLLM", "vllm"), ("tensorrt", "tensorrt-llm"), ("llamacpp", "llama.cpp"), ("zzz", "known: ")],
+    [("vlm", "vllm"), ("tensorrt", "tensorrt-llm"), ("llamacpp", "llama.cpp"), ("zzz", "known: ")],
 )
 def test_an_unknown_runtime_gets_the_nearest_names(ask: Ask, name: str, nearest: str) -> None:
     found = ask("infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", name)
