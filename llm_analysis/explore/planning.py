@@ -86,6 +86,9 @@ def gpus_named(names: object) -> list[GPU]:
     return list({gpu.name: gpu for gpu in found}.values())
 
 
+_MIN_RATE = 1e-4  # requests/s: about nine a day
+
+
 def _demanded(flags: Mapping[str, Any]) -> Demand:
     """Return the demand of the flags: lengths and a load. Raises BadValue."""
     rate, concurrency = flags["request_rate"], flags["max_concurrency"]
@@ -96,6 +99,8 @@ def _demanded(flags: Mapping[str, Any]) -> Demand:
     if rate is None and concurrency is None:
         raise BadValue("the question needs a load: give --request_rate or --max_concurrency")
     rate = None if rate is None else number("request_rate", rate)
+    if rate is not None and rate < _MIN_RATE:
+        raise BadValue(f"request_rate must be at least {_MIN_RATE:g} requests/s, not {rate:g}")
     return Demand(whole["seq_len"], whole["num_tokens_to_generate"], rate, concurrency)
 
 

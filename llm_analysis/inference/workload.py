@@ -26,9 +26,17 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from llm_analysis.errors import Unsupported
+from llm_analysis.errors import BadValue, Unsupported, one_line
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Count
@@ -63,7 +71,7 @@ else:
 class Workload(BaseModel):
     """A static batch from start to end. Batch, prompt, generated tokens and cached prefix may be arrays that broadcast.
 
-    Options that contradict each other raise pydantic's ValidationError.
+    Raises BadValue for a value out of range, and for options that contradict each other.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -79,6 +87,14 @@ class Workload(BaseModel):
     acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None  # of a drafted token
     disaggregated: bool = False  # prefill and decode on separate GPUs
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0  # the fraction of the memory that may be used
+
+    if not TYPE_CHECKING:  # type checkers take the parameters from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise BadValue(one_line(error, type(self).model_fields)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:

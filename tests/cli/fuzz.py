@@ -29,7 +29,17 @@ Run = Callable[..., Any]  # arguments -> status, out, err
 MODELS, GPUS = catalog.names("model_configs"), catalog.names("gpu_configs")
 RUNTIMES = [path.stem for path in sorted((DATA / "runtimes").glob("*.json"))]
 # Commands by how often they are asked. `plot` draws with matplotlib and is slow.
-WEIGHTS = {"infer": 60, "explain": 8, "compare": 8, "sweep": 8, "models": 2, "gpus": 3, "dtypes": 5, "validate": 1}
+WEIGHTS = {
+    "infer": 60,
+    "explain": 8,
+    "compare": 8,
+    "sweep": 8,
+    "plan": 2,
+    "models": 2,
+    "gpus": 3,
+    "dtypes": 5,
+    "validate": 1,
+}
 WRITING = ("output_dir", "output_file", "plot", "shard", "measurements", "log_level", "allow_download")
 JUNK = [
     "",
@@ -255,8 +265,8 @@ def violation(arguments: list[str], answer: Any) -> str:
     if any(not (c.isprintable() or c == "\n") for c in answer.out + answer.err):
         return "a character that cannot be printed"
     if answer.status in (1, 2):
-        if answer.out:  # only `validate` may fail with an answer: if errors are above the given limits
-            return "" if any(word.startswith("--max_") for word in arguments) else "an error with output"
+        if answer.out:  # `validate` and `plan` may fail with an answer: if limits are not met
+            return "" if {"validate", "plan"} & set(arguments) else "an error with output"
         return "" if len(answer.err.splitlines()) == 1 else "an error of several lines, or none"
     if not answer.out:
         return "neither an answer nor an error"
