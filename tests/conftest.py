@@ -48,6 +48,13 @@ def ask() -> Ask:
     return asked
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, so that a test sees whatever is written."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def analysis(
     model: str, gpu: str = "h200-sxm-141gb", dtype: str = "bf16", method: str = "ideal", **sizes: Any
 ) -> LLMAnalysis:

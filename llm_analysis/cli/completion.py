@@ -11,20 +11,13 @@ from functools import partial
 from llm_analysis import catalog
 from llm_analysis.cli.flags import Declared
 from llm_analysis.cli.output import LOG_LEVELS
-from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.physics.dtypes import EVERYDAY
-from llm_analysis.report.tables import FORMATS
 
 SHELLS = ("bash", "zsh", "fish")
 _FILES = ("model_name", "gpu_name", "runtime", "measurements", "output_dir", "output_file")  # may be a path
 _PLAIN = re.compile(r"[A-Za-z0-9._+-]+")
-_WORDS: Mapping[str, Iterable[str]] = {
-    "dtype_name": EVERYDAY,
-    "format": FORMATS,
-    "log_level": LOG_LEVELS,
-    "method": METHODS,
-}
+_WORDS: Mapping[str, Iterable[str]] = {"dtype_name": EVERYDAY, "log_level": LOG_LEVELS}
 _NAMES: Mapping[str, Callable[[], Sequence[str]]] = {
     "model_name": partial(catalog.names, "model_configs"),
     "draft_model_name": partial(catalog.names, "model_configs"),
@@ -56,7 +49,7 @@ def script(shell: str, commands: Mapping[str, tuple[str, Mapping[str, Declared]]
         return "\n".join(_fish(commands))
     flags = {name: " ".join(f"--{flag}" for flag in found) for name, (_, found) in commands.items()}
     every = {flag.name: flag for _, found in commands.values() for flag in found.values() if flag.kind is not bool}
-    values = {f"--{name}": " ".join(_values(name)) for name in every}
+    values = {f"--{name}": " ".join(_values(flag)) for name, flag in every.items()}
     text = _BASH.format(
         commands=" ".join(commands),
         values="\n".join(f'      {name}) words="{known}" ;;' for name, known in values.items()),
@@ -72,7 +65,7 @@ def _fish(commands: Mapping[str, tuple[str, Mapping[str, Declared]]]) -> list[st
         lines.append(f"complete -c llm-analysis -n __fish_use_subcommand -a {command} -d {_quoted(about)}")
         for flag in flags.values():
             value = "" if flag.is_switch else " -r -F" if flag.name in _FILES else " -x"
-            known = f" -a {_quoted(' '.join(found))}" if (found := _values(flag.name)) else ""
+            known = f" -a {_quoted(' '.join(found))}" if (found := _values(flag)) else ""
             condition = _quoted(f"__fish_seen_subcommand_from {command}")
             lines.append(
                 f"complete -c llm-analysis -n {condition} -l {flag.name}{value}{known} -d {_quoted(flag.flag.text)}"
@@ -80,9 +73,9 @@ def _fish(commands: Mapping[str, tuple[str, Mapping[str, Declared]]]) -> list[st
     return lines
 
 
-def _values(name: str) -> Sequence[str]:
+def _values(flag: Declared) -> Sequence[str]:
     """Return the known values of a flag; nothing if there are none. Names that a shell could expand are left out."""
-    found = _NAMES[name]() if name in _NAMES else _WORDS.get(name, ())
+    found = _NAMES[flag.name]() if flag.name in _NAMES else flag.flag.words or _WORDS.get(flag.name, ())
     return [value for value in found if _PLAIN.fullmatch(value)]
 
 

@@ -26,11 +26,16 @@ Parser = Callable[[str], object]
 
 
 class Flag(NamedTuple):
-    """The help of one flag. `raw` passes the value to the command as the text that the user typed."""
+    """The help of one flag, and how its value is read.
+
+    `words` are the known values of a text flag, accepted in upper and lower case. `raw` passes the value to the command
+    as the text that the user typed.
+    """
 
     text: str
     group: str = ""
     unit: str = ""
+    words: tuple[str, ...] = ()
     raw: bool = False
 
 
@@ -87,6 +92,9 @@ HINTS = {
     "quantization": "give --dtype_name, for example fp8 or int4",
     "kv_cache_dtype": "give --kv_cache_dtype_bytes: 1 for fp8, 2 for fp16",
     "num_gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",
+    "gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",
+    "ttft": "it is part of the answer; llm-analysis sweep --where 'ttft<1s' searches for it",
+    "tpot": "it is part of the answer; llm-analysis sweep --where 'tpot<20ms' searches for it",
     "ds_zero": "it is for training; this program estimates inference",
 }
 
@@ -113,7 +121,8 @@ def checked(command: str, arguments: Sequence[str], flags: Mapping[str, Declared
     for argument in arguments:
         if not _FLAG.match(argument) or argument.lower() in _NEGATIVE_WORDS:
             if not last:
-                raise UsageError(f"{command}: {shown(argument)} belongs to no flag; write --flag value")
+                example = "--flag value" if given else f"--{next(iter(flags), 'flag')} {_plainly(argument)}"
+                raise UsageError(f"{command}: {shown(argument)} belongs to no flag; write {example}")
             given[last], last = argument, ""
             continue
         name, value = _name_and_value(command, argument, flags)
@@ -142,6 +151,11 @@ def _name_and_value(command: str, argument: str, flags: Mapping[str, Declared]) 
     return name, value if equals else None
 
 
+def _plainly(word: str) -> str:
+    """Return a word for an example in an error line; `value` for a word that a shell would not pass on as it is."""
+    return word if re.fullmatch(r"[\w./:+-]{1,80}", word) else "value"
+
+
 def _unknown(command: str, word: str, flags: Mapping[str, Declared]) -> str:
     """Return an unknown flag with a hint, or with the nearest names, as the end of an error line."""
     name = word.lstrip("-").replace("-", "_")
@@ -153,7 +167,15 @@ def _unknown(command: str, word: str, flags: Mapping[str, Declared]) -> str:
 
 def parsers(flags: Mapping[str, Declared]) -> dict[str, Parser]:
     """Return the function that parses the value of each flag, by name: for fire.decorators.SetParseFns."""
-    return {name: _text if flag.flag.raw else _PARSERS[flag.kind](name) for name, flag in flags.items()}
+    return {name: _parser(flag) for name, flag in flags.items()}
+
+
+def _parser(flag: Declared) -> Parser:
+    """Return the function that parses the value of a flag."""
+    if flag.flag.words and not flag.flag.raw:
+        known = {word.lower(): word for word in flag.flag.words}
+        return lambda text: known.get(text.lower(), text)
+    return _text if flag.flag.raw else _PARSERS[flag.kind](flag.name)
 
 
 def _text(text: str) -> str:

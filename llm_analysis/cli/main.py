@@ -75,13 +75,15 @@ def run(arguments: Sequence[str]) -> Output:
         return _printed(Output(_completion(fire_flags)))
     name, flags = words[0], words[1:]
     if name in (*_HELP, "help"):
-        name, flags = (flags[0], ["--help"]) if flags and flags[0] in COMMANDS else ("--help", [])
+        name, flags = (flags[0], ["--help"]) if flags else ("--help", [])
     if name == "--help" or name in ("--version", "version"):
         return _printed(Output(_overview() if name == "--help" else _version()))
+    if name.startswith("-") and len(words) > 1:
+        raise UsageError(f"{shown(name)} needs a command before it: llm-analysis infer --flag value ...")
     if name not in COMMANDS:
         raise UsageError(f"unknown command {shown(name)}{nearest(name, COMMANDS)}")
     command = load(name)
-    if any(flag in _HELP for flag in flags):
+    if any(flag in _HELP for flag in flags) or flags == ["help"]:
         from llm_analysis.cli.help import command_help
 
         return _printed(Output(command_help(name, COMMANDS[name][2], flags_of(command))))

@@ -17,7 +17,8 @@ from llm_analysis.errors import choice
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG = logging.getLogger("llm_analysis")
 LONGEST_LINE = 600  # characters of an error line
-Format = Annotated[str, Flag("table, json, csv or markdown", OUTPUT)]  # the flag --format of every command
+# The flag --format of every command.
+Format = Annotated[str, Flag("table, json, csv or markdown", OUTPUT, words=("table", "json", "csv", "markdown"))]
 
 
 class Output(NamedTuple):

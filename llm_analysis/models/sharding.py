@@ -72,7 +72,9 @@ def _check_experts(layout: Parallelism, model: ModelConfig) -> None:
     even = [i for i in _divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]
     possible = [i for i in even if group % i == 0 or i % group == 0]
     if ep not in possible:
+        enough = f"dp_size {ep // group}" if experts % ep == 0 and ep % group == 0 else ""
+        sizes = "" if enough and possible == [1] else _nearest_sizes(ep, possible)
         raise Unsupported(
             f"ep_size {ep} cannot spread the {experts} experts of {model.name} over the {gpus} GPUs of tp_size {t}"
-            f"{ranks} times dp_size {layout.dp_size}; try {_nearest_sizes(ep, possible)}"
+            f"{ranks} times dp_size {layout.dp_size}; try {', or '.join(filter(None, (sizes, enough)))}"
         )

@@ -10,7 +10,7 @@ from conftest import Ask
 from fuzz import command_lines, mutated_files, violation, with_file
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_bad_input import ACHIEVED, FRACTIONS, INFER, INTEGERS, gpu_file, refused
+from shared import ACHIEVED, FRACTIONS, INFER, INTEGERS, gpu_file, refused
 
 from llm_analysis.cli import main
 from llm_analysis.cli.commands import infer

@@ -11,6 +11,7 @@ from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.question import question
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
@@ -73,7 +74,10 @@ def infer(
     ] = None,
     method: Annotated[
         str | None,
-        _method("calibrated (what you would measure; the default), ideal (speed of light) or published (block model)"),
+        _method(
+            "calibrated (what you would measure; the default), ideal (speed of light) or published (block model)",
+            words=METHODS,
+        ),
     ] = None,
     runtime: Annotated[
         str | None,
