@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
 from llm_analysis.explore.steady import Steady, steady_state, waiting
+from llm_analysis.explore.verify import Servers, Simulated, simulated
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
@@ -38,7 +39,9 @@ PREFILL_SEQUENCES = 16  # that a prefill worker may hold, waiting ones included
 MOST_BUSY = 0.95  # share of the time that a prefill worker may be busy
 FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs that multiply them
 MODES = ("aggregated", "disaggregated")
-CLOSED_FORM = "latencies are means; TTFT assumes Poisson arrivals: check its tail with `llm-analysis load`"
+FINALISTS = 8  # configurations that are simulated
+SPARE = (0.15, 0.3)  # shares of the capacity left unused by further candidates, for the bursts of Poisson arrivals
+CLOSED_FORM = "limits are on means, arrivals are Poisson; `llm-analysis load` gives percentiles of other loads"
 _WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
 
 
@@ -91,6 +94,7 @@ class Configuration(NamedTuple):
     limited_by: str  # what keeps the batch from being larger
     scenario: Scenario
     cost_per_million_tokens: float | None = None
+    simulated: Simulated | None = None  # of the best configuration
 
     @property
     def price(self) -> float:
@@ -110,7 +114,8 @@ class Configuration(NamedTuple):
         plain["layout"] = {size: getattr(self.layout, size) for size in sizes}
         if self.prefill_layout is not None:
             plain["prefill_layout"] = {size: getattr(self.prefill_layout, size) for size in sizes}
-        return plain | {"margin": self.margin}
+        simulation = None if self.simulated is None else self.simulated.as_dict()
+        return plain | {"margin": self.margin, "simulated": simulation}
 
 
 class Miss(NamedTuple):
@@ -249,13 +254,15 @@ def plan(
     modes: Sequence[str] = MODES,
     within: str = "estimate",
     gpu_memory_utilization: float = 0.9,
+    simulate: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """Return the cheapest configurations that serve the demand within the limits.
 
     `formats` are names of number formats; by default the checkpoint's own and those of `FORMATS` that the GPU
     multiplies. `prices` maps GPU names to the cost of an hour. `within` band holds the limits at the high edge of the
-    error band. Raises BadValue for a demand that makes no sense.
+    error band. With `simulate` the finalists are simulated in the order of their price, and the first one that meets
+    the limits there too is the best. Raises BadValue for a demand that makes no sense.
     """
     _check(demand)
     bounds = limits or Limits()
@@ -264,7 +271,7 @@ def plan(
         search.add(gpu, formats)
         if progress:
             progress(1)
-    return search.result(within)
+    return search.result(within, simulate)
 
 
 def _check(demand: Demand) -> None:
@@ -326,7 +333,7 @@ class _Search:
     def _steady(self, scenario: Scenario, batch: Array) -> Steady:
         """Return continuous batching at some batch sizes, and count them."""
         self.points += len(batch)
-        return steady_state(scenario, batch, self.demand.input_tokens, self.demand.output_tokens)
+        return steady_state(scenario, batch, self.demand.input_tokens, self.demand.output_tokens, CHUNK)
 
     def _refined(self, curve: _Curve, meets: Callable[[_Curve], dict[str, Any]]) -> _Curve:
         """Return the curve with all batch sizes between the last one that meets the limits and the next."""
@@ -340,8 +347,12 @@ class _Search:
         if not len(between):
             return curve
         more = self._steady(curve.scenario, between)
-        columns = (np.insert(old, last + 1, new) for old, new in zip(curve.steady, more, strict=True))
-        return curve._replace(batch=np.insert(curve.batch, last + 1, between), steady=Steady(*columns))
+        columns: dict[str, Any] = {
+            name: np.insert(getattr(curve.steady, name), last + 1, getattr(more, name))
+            for name in Steady._fields
+            if name != "front"
+        }
+        return curve._replace(batch=np.insert(curve.batch, last + 1, between), steady=curve.steady._replace(**columns))
 
     def _add_prefill(self, curve: _Curve) -> None:
         """Add a prefill worker with the layout of a curve, if the GPU has a link for the cache."""
@@ -369,16 +380,18 @@ class _Search:
             return 0
         return int(min(float(memory.max_batch), MOST_BATCH))
 
-    def result(self, within: str) -> Plan:
+    def result(self, within: str, simulate: bool) -> Plan:
         """Return the plan from all curves."""
         edges = within == "band"
         found = self._configurations(edges)
         other = self._configurations(not edges)
-        admitted = [c for c in found if c.price < inf and self._affordable(c)]
-        best = min(admitted, key=_order, default=None)
+        admitted = [c for c in found if self._affordable(c)]
+        roomier = [c for spare in SPARE if simulate and not edges for c in self._configurations(edges, spare)]
+        finalists = [*admitted, *(c for c in roomier if self._affordable(c))]
+        best, failed = self._verified(sorted(finalists, key=_order), simulate)
         edge_found = found if edges else other
         edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
-        losers = () if best is None else tuple(self._losers(best, admitted))
+        losers = () if best is None else tuple(self._losers(best, admitted, failed))
         names = dict.fromkeys([curve.scenario.gpu.name for curve in self.curves] + [gpu for gpu, _ in self.unfit])
         without = [name for name in names if name not in {c.gpu_name for c in admitted}]
         misses = {name: self._miss(found, edges, name) for name in without}
@@ -396,6 +409,55 @@ class _Search:
             notes=(*self.notes, *(self._assumed(best) if best else ())),
         )
 
+    def _verified(
+        self, ordered: Sequence[Configuration], simulate: bool
+    ) -> tuple[Configuration | None, dict[int, str]]:
+        """Return the first configuration that meets the limits in a simulation too, and why others do not, by place.
+
+        If none of the first `FINALISTS` does, the cheapest one is returned, and a note says so.
+        """
+        failed: dict[int, str] = {}
+        seen: set[tuple[object, ...]] = set()
+        for each in ordered if simulate else ():
+            kind = (each.gpu_name, each.dtype_name, each.layout, each.prefill_layout)
+            key = (*kind, each.replicas, each.prefill_workers)
+            if key in seen:
+                continue
+            seen.add(key)
+            run = self._simulated(each)
+            if not (wrong := self._exceeded(run)):
+                return each._replace(simulated=run), failed
+            failed[id(each)] = wrong
+            if len(seen) == FINALISTS:
+                break
+        if failed:
+            why = failed[id(ordered[0])]
+            self.notes[f"none of {len(failed)} finalists meets the limits in the simulation; of the best {why}"] = None
+        return (ordered[0] if ordered else None), failed
+
+    def _simulated(self, c: Configuration) -> Simulated:
+        """Return the simulation of a configuration at the demand."""
+        d, ranks = self.demand, c.layout.dp_size
+        prefill = None if c.prefill_layout is None else c.scenario.changed(layout=c.prefill_layout)
+        workers = c.prefill_workers * (c.prefill_layout.dp_size if c.prefill_layout else 0)
+        servers = Servers(c.scenario, c.replicas * ranks, c.batch, prefill, workers)
+        limits = {"max_num_batched_tokens": CHUNK, "gpu_memory_utilization": self.utilization}
+        in_flight = c.in_flight * c.replicas * ranks
+        return simulated(servers, (d.input_tokens, d.output_tokens), c.request_rate, in_flight, limits)
+
+    def _exceeded(self, run: Simulated) -> str:
+        """Return the limit that the means of a simulation exceed; empty if there is none."""
+        low = self.limits
+        for name, value, limit in (
+            ("TTFT", run.ttft.mean, low.ttft),
+            ("TPOT", run.tpot.mean, low.tpot),
+            ("request latency", run.e2e.mean, low.request_latency),
+            ("TPOT", run.tpot.mean, 1 / low.tokens_per_second if low.tokens_per_second else inf),
+        ):
+            if value > limit:
+                return f"the simulation gives a {name} of {value * 1e3:,.1f} ms"
+        return ""
+
     def _assumed(self, best: Configuration) -> tuple[str, ...]:
         """Return the notes on the estimate of a configuration, and on what the closed form leaves out."""
         workload = Workload(
@@ -411,9 +473,12 @@ class _Search:
         """Whether a configuration is within the limits on cost and GPUs."""
         return c.num_gpus <= self.limits.gpus and (c.cost_per_hour or 0.0) <= self.limits.cost_per_hour
 
-    def _configurations(self, edges: bool) -> list[Configuration]:
-        """Return the best configuration of each scenario and mode that meets the limits on latency."""
-        found = [c for curve in self.curves if (c := self._aggregated(curve, edges)) is not None]
+    def _configurations(self, edges: bool, spare: float = 0.0) -> list[Configuration]:
+        """Return the best configuration of each scenario and mode that meets the limits on latency.
+
+        At least the fraction `spare` of the capacity is left unused.
+        """
+        found = [c for curve in self.curves if (c := self._aggregated(curve, edges, spare)) is not None]
         if "disaggregated" not in self.modes:
             return found
         groups: dict[tuple[str, str], list[_Curve]] = {}
@@ -421,10 +486,10 @@ class _Search:
             groups.setdefault((curve.scenario.gpu.name, curve.scenario.dtypes.name), []).append(curve)
         for key, curves in groups.items():
             prefills = [(c, s) for c, s in self.prefills if (c.scenario.gpu.name, c.scenario.dtypes.name) == key]
-            found += self._disaggregated(curves, prefills, edges)
+            found += self._disaggregated(curves, prefills, edges, spare)
         return found
 
-    def _aggregated(self, curve: _Curve, edges: bool) -> Configuration | None:
+    def _aggregated(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
         """Return replicas that prefill and decode, at the largest batch within the limits; None if there is none."""
         import numpy as np
 
@@ -440,12 +505,12 @@ class _Search:
             return None
         capacity = float(np.interp(batch, curve.batch, s.rate)) * curve.ranks
         if self.demand.concurrency is not None:
-            replicas = ceil(self.demand.concurrency / (batch * curve.ranks))
+            replicas = ceil(self.demand.concurrency / (batch * curve.ranks * (1 - spare)))
             in_flight = self.demand.concurrency / (replicas * curve.ranks)
             rate = float(np.interp(in_flight, curve.batch, s.rate)) * replicas * curve.ranks
         else:
             rate = float(self.demand.request_rate or 0.0)
-            replicas = ceil(rate / capacity - 1e-12)
+            replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
             in_flight = float(np.interp(rate / (replicas * curve.ranks), s.rate, curve.batch))
         own = float(np.interp(in_flight, curve.batch, s.tpot)) * b
         first = float(np.interp(in_flight, curve.batch, s.ttft(rate / (replicas * curve.ranks)))) * a
@@ -454,7 +519,7 @@ class _Search:
         )
 
     def _disaggregated(
-        self, curves: Sequence[_Curve], prefills: Sequence[tuple[_Curve, float]], edges: bool
+        self, curves: Sequence[_Curve], prefills: Sequence[tuple[_Curve, float]], edges: bool, spare: float
     ) -> Iterator[Configuration]:
         """Yield, for each decode layout, decode workers with the cheapest matching prefill workers."""
         import numpy as np
@@ -463,11 +528,11 @@ class _Search:
         matched = []
         for curve, seconds in prefills:
             own = seconds * (curve.ttft_edge if edges else 1.0)
-            servers = curve.ranks * curve.scenario.layout.pp_size  # prompts that a worker computes at the same time
-            service, wait = own / servers, self.limits.ttft - own
+            service, wait = own / curve.ranks, self.limits.ttft - own
             if wait < 0:
                 continue
             busy = min(2 * wait / (2 * wait + service), MOST_BUSY) if isfinite(wait) else MOST_BUSY
+            busy *= 1 - spare
             workers = ceil(rate * service / max(busy, 1e-9) - 1e-12)
             first = own + waiting(rate / workers, service)
             matched.append((workers * curve.gpus, first, workers, curve))
@@ -489,7 +554,7 @@ class _Search:
                 continue
             rates = curve.batch * curve.ranks / ((d.output_tokens - 1) * step)
             capacity = float(np.interp(batch, curve.batch, rates))
-            replicas = ceil(rate / capacity - 1e-12)
+            replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
             in_flight = float(np.interp(rate / replicas, rates, curve.batch))
             tpot = float(np.interp(in_flight, curve.batch, step))
             yield self._configured(
@@ -569,17 +634,19 @@ class _Search:
             cost_per_million_tokens=None if hourly is None else hourly / 3600 / tokens * 1e6,
         )
 
-    def _losers(self, best: Configuration, found: Sequence[Configuration]) -> Iterator[Loser]:
+    def _losers(
+        self, best: Configuration, found: Sequence[Configuration], failed: Mapping[int, str]
+    ) -> Iterator[Loser]:
         """Yield the best configuration of each other GPU, then of each other format, layout and mode of this GPU."""
         by: dict[tuple[object, ...], Configuration] = {}
         for c in sorted(found, key=_order):
             own = c.gpu_name == best.gpu_name
             key = ("own", c.dtype_name, c.mode, c.layout.tp_size, c.layout.pp_size) if own else (c.gpu_name,)
             by.setdefault(key, c)
-        kept = [c for c in by.values() if c is not best]
+        kept = [c for c in by.values() if c.scenario is not best.scenario or c.mode != best.mode]
         for c in sorted(kept, key=lambda each: (each.gpu_name == best.gpu_name, _order(each))):
             excess = c.price / best.price - 1
-            yield Loser(c, excess, _reason(c))
+            yield Loser(c, excess, failed.get(id(c)) or _reason(c))
 
     def _miss(self, found: Sequence[Configuration], edges: bool, gpu: str) -> Miss:
         """Return the nearest miss of a GPU: beyond the cost or the number of GPUs, else nearest to the latencies."""

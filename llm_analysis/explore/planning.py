@@ -16,6 +16,7 @@ from llm_analysis.explore.where import SECONDS, quantity
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.runtimes import get_runtime
+from llm_analysis.serving.lengths import read_trace
 
 ALL = "all"
 WITHIN = ("estimate", "band")
@@ -29,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "num_tokens_to_generate": 32,
     "request_rate": None,
     "max_concurrency": None,
+    "trace": None,
     "max_ttft": None,
     "max_tpot": None,
     "max_request_latency": None,
@@ -92,16 +94,31 @@ _MIN_RATE = 1e-4  # requests/s: about nine a day
 def _demanded(flags: Mapping[str, Any]) -> Demand:
     """Return the demand of the flags: lengths and a load. Raises BadValue."""
     rate, concurrency = flags["request_rate"], flags["max_concurrency"]
+    if flags["trace"] is not None:
+        if rate is not None or concurrency is not None:
+            raise BadValue("a trace has its own rate: leave out request_rate and max_concurrency")
+        return _traced(Path(flags["trace"]).expanduser())
     whole = {name: flags[name] for name in ("seq_len", "num_tokens_to_generate")}
     for name, value in (*whole.items(), *([("max_concurrency", concurrency)] if concurrency is not None else [])):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadValue(f"{name} must be a whole number from 1 up, not {shown(value)}")
     if rate is None and concurrency is None:
-        raise BadValue("the question needs a load: give --request_rate or --max_concurrency")
+        raise BadValue("the question needs a load: give --request_rate, --max_concurrency or --trace")
     rate = None if rate is None else number("request_rate", rate)
     if rate is not None and rate < _MIN_RATE:
         raise BadValue(f"request_rate must be at least {_MIN_RATE:g} requests/s, not {rate:g}")
     return Demand(whole["seq_len"], whole["num_tokens_to_generate"], rate, concurrency)
+
+
+def _traced(path: Path) -> Demand:
+    """Return the mean rate and the mean lengths of a trace. Raises BadConfig."""
+    requests = read_trace(path)
+    span = requests[-1].due - requests[0].due
+    if len(requests) < 2 or span <= 0:
+        raise BadConfig(f"{path}: a trace needs two requests or more, at different times")
+    inputs = sum(each.input_tokens for each in requests) / len(requests)
+    outputs = sum(each.output_tokens for each in requests) / len(requests)
+    return Demand(max(round(inputs), 1), max(round(outputs), 2), (len(requests) - 1) / span)
 
 
 def _limits(flags: Mapping[str, Any]) -> Limits:

@@ -157,9 +157,7 @@ def _load_table(found: Plan, c: Configuration, style: str) -> str:
     rows = [
         ("load", f"{c.load:.0%}", f"margin {c.margin:.0%}"),
         ("sequences in flight", f"{c.in_flight:,.1f}", f"of {c.batch:,} per rank; {c.limited_by} is the limit"),
-        ("TTFT", seconds(c.ttft), _of(low.ttft)),
-        ("TPOT", seconds(c.tpot), _of(low.tpot)),
-        ("request latency", seconds(c.request_latency), _of(low.request_latency)),
+        *_latencies(found, c),
         (
             "tokens/s of a user",
             f"{1 / c.tpot:,.1f}",
@@ -173,9 +171,25 @@ def _load_table(found: Plan, c: Configuration, style: str) -> str:
     return table(rows, ("at this demand", "", ""), style, last="left")
 
 
-def _of(limit: float) -> str:
-    """Return a limit on a latency; empty if it was not given."""
-    return f"limit {seconds(limit)}" if isfinite(limit) else ""
+def _time(value: float) -> str:
+    """Return a time in three significant digits."""
+    return f"{value:,.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _latencies(found: Plan, c: Configuration) -> list[tuple[str, str, str]]:
+    """Return the rows of latencies: closed form; limit, simulated mean and 99th percentile."""
+    low, run = found.limits, c.simulated
+    rows = []
+    for name, value, limit, simulated in (
+        ("TTFT", c.ttft, low.ttft, run and run.ttft),
+        ("TPOT", c.tpot, low.tpot, run and run.tpot),
+        ("request latency", c.request_latency, low.request_latency, run and run.e2e),
+    ):
+        cells = [f"limit {_time(limit)}"] if isfinite(limit) else []
+        if simulated:
+            cells.append(f"simulated {_time(simulated.mean)}, p99 {_time(simulated.p99)}")
+        rows.append((name, _time(value), "; ".join(cells)))
+    return rows
 
 
 def _edge(found: Plan, best: Configuration) -> str:

@@ -70,7 +70,7 @@ def steady_state(
     by_cache = maximum(floor(policy.kv_tokens / (s + o * (0.5 + policy.reserve / 2) + policy.block_tokens / 2)), 1.0)
     most = minimum(by_cache, float(policy.max_num_seqs))
     asked = maximum(max_concurrency / dp, 1.0)
-    step = _Steps(scenario, policy, host_of(engine, scenario), s, o, asked)
+    step = Steps(scenario, policy, host_of(engine, scenario), s, o, asked)
     n = minimum(asked, most)
     ttft: Quantity = 0.0
     for _ in range(ROUNDS):
@@ -82,7 +82,7 @@ def steady_state(
         ttft = maximum(step.first_token(n, rate, added, own), waiting)
         n = minimum(maximum(asked - rate * ttft, minimum(asked, 1.0) * 0.5), most)
     rate = where(o > 1, n / cycle, asked / ttft)
-    alone, added, _ = _Steps(scenario, policy, step.host, s, o, most).seconds(most)
+    alone, added, _ = Steps(scenario, policy, step.host, s, o, most).seconds(most)
     full = most / ((o - 1.0) * alone + most * added)
     tpot = where(o > 1, cycle / maximum(o - 1.0, 1.0), 0.0)
     return SteadyState(
@@ -99,7 +99,7 @@ def steady_state(
     )
 
 
-class _Steps:
+class Steps:
     """Seconds of the steps of a replica, for s prompt and o output tokens."""
 
     def __init__(
@@ -193,7 +193,7 @@ def limiting_resource(
     scenario: Scenario, policy: Policy, host: Host, seq_len: float, num_tokens: float, sequences: float, waiting: bool
 ) -> str:
     """Return what limits a replica that runs `sequences` on average; `waiting` if requests wait for a free slot."""
-    step = _Steps(scenario, policy, host, seq_len, num_tokens, sequences)
+    step = Steps(scenario, policy, host, seq_len, num_tokens, sequences)
     by_cache = policy.kv_tokens / (seq_len + num_tokens * (0.5 + policy.reserve / 2))
     asked = float("inf") if waiting else 0.0
     return str(_limit(step.terms(max(sequences, 1.0)), asked, by_cache, float(policy.max_num_seqs)))

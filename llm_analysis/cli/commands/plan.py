@@ -33,6 +33,9 @@ def plan(
     num_tokens_to_generate: Annotated[int, _demand("output length", unit="tokens")] = 32,
     request_rate: Annotated[float | None, _demand("requests that arrive per second")] = None,
     max_concurrency: Annotated[int | None, _demand("requests in flight, instead of a rate")] = None,
+    trace: Annotated[
+        str | None, _demand("CSV of arrival_time,input_tokens,output_tokens; its mean rate and mean lengths are taken")
+    ] = None,
     max_ttft: Annotated[str | None, _limit("mean time to first token, such as 1s")] = None,
     max_tpot: Annotated[str | None, _limit("mean time per output token, such as 20ms")] = None,
     max_request_latency: Annotated[str | None, _limit("time of a whole request, such as 10s")] = None,

@@ -1,0 +1,101 @@
+"""Simulate a configuration of a plan at its demand, request by request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.serving.lengths import fixed
+from llm_analysis.serving.metrics import Distribution, distribution, summarize
+from llm_analysis.serving.scheduler import Replica, Request
+from llm_analysis.serving.server import Server, Workload, build_server, kv_link
+from llm_analysis.serving.simulation import Run, collect, simulate
+
+FEWEST, MOST = 500, 3000  # requests of a simulation
+TURNOVERS = 6  # times that all sequences in flight are replaced
+
+
+class Simulated(NamedTuple):
+    """Latencies of a simulation between ramp-up and drain, in seconds, and its requests per second."""
+
+    ttft: Distribution
+    tpot: Distribution
+    e2e: Distribution
+    request_throughput: float
+    num_requests: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        plain = self._asdict()
+        return plain | {name: plain[name]._asdict() for name in ("ttft", "tpot", "e2e")}
+
+
+class Servers(NamedTuple):
+    """Replicas that prefill and decode; with `prefill` the decode workers, and prefill workers before them."""
+
+    scenario: Scenario
+    replicas: int
+    batch: int  # sequences in flight of one replica
+    prefill: Scenario | None = None
+    prefill_workers: int = 0
+
+
+def simulated(
+    servers: Servers, lengths: tuple[int, int], rate: float, in_flight: float, limits: dict[str, float]
+) -> Simulated:
+    """Return the latencies of Poisson arrivals at `rate` requests per second.
+
+    `in_flight` is the expected number of sequences, `limits` are those of the engine, such as max_num_batched_tokens.
+    """
+    inputs, outputs = lengths
+    count = int(min(max(TURNOVERS * in_flight, FEWEST), MOST))
+    requests = Workload(fixed(inputs), fixed(outputs)).requests(count, rate)
+    server = _server(servers.scenario, lengths, limits | {"max_num_seqs": servers.batch})
+    if servers.prefill is None:
+        run = simulate(server.times, server.policy, requests, inf, servers.replicas)
+        found = summarize(run, steady=True)
+        return Simulated(found.ttft, found.tpot, found.e2e, found.request_throughput, found.num_requests)
+    return _disaggregated(servers, server, lengths, requests, limits)
+
+
+def _server(scenario: Scenario, lengths: tuple[int, int], limits: dict[str, float]) -> Server:
+    """Return one replica."""
+    inputs, outputs = lengths
+    return build_server(scenario, float(inputs + outputs), inputs + outputs / 2, changed=limits)
+
+
+def _disaggregated(
+    servers: Servers, decode: Server, lengths: tuple[int, int], requests: Sequence[Request], limits: dict[str, float]
+) -> Simulated:
+    """Return the latencies with prefill workers, whose caches arrive at decode workers."""
+    prefill_scenario = servers.prefill or servers.scenario
+    prefill = _server(prefill_scenario, lengths, limits | {"max_num_seqs": 16})
+    link = kv_link(prefill_scenario, float(lengths[0]))
+    only = [request._replace(output_tokens=1) for request in requests]
+    policy = prefill.policy._replace(mixed=False, reserve=0.0)
+    prompts = simulate(prefill.times, policy, only, inf, servers.prefill_workers, "least_loaded").requests
+    wait = link.latency + link.seconds_per_token * lengths[0]
+    ready = sorted((served.first + wait, i) for i, served in enumerate(prompts))
+    late = decode.policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
+    workers = [Replica(decode.times, late, inf, decode_only=True) for _ in range(servers.replicas)]
+    for k, worker in enumerate(workers):
+        worker.submit([requests[i]._replace(due=time) for time, i in ready[k :: servers.replicas]])
+        worker.advance()
+    run = collect(workers, [range(k, len(ready), servers.replicas) for k in range(servers.replicas)])
+    return _summed(run, [requests[i].due for _, i in ready])
+
+
+def _summed(run: Run, due: Sequence[float]) -> Simulated:
+    """Return the latencies of a run whose clients sent their requests at `due`, without ramp-up and drain."""
+    rows = list(zip(run.requests, due, strict=True))
+    kept = rows[len(rows) // 5 : len(rows) * 4 // 5]
+    span = kept[-1][0].end - kept[0][0].end
+    return Simulated(
+        distribution(served.first - start for served, start in kept),
+        distribution((served.end - served.first) / (served.output_tokens - 1) for served, _ in kept),
+        distribution(served.end - start for served, start in kept),
+        (len(kept) - 1) / span if span > 0 else 0.0,
+        len(kept),
+    )
