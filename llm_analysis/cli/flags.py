@@ -85,10 +85,10 @@ ALIASES = {
 HINTS = {
     "max_model_len": "the longest sequence is --seq_len plus --num_tokens_to_generate; the answer shows the "
     "longest context that fits",
-    "max_num_seqs": "a batch has --batch_size_per_gpu sequences",
-    "max_num_batched_tokens": "give --prefill_chunk_size, the most tokens in one prefill pass",
+    "max_num_seqs": "load takes it; here a batch has --batch_size_per_gpu sequences",
+    "max_num_batched_tokens": "load takes it; here give --prefill_chunk_size, the most tokens in one prefill pass",
     "enable_chunked_prefill": "give --prefill_chunk_size, the most tokens in one prefill pass",
-    "max_concurrency": "give --batch_size_per_gpu, the number of sequences in the batch",
+    "max_concurrency": "infer and load take it; here give --batch_size_per_gpu, the sequences in the batch",
     "quantization": "give --dtype_name, for example fp8 or int4",
     "kv_cache_dtype": "give --kv_cache_dtype_bytes: 1 for fp8, 2 for fp16",
     "num_gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",

@@ -10,6 +10,7 @@ compare       the answer of compare
 plots         pictures (matplotlib)
 gpu           one GPU in full, with the measurements that its estimates rest on
 load          the answer of load
+steady_state  the answer of infer --max_concurrency
 load_plot     a picture of the answer of load (matplotlib)
 catalogue     lists of models, GPUs and number formats
 """

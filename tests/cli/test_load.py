@@ -131,3 +131,26 @@ def test_a_bad_trace_is_refused(ask: Ask, tmp_path: Path, rows: str, part: str) 
     answer = ask(*SERVER, "--trace", str(trace))
     assert answer.status == 1
     assert part in answer.err
+
+
+def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
+    flags = ("infer", *SERVER[1:], "--seq_len", "2048", "--num_tokens_to_generate", "256")
+    found = json.loads(ask(*flags, "--concurrency", "64", "--format", "json").out)
+    assert found["request_throughput"] * found["e2e"] == pytest.approx(64, rel=0.02)  # Little's law
+    static = json.loads(ask(*flags, "--batch_size_per_gpu", "64", "--format", "json").out)
+    assert found["ttft"] < static["prefill_latency"] / 10
+    assert f"{found['tpot'] * 1e3:.2f} ms" in ask(*flags, "--max_concurrency", "64").out
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--max_concurrency", "0"), "max_concurrency must be a whole number from 1"),
+        (("--max_concurrency", "8", "--batch_size_per_gpu", "2"), "takes no batch_size_per_gpu"),
+        (("--max_concurrency", "8", "--num_samples", "2"), "takes no num_samples"),
+    ],
+)
+def test_the_steady_state_refuses_what_it_cannot_use(ask: Ask, flags: tuple[str, ...], part: str) -> None:
+    answer = ask("infer", *SERVER[1:], *flags)
+    assert answer.status == 1
+    assert part in answer.err

@@ -24,7 +24,16 @@ from llm_analysis.explore.writers import writer_of
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.question import question
 
-OUTPUTS = ("format", "log_level", "output_dir", "output_file_prefix", "output_file_suffix", "must_fit", "full")
+OUTPUTS = (
+    "format",
+    "log_level",
+    "output_dir",
+    "output_file_prefix",
+    "output_file_suffix",
+    "must_fit",
+    "full",
+    "max_concurrency",
+)
 DEFAULTS = {name: flag.default for name, flag in flags_of(infer).items() if name not in OUTPUTS}
 AXES = {"batch_size_per_gpu": "1,3,100", "seq_len": "7,500,3000", "num_tokens_to_generate": "1,2,9,300"}
 SMALL = ("--model_name", "llama-3.1-8b", "--gpu_name", "h100-sxm-80gb", "--batch_size_per_gpu", "1:8")

@@ -8,7 +8,7 @@ from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
-from llm_analysis.errors import BadValue, choice
+from llm_analysis.errors import BadValue, choice, number
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import METHODS
@@ -26,8 +26,9 @@ _draft = partial(Flag, group="Speculative decoding")
 _memory = partial(Flag, group="Memory")
 _efficiency = partial(Flag, group="Efficiency (method published)")
 _output = partial(Flag, group=OUTPUT)
-# Flags of infer that choose what it prints and writes; other commands with its flags leave them out.
-PRINTING = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix")
+MOST_REQUESTS = 10**6  # in flight
+# Flags of infer alone: what it prints and writes, and an answer of another kind. Other commands leave them out.
+PRINTING = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix", "max_concurrency")
 
 
 def infer(
@@ -47,6 +48,10 @@ def infer(
     batch_size_per_gpu: Annotated[int, _work("sequences in the batch of one replica")] = 1,
     seq_len: Annotated[int, _work("prompt length of each sequence", unit="tokens")] = 512,
     num_tokens_to_generate: Annotated[int, _work("output length of each sequence", unit="tokens")] = 32,
+    max_concurrency: Annotated[
+        int | None,
+        _work("requests in flight at a server: TTFT, TPOT and throughput of continuous batching in steady state"),
+    ] = None,
     num_samples: Annotated[int, _work("outputs for each prompt; they share the KV cache of the prompt")] = 1,
     cached_prefix_len: Annotated[int, _work("prompt tokens that are already in the KV cache", unit="tokens")] = 0,
     prefill_chunk_size: Annotated[
@@ -138,6 +143,8 @@ def infer(
     if operators and summary:
         raise BadValue("give operators or summary, not both")
     scenario, workload = asked(flags)
+    if max_concurrency is not None:
+        return _in_steady_state(scenario, workload, flags)
     found = estimate(scenario, workload, cost_per_gpu_hour)
     check_finite(found)
     view = View(columns(), has_colours(), "all" if operators else "none" if summary else "largest")
@@ -148,6 +155,29 @@ def infer(
         return output
     affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
     return output._replace(folder=output_folder(output_dir), files=summary_files(found, *affixes))
+
+
+def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str, Any]) -> Output:
+    """Return the answer for a server with `max_concurrency` requests in flight. Raises LLMAnalysisError."""
+    from llm_analysis.report.steady_state import as_dict
+    from llm_analysis.report.steady_state import rendered as steady_text
+    from llm_analysis.serving.steady_state import steady_state
+
+    requests = number("max_concurrency", flags["max_concurrency"])
+    if not 1 <= requests <= MOST_REQUESTS or requests != int(requests):
+        raise BadValue(f"max_concurrency must be a whole number from 1 to {MOST_REQUESTS:,}, not {requests:g}")
+    other = [name for name in workload.served if name != "cached_prefix_len"]
+    if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
+        names = [name for name in ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir") if name in flags]
+        wrong = next(name for name in names if flags[name] not in (None, 1, True))
+        raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
+    changed: dict[str, Any] = {"cached_prefix": workload.cached_prefix_len / workload.seq_len}
+    if workload.gpu_memory_utilization != 1.0:
+        changed["gpu_memory_utilization"] = workload.gpu_memory_utilization
+    tokens = workload.seq_len, workload.num_tokens_to_generate
+    state = steady_state(scenario, *tokens, requests, **changed)
+    found = as_dict(scenario, workload, int(requests), state, flags["cost_per_gpu_hour"])
+    return Output(steady_text(found, flags["format"])).noting(scenario.notes, flags["format"])
 
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", *PRINTING))

@@ -7,7 +7,7 @@ from math import inf, isfinite
 from time import monotonic
 from typing import Annotated, Any
 
-from llm_analysis.cli.commands.infer import asked, infer
+from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.writing import path_of
@@ -31,7 +31,8 @@ NOT_SHARED = (  # flags of infer that a server has no use for
     "draft_model_name",
     "num_draft_tokens",
     "acceptance_rate",
-    "max_concurrency",
+    *PRINTING,
+    "must_fit",
     "gpu_memory_utilization",
     "flops_efficiency",
     "hbm_memory_efficiency",
@@ -39,9 +40,6 @@ NOT_SHARED = (  # flags of infer that a server has no use for
     "achieved_memory_bandwidth_GBs",
     "intra_node_memory_efficiency",
     "inter_node_memory_efficiency",
-    "output_dir",
-    "output_file_prefix",
-    "output_file_suffix",
 )
 QUIET_SECONDS = 1.0  # before a progress bar appears
 BAR = 40  # characters

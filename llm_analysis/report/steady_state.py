@@ -1,0 +1,66 @@
+"""The steady state of a server as text, JSON, CSV and Markdown: the answer of `infer --max_concurrency`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
+from llm_analysis.report.tables import csv_of, rate, seconds, table
+from llm_analysis.serving.steady_state import SteadyState
+
+
+def as_dict(
+    scenario: Scenario, workload: Workload, max_concurrency: int, state: SteadyState, cost_per_gpu_hour: float | None
+) -> dict[str, Any]:
+    """Return the plain values: the question, the steady state, and the price of a million output tokens."""
+    s, layout = scenario, scenario.layout
+    hourly = None if cost_per_gpu_hour is None else cost_per_gpu_hour * layout.gpus_of_replica * layout.dp_size
+    return {
+        "model_name": s.model.name,
+        "gpu_name": s.gpu.name,
+        "dtype_name": s.dtypes.name,
+        "method": s.method.name,
+        "runtime": s.runtime.name if s.method.serves else None,
+        "num_gpus": layout.gpus_of_replica * layout.dp_size,
+        "tp_size": layout.tp_size,
+        "pp_size": layout.pp_size,
+        "dp_size": layout.dp_size,
+        "max_concurrency": max_concurrency,
+        "seq_len": workload.seq_len,
+        "num_tokens_to_generate": workload.num_tokens_to_generate,
+        **state._asdict(),
+        "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
+        "notes": list(s.notes),
+    }
+
+
+def rendered(answer: dict[str, Any], style: str) -> str:
+    """Return the answer of `as_dict` in one of the output formats."""
+    if style == "json":
+        return json.dumps(answer, indent=2)
+    if style == "csv":
+        return csv_of([{key: value for key, value in answer.items() if key != "notes"}])
+    a = answer
+    engine = f"runtime {a['runtime']}" if a["runtime"] else f"method {a['method']}"
+    heading = (
+        f"{a['model_name']} on {a['num_gpus']} x {a['gpu_name']}, {a['dtype_name']}, {engine}\n"
+        f"continuous batching, {a['max_concurrency']} requests in flight, {a['seq_len']} tokens in, "
+        f"{a['num_tokens_to_generate']} out"
+    )
+    rows = [
+        ["TTFT (mean)", seconds(a["ttft"])],
+        ["TPOT (mean)", seconds(a["tpot"])],
+        ["request latency (mean)", seconds(a["e2e"])],
+        ["throughput", f"{a['request_throughput']:,.2f} requests/s"],
+        ["output throughput", rate(a["output_token_throughput"])],
+        ["running sequences per replica", f"{a['running_sequences']:,.1f}"],
+        ["KV cache per replica", f"{a['kv_capacity_tokens']:,.0f} tokens, {a['kv_used_fraction']:.0%} used"],
+        ["saturation rate", f"{a['saturation_rate']:,.2f} requests/s"],
+        ["throughput / saturation rate", f"{a['request_throughput'] / a['saturation_rate']:.0%}"],
+        ["limiting resource", a["limiting_resource"]],
+    ]
+    if a["cost_per_million_tokens"] is not None:
+        rows.append(["cost per million output tokens", f"{a['cost_per_million_tokens']:,.3f}"])
+    return "\n".join([heading, "", table(rows, ["", "steady state"], style), *(f"note: {note}" for note in a["notes"])])
