@@ -7,14 +7,18 @@ engine, arrivals, lengths and one metric. The errors are fractions of the measur
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from math import inf, isfinite
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
-from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, Unsupported, shown
+from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, shown
+from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
@@ -24,15 +28,18 @@ from llm_analysis.serving.arrivals import arrival_times
 from llm_analysis.serving.engines import engine_for, host_of, policy_of
 from llm_analysis.serving.lengths import Lengths, fixed, make_requests, uniform, workload
 from llm_analysis.serving.metrics import Summary, summarize
-from llm_analysis.serving.simulation import simulate
+from llm_analysis.serving.server import kv_link, prefill_and_decode
+from llm_analysis.serving.simulation import simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import build_step_times
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 THROUGHPUTS = ("request_throughput", "output_token_throughput", "total_token_throughput")
 MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
+WAVES = 8  # times the slots of a replica that a shortened run fills
 UNKNOWN_INPUT = 300.0  # tokens of a prompt whose length a source does not state
 REQUIRED = ("id", "runtime", "model_name", "gpu_name", "dtype_name", "arrival", "metric", "value")
+LOAD_EVIDENCE = DATA / "load.csv"
 ARRIVALS = ("poisson", "burst", "closed", "offline", "constant")
 
 
@@ -207,6 +214,8 @@ def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
     return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
 
 
+_WORKERS = re.compile(r"(\d+)P(\d+)D")
+WITHOUT_HTTP = ("in-process", "LoadGen", "offline engine")
 CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
 
 
@@ -237,8 +246,6 @@ def scenario_of(run: LoadRun) -> Scenario:
 
 def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
     """Return the metrics of the simulation of a run. Raises LLMAnalysisError."""
-    if run.disagg:
-        raise Unsupported("disaggregated prefill is not simulated yet")
     scenario = scenario_of(run)
     inputs, outputs = lengths_of(run)
     version = VERSION.search(run.version)
@@ -249,15 +256,21 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
         name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
     }
     context = run.mean_input + run.mean_output / 2
-    if "LoadGen" in run.notes:  # a harness of the submitter, which admits by use and takes nearly all memory
-        changed |= {"reserve": 0.0, "gpu_memory_utilization": 0.95}
+    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
+        changed |= {"gpu_memory_utilization": 0.95}
+        if run.max_num_batched_tokens > 0 and run.max_num_seqs > 0:
+            # Of prompts: submissions with a budget of 256 tokens ran 400 sequences at a time.
+            changed["max_num_batched_tokens"] = int(run.max_num_batched_tokens + run.max_num_seqs)
     policy = policy_of(engine, scenario, context, **changed)
-    if "in-process" in run.notes or "LoadGen" in run.notes or "offline engine" in run.notes:
+    host = host_of(engine, scenario)
+    if any(name in run.notes for name in WITHOUT_HTTP):
         policy = policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
+        host = host if "LoadGen" in run.notes else host._replace(stream=0.0)
     dp = run.dp_size
     count = run.num_requests / dp if run.num_requests > 0 else inf
-    cut = count > MOST_REQUESTS
-    count = int(min(max(round(count), 1), MOST_REQUESTS)) if not cut else MOST_REQUESTS
+    most = max(MOST_REQUESTS, WAVES * policy.max_num_seqs)
+    cut = count > most
+    count = most if cut else max(round(count), 1)
     random = Random(seed)
     concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.arrival == "closed" else inf
     rate = run.rate / dp if run.arrival in ("poisson", "constant") else inf
@@ -265,8 +278,15 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
     requests = make_requests(arrival_times(count, rate, shape, random), inputs, outputs, random)
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
     longest = max(r.input_tokens + r.output_tokens for r in requests)
-    times = build_step_times(scenario, host_of(engine, scenario), rows, min(policy.max_num_seqs, count), float(longest))
-    found = summarize(simulate(times, policy, requests, concurrency), steady=cut or "genai-perf" in run.notes)
+    times = build_step_times(scenario, host, rows, min(policy.max_num_seqs, count), float(longest))
+    workers = _WORKERS.fullmatch(run.disagg)
+    if workers:
+        link, numbers = kv_link(scenario, context), (int(workers[1]), int(workers[2]))
+        prefill, decode = prefill_and_decode(policy)
+        simulated = simulate_disaggregated(times, prefill, decode, link, requests, *numbers, concurrency)
+    else:
+        simulated = simulate(times, policy, requests, concurrency)
+    found = summarize(simulated, steady=cut or "genai-perf" in run.notes)
     return found._replace(**{name: getattr(found, name) * dp for name in THROUGHPUTS})
 
 
@@ -284,6 +304,7 @@ def score_load(
     """Return the score of each value of a table, and (id, reason) of those that are skipped. Raises BadConfig."""
     runs, skipped = read_runs(path)
     runs = [run for run in runs if keep(run)]
+    bands = load_bands()
     scored: list[tuple[LoadRun, LoadScore]] = []
     for i, run in enumerate(runs):
         try:
@@ -296,7 +317,70 @@ def score_load(
             if estimated <= 0:
                 skipped.append((name, "the simulation has no such value: each request has one output token"))
                 continue
-            scored.append((run, LoadScore(name, metric, value, estimated, estimated / value - 1, None, None)))
+            low, high = bands.get(class_of(metric), (None, None))
+            row = LoadScore(
+                name,
+                metric,
+                value,
+                estimated,
+                estimated / value - 1,
+                None if low is None else low * estimated,
+                None if high is None else high * estimated,
+            )
+            scored.append((run, row))
         if progress:
             progress((i + 1) / len(runs))
     return scored, skipped
+
+
+def class_of(metric: str) -> str:
+    """Return the class of a metric that has one band and one line of a score."""
+    if metric in THROUGHPUTS:
+        return "throughput"
+    kind, _, statistic = metric.partition("_")
+    tail = {"mean": "mean", "median": "median"}.get(statistic, "tail")
+    return f"{kind} {tail}"
+
+
+@cache
+def load_bands() -> dict[str, tuple[float, float]]:
+    """Return the factors on an estimate between which 80 % of the measured values of a class of metrics lie."""
+    raw: dict[str, list[float]] = read_json(DATA / "load_bands.json")["bands"]
+    return {name: (low, high) for name, (low, high) in raw.items()}
+
+
+class ClassError(NamedTuple):
+    """The errors of a class of metrics; fractions of the measured value."""
+
+    metric_class: str
+    n: int
+    median_abs_error: float
+    p90_abs_error: float
+    bias: float
+
+
+def errors_by_class(scored: Sequence[tuple[LoadRun, LoadScore]]) -> list[ClassError]:
+    """Return the errors of each class. Each source, model and GPU counts the same, whatever number of values it has."""
+    groups: dict[str, list[tuple[tuple[str, str, str], float]]] = {}
+    for run, row in scored:
+        key = run.source, run.model_name, run.gpu_name
+        groups.setdefault(class_of(row.metric), []).append((key, row.error))
+    found = []
+    for name in sorted(groups):
+        counts = Counter(key for key, _ in groups[name])
+        signed = [(error, 1 / counts[key]) for key, error in groups[name]]
+        sizes = [(abs(error), weight) for error, weight in signed]
+        figures = _weighted_quantile(sizes, 0.5), _weighted_quantile(sizes, 0.9), _weighted_quantile(signed, 0.5)
+        found.append(ClassError(name, len(signed), *figures))
+    return found
+
+
+def _weighted_quantile(pairs: list[tuple[float, float]], share: float) -> float:
+    """Return the smallest value that so much of the weight does not exceed."""
+    ordered, seen = sorted(pairs), 0.0
+    total = sum(weight for _, weight in ordered)
+    for value, weight in ordered:
+        seen += weight
+        if seen >= share * total - 1e-12:
+            return value
+    return ordered[-1][0]

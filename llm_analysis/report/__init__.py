@@ -11,6 +11,7 @@ plots         pictures (matplotlib)
 gpu           one GPU in full, with the measurements that its estimates rest on
 load          the answer of load
 steady_state  the answer of infer --max_concurrency
+load_accuracy the answer of validate --load
 load_plot     a picture of the answer of load (matplotlib)
 catalogue     lists of models, GPUs and number formats
 """

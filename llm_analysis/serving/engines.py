@@ -40,6 +40,7 @@ class Engine(BaseModel):
     host_step_seconds: _Seconds = 0.0
     host_sequence_seconds: _Seconds = 0.0
     host_overlapped: bool = False
+    stream_seconds: _Seconds = 0.0  # per output token, HTTP front end
     launch_seconds: _Seconds = 0.0  # per kernel of a step with prefill beyond the CUDA-graph size
     graph_rows: Annotated[int, Field(ge=0)] = 512
     front_seconds: _Seconds = 0.0
@@ -103,6 +104,7 @@ def host_of(engine: Engine, scenario: Scenario) -> Host:
         prefill=engine.launch_seconds * kernels,
         graph_rows=float(engine.graph_rows),
         overlapped=engine.host_overlapped,
+        stream=engine.stream_seconds,
     )
 
 

@@ -42,8 +42,7 @@ class Server(NamedTuple):
             return simulate(
                 self.times, self.policy, requests, max_concurrency, self.num_replicas, self.router, progress
             )
-        prefill = self.policy._replace(mixed=False, reserve=0.0)
-        decode = self.policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
+        prefill, decode = prefill_and_decode(self.policy)
         workers = self.num_prefill_workers, self.num_decode_workers
         return simulate_disaggregated(
             self.times, prefill, decode, self.link, requests, *workers, max_concurrency, progress
@@ -98,6 +97,12 @@ def build_server(
         num_decode_workers=num_decode_workers,
         link=kv_link(scenario, mean_context),
     )
+
+
+def prefill_and_decode(policy: Policy) -> tuple[Policy, Policy]:
+    """Return the policies of the two kinds of workers of a disaggregated server."""
+    prefill = policy._replace(mixed=False, reserve=0.0)
+    return prefill, policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
 
 
 def kv_link(scenario: Scenario, mean_context: float) -> Link:

@@ -142,7 +142,8 @@ class Steps:
             large = minimum(self.new, float(self.policy.max_num_batched_tokens)) > host.graph_rows
             seconds = maximum(seconds, where(large, host.prefill, 0.0))
         own = host.step + host.sequence * sequences
-        return maximum(seconds, own) if host.overlapped else seconds + own
+        seconds = maximum(seconds, own) if host.overlapped else seconds + own
+        return maximum(seconds, host.stream * sequences)
 
     def first_token(self, n: Quantity, rate: Quantity, added: Quantity, own: Quantity) -> Quantity:
         """Return the seconds until the first token of a request that finds a free slot beside `n` others.

@@ -19,6 +19,7 @@ The engine's own host time is added as `serial` (the GPU waits) or overlapped (t
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from math import inf
@@ -28,10 +29,13 @@ from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.units import maximum
+from llm_analysis.units import Quantity, maximum
 
 GRID_RATIO = 2 ** (1 / 4)
 HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
+_GEFORCE = re.compile(r"rtx-[2-9]0[5-9]0")
+PEERLESS_SECONDS, PEERLESS_BANDWIDTH = 6e-5, 5e9  # seconds per all-reduce; bytes/s
+PEER_SECONDS = 3e-5  # per all-reduce over PCIe with access to the peer
 DIGITS = 12  # of a second: table entries are rounded, so that the last bits of libm's pow do not reach an answer
 
 
@@ -43,6 +47,7 @@ class Host(NamedTuple):
     prefill: float = 0.0  # least seconds of a step with prefill beyond the CUDA-graph size: kernel launches
     graph_rows: float = 512.0  # rows up to which steps are replayed from CUDA graphs
     overlapped: bool = False
+    stream: float = 0.0  # per output token, in the process that streams the answers; always overlapped
 
 
 class Table(NamedTuple):
@@ -108,7 +113,8 @@ class StepTimes(NamedTuple):
         if prefill_rows > host.graph_rows:
             seconds = max(seconds, host.prefill)
         own = host.step + host.sequence * sequences
-        return max(seconds, own) if host.overlapped else seconds + own
+        seconds = max(seconds, own) if host.overlapped else seconds + own
+        return max(seconds, host.stream * sequences)
 
 
 def build_step_times(
@@ -122,7 +128,7 @@ def build_step_times(
 
     def seconds(step: Step, part: str) -> float:
         ops = [op for op in pass_ops(scenario, step) if _part(op, common) == part]
-        return round(float(pass_seconds(scenario.timed(ops))), DIGITS)
+        return round(float(pass_seconds(scenario.timed(ops)) + host_copies(scenario, ops)), DIGITS)
 
     def decode_at(context: float) -> Table:
         return Table(sequences, [seconds(Step(n, 1.0, context, "decode"), "own") for n in sequences])
@@ -146,6 +152,24 @@ def build_step_times(
         prefill_launch=round(launch, DIGITS),
         host=host,
     )
+
+
+def host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
+    """Return the seconds that the collectives of `ops` take on PCIe beyond their measured kernels.
+
+    GeForce cards have no access to each other's memory (the driver's `nvidia-smi topo -p2p` says so), so that a
+    collective goes through the host's memory. Fitted to the steps of Qwen2.5 models on RTX 4090 and of Llama-3-70B on
+    two H100 PCIe (IOG llm-inference-benchmarks, vLLM 0.8.5); Llama models on RTX 4090 were held out.
+    """
+    found: Quantity = 0.0
+    gpu = scenario.gpu
+    for op in ops:
+        if op.span > 1 and gpu.link_over(op.span)[0] == "PCIe" and op.kind == "all_reduce":
+            if _GEFORCE.match(gpu.name):
+                found = found + op.count * (PEERLESS_SECONDS + op.wire_bytes / PEERLESS_BANDWIDTH)
+            else:
+                found = found + op.count * PEER_SECONDS
+    return found
 
 
 def pass_ops(scenario: Scenario, step: Step) -> list[Op]:

@@ -16,6 +16,7 @@ def validate(
     measurements: Annotated[
         str | None, Flag("CSV file of measurements; the default is the published figures of this package")
     ] = None,
+    load: Annotated[bool, Flag("score simulations of serving under load instead, on a CSV of such runs")] = False,
     runtime: Annotated[str | None, Flag("score all rows with this runtime, instead of the runtime of each row")] = None,
     method: Annotated[str, Flag("calibrated or ideal")] = "calibrated",
     format: Format = "table",
@@ -37,6 +38,12 @@ def validate(
         "median |error|": limit("max_median_error", max_median_error),
         "p90 |error|": limit("max_p90_error", max_p90_error),
     }
+    if load:
+        from llm_analysis.cli.commands.load_accuracy import load_score
+
+        if runtime is not None or method != "calibrated":
+            raise BadValue("validate --load takes the runtime of each row: leave --runtime and --method out")
+        return load_score(measurements, format, limits)
     result = score(EVIDENCE if measurements is None else path_of("measurements", measurements), runtime, method)
     if not result.rows:
         reason = result.skipped[0][1] if result.skipped else "all of them are set apart"

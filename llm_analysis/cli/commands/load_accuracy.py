@@ -1,0 +1,29 @@
+"""`validate --load`: score simulations of serving under load on published figures."""
+
+from collections.abc import Mapping
+
+from llm_analysis.calibration.load_scores import LOAD_EVIDENCE, errors_by_class, score_load
+from llm_analysis.cli.output import Output
+from llm_analysis.cli.writing import path_of
+from llm_analysis.errors import BadValue
+from llm_analysis.report.load_accuracy import rendered
+
+
+def load_score(measurements: str | None, format: str, limits: Mapping[str, float]) -> Output:
+    """Return the score of a table; of the package's own selection without one.
+
+    `limits` bound the median and the p90 of |error| over the classes of metrics, each class counting once. Raises
+    LLMAnalysisError.
+    """
+    path = LOAD_EVIDENCE if measurements is None else path_of("measurements", measurements)
+    scored, skipped = score_load(path)
+    if not scored:
+        raise BadValue(f"no row could be estimated: {skipped[0][1] if skipped else 'the table is empty'}")
+    classes = errors_by_class(scored)
+    count = len(classes)
+    means = sum(c.median_abs_error for c in classes) / count, sum(c.p90_abs_error for c in classes) / count
+    found = zip(limits.items(), means, strict=True)
+    over = [
+        f"mean {name} of the classes {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most
+    ]
+    return Output(rendered(scored, skipped, format), failure="; ".join(over), status=1 if over else 0)

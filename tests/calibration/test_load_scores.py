@@ -1,0 +1,95 @@
+"""Scores of simulated serving: reading a table, one simulation per run, the package's own selection."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SHARED, Ask
+
+from llm_analysis.calibration.load_scores import LOAD_EVIDENCE, class_of, estimate_run, metric_of, read_runs
+
+COLUMNS = (
+    "id,source,runtime,model_name,gpu_name,dtype_name,arrival,request_rate_per_s,num_requests,dataset,"
+    "mean_input_tokens,mean_output_tokens,length_distribution,metric,value,run\n"
+)
+RUN = "vllm-v1,llama-3.1-8b,h100-sxm-80gb,bf16,poisson,4,100,random,1000,100,fixed"
+
+
+def table(path: Path, rows: str) -> str:
+    path.write_text(COLUMNS + rows)
+    return str(path)
+
+
+def test_values_of_one_run_come_from_one_simulation(ask: Ask, tmp_path: Path) -> None:
+    rows = f"a,x,{RUN},ttft_median,0.05,r1\nb,x,{RUN},tpot_mean,0.01,r1\n"
+    answer = ask("validate", "--load", "--measurements", table(tmp_path / "m.csv", rows), "--format", "json")
+    assert answer.status == 0
+    found = json.loads(answer.out)
+    assert [row["id"] for row in found["rows"]] == ["a", "b"]
+    run = read_runs(tmp_path / "m.csv")[0][0]
+    summary = estimate_run(run)
+    for row in found["rows"]:
+        assert row["estimated"] == metric_of(summary, row["metric"])
+        assert row["error"] == pytest.approx(row["estimated"] / row["measured"] - 1)
+        assert row["low"] <= row["estimated"] <= row["high"]
+    assert found["skipped"] == []
+
+
+def test_rows_that_cannot_be_estimated_are_listed_with_the_reason(ask: Ask, tmp_path: Path) -> None:
+    rows = (
+        f"a,x,{RUN},ttft_median,0.05,r1\nb,x,{RUN},joules,3,r1\nc,x,{RUN},tpot_mean,0,r1\n"
+        f"d,x,{RUN.replace('llama-3.1-8b', 'llama-9')},tpot_mean,0.01,r2\n"
+        f"e,x,{RUN.replace('poisson', 'tidal')},tpot_mean,0.01,r3\n"
+    )
+    path = table(tmp_path / "m.csv", rows)
+    found = json.loads(ask("validate", "--load", "--measurements", path, "--format", "json").out)
+    assert [row["id"] for row in found["rows"]] == ["a"]
+    reasons = {row["id"]: row["reason"] for row in found["skipped"]}
+    assert "metric 'joules' is not estimated here" in reasons["b"]
+    assert "value must be a number above 0" in reasons["c"]
+    assert "unknown model 'llama-9'" in reasons["d"]
+    assert "arrival 'tidal' is not one of poisson" in reasons["e"]
+
+
+def test_a_table_without_the_columns_is_refused(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("id,value\na,1\n")
+    answer = ask("validate", "--load", "--measurements", str(path))
+    assert answer.status == 1
+    assert "no column 'runtime'" in answer.err
+
+
+def test_the_packaged_selection_names_its_sources() -> None:
+    runs, skipped = read_runs(LOAD_EVIDENCE)
+    assert skipped == []
+    assert len({run.source for run in runs}) >= 10
+    assert all(run.source and run.values for run in runs)
+    ids = [name for run in runs for name, _, _ in run.values]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_bound_below_the_error_fails(ask: Ask, tmp_path: Path) -> None:
+    path = table(tmp_path / "m.csv", f"a,x,{RUN},ttft_median,5,r1\n")
+    answer = ask("validate", "--load", "--measurements", path, "--max_median_error", "0.5")
+    assert answer.status == 1
+    assert "is above 50.0%" in answer.err
+
+
+def test_classes_of_metrics() -> None:
+    assert [class_of(name) for name in ("request_throughput", "ttft_mean", "tpot_median", "itl_p99")] == [
+        "throughput",
+        "ttft mean",
+        "tpot median",
+        "itl tail",
+    ]
+
+
+def test_the_packaged_values_are_those_of_the_shared_table() -> None:
+    """A slip of the keyboard in the selection would be scored as an error of the simulation."""
+    shared = SHARED / "measurements" / "load.csv"
+    if not shared.is_file():
+        pytest.skip("the shared measurements are not here")
+    values = {name: value for run in read_runs(shared)[0] for name, _, value in run.values}
+    for run in read_runs(LOAD_EVIDENCE)[0]:
+        for name, _, value in run.values:
+            assert values[name] == value
