@@ -157,9 +157,9 @@ def build_step_times(
 def host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
     """Return the seconds that the collectives of `ops` take on PCIe beyond their measured kernels.
 
-    GeForce cards have no access to each other's memory (the driver's `nvidia-smi topo -p2p` says so), so that a
-    collective goes through the host's memory. Fitted to the steps of Qwen2.5 models on RTX 4090 and of Llama-3-70B on
-    two H100 PCIe (IOG llm-inference-benchmarks, vLLM 0.8.5); Llama models on RTX 4090 were held out.
+    GeForce cards have no access to each other's memory, so that a collective goes through the host's memory. The numbers
+    were set by eye on all multi-GPU runs of IOG llm-inference-benchmarks (RTX 4090, H100 PCIe; vLLM 0.8.5); none of
+    these runs was held out.
     """
     found: Quantity = 0.0
     gpu = scenario.gpu
