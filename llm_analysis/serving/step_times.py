@@ -157,8 +157,8 @@ def build_step_times(
 def host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
     """Return the seconds that the collectives of `ops` take on PCIe beyond their measured kernels.
 
-    GeForce cards have no access to each other's memory, so that a collective goes through the host's memory. The numbers
-    were set by eye on all multi-GPU runs of IOG llm-inference-benchmarks (RTX 4090, H100 PCIe; vLLM 0.8.5); none of
+    GeForce cards have no access to each other's memory: a collective goes through the host's memory. The numbers were
+    set by eye on all multi-GPU runs of IOG llm-inference-benchmarks (RTX 4090, H100 PCIe; vLLM 0.8.5); none of
     these runs was held out.
     """
     found: Quantity = 0.0
