@@ -103,3 +103,9 @@ def test_the_picture_of_the_layout_names_every_package() -> None:
     (picture,) = blocks(ROOT / "CONTRIBUTING.md", "text")
     packages = {path.parent.name for path in (ROOT / "llm_analysis").glob("*/__init__.py")}
     assert packages - set(re.findall(r"\w+", picture)) == set()
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "python.md"], ids=page_name)
+def test_the_python_of_a_page_runs(page: Path) -> None:
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), {})
