@@ -55,7 +55,7 @@ def sessions(body: str) -> Iterator[tuple[str, list[str]]]:
 def printed(command: str, folder: Path) -> list[str]:
     """Return the lines that a command prints to stdout and stderr when run in `folder`.
 
-    Understands `llm-analysis ...` and `python SCRIPT`, and the filters `| grep PATTERN` and `| head -n N` behind them.
+    Understands `llm-analysis ...` and `python SCRIPT`, with the filters `grep PATTERN`, `head -n N` and `tail -n N`.
     """
     words = shlex.split(command.replace("\\\n", " "))
     first, *filters = split(words, "|")
@@ -92,12 +92,13 @@ def run(words: list[str]) -> None:
 
 
 def filtered(lines: list[str], name: str, arguments: list[str]) -> list[str]:
-    """Return the lines that `grep PATTERN` or `head -n N` leave."""
+    """Return the lines that `grep PATTERN`, `head -n N` or `tail -n N` leave."""
     if name == "grep":
         pattern = arguments[-1]
         return [line for line in lines if re.search(pattern, line)]
-    assert (name, arguments[0]) == ("head", "-n"), f"a page shows the filter {name!r}, which the tests cannot run"
-    return lines[: int(arguments[1])]
+    assert name in ("head", "tail"), f"a page shows the filter {name!r}, which the tests cannot run"
+    number = int(arguments[1])
+    return lines[:number] if name == "head" else lines[-number:]
 
 
 @contextlib.contextmanager
