@@ -48,7 +48,16 @@ def test_unknown_keywords_are_named_with_the_nearest() -> None:
 
 
 def test_keywords_are_the_flags_of_the_commands() -> None:
-    files = {"format", "log_level", "output_dir", "output_file_prefix", "output_file_suffix", "must_fit", "full"}
+    files = {
+        "format",
+        "log_level",
+        "output_dir",
+        "output_file_prefix",
+        "output_file_suffix",
+        "must_fit",
+        "full",
+        "max_concurrency",
+    }
     known = set(api._flags()) | {"model_name", "gpu_name"}
     assert known <= set(flags_of(infer))
     assert {name for name, flag in flags_of(infer).items() if flag.flag.group != "Output"} - files <= known

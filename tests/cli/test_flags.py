@@ -28,7 +28,7 @@ BAD_FLAGS: list[Case] = [
     ([*INFER, "--dtyp", "fp8"], 2, r"unknown flag --dtyp; did you mean --dtype_name"),
     ([*INFER, "--max_model_len", "4096"], 2, r"--max_model_len; the longest sequence is --seq_len plus"),
     ([*INFER, "--max-num-seqs=8"], 2, r"--max-num-seqs; .*--batch_size_per_gpu"),
-    ([*INFER, "--concurrency", "8"], 2, r"--concurrency; give --batch_size_per_gpu"),
+    (["explain", *INFER[1:], "--concurrency", "8"], 2, r"--concurrency; .*here give --batch_size_per_gpu"),
     ([*INFER, "--zzz"], 2, r"unknown flag --zzz; llm-analysis infer --help"),
     ([*INFER, "--self", "1"], 2, r"unknown flag --self"),
     ([*INFER, "-tp_size", "2"], 2, r"write --tp_size, with two hyphens"),

@@ -56,7 +56,8 @@ def test_more_sequences_in_flight_serve_more_and_wait_longer() -> None:
     for s in (server("h100-sxm-80gb", "bf16"), server("h100-sxm-80gb", "bf16", 2, pp_size=2)):
         steady = at(s, np.arange(1.0, 257.0), 1000, 200)
         assert (np.diff(steady.tpot) >= -1e-12).all()
-        assert (np.diff(steady.rate) > 0).all()
+        assert (np.diff(steady.rate) >= -1e-12 * steady.rate[-1]).all()  # level from the saturation rate on
+        assert steady.rate[-1] > 4 * steady.rate[0]
         assert (steady.prompt > steady.step).all()
 
 
@@ -287,7 +288,7 @@ def test_limits_that_nothing_meets_exit_with_1_and_the_nearest_miss(ask: Ask) ->
             ("--request_rate", "1", "--concurrency", "2"),
             "give the load as request_rate or as max_concurrency",
         ),
-        (("--request_rate", "0"), "the load must be a number above 0, not 0"),
+        (("--request_rate", "0"), "request_rate must be at least 0.0001 requests/s, not 0"),
         (("--request_rate", "1", "--max_tpot", "20GB"), "max_tpot: unknown unit 'GB'; use s, ms, us"),
         (("--request_rate", "1", "--max_tpot", "0ms"), "max_tpot must be above 0, not 0"),
         (("--request_rate", "1", "--max_cost_per_hour", "5"), "max_cost_per_hour needs prices"),
