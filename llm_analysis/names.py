@@ -55,13 +55,17 @@ def usual_form(name: str) -> str | None:
 
 
 def matching_models(name: str, known: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return the known models that `name` can mean; `known` gives the Hugging Face ids of each model."""
-    repository = name.rpartition("/")[2]
+    """Return the known models that `name` can mean; `known` gives the Hugging Face ids of each model.
+
+    A name with an organisation must equal one of them but for case and the words that do not matter: `acme/tiny` is
+    not the only tiny model of the catalogue.
+    """
+    organisation, _, repository = name.rpartition("/")
     spellings = {
         each: [_model_words(each), *(_model_words(one.rpartition("/")[2]) for one in ids)]
         for each, ids in known.items()
     }
-    return _matching(_model_words(repository), spellings)
+    return _matching(_model_words(repository), spellings, exact=bool(organisation))
 
 
 def dtype_spelling(name: str) -> str:
@@ -74,13 +78,13 @@ def weight_format(name: str) -> str:
     return next((_WEIGHT_FORMATS[word] for word in _words(name) if word in _WEIGHT_FORMATS), "")
 
 
-def _matching(wanted: list[str], known: Mapping[str, list[list[str]]]) -> list[str]:
+def _matching(wanted: list[str], known: Mapping[str, list[list[str]]], exact: bool = False) -> list[str]:
     """Return the names with a spelling that equals `wanted`, else those that have all of its words, else its start."""
     text = "".join(wanted)
     if not text:
         return []
     equal = [name for name, spellings in known.items() if any("".join(words) == text for words in spellings)]
-    if equal:
+    if equal or exact:
         return equal
     own = {name: spellings[0] for name, spellings in known.items()}
     parts = [name for name, words in own.items() if set(wanted) <= set(words)]

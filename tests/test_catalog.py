@@ -195,13 +195,13 @@ def test_peaks_are_dense(path: Path) -> None:
 
 @every_model
 def test_shapes_fit_together(path: Path) -> None:
-    model = load(path)
-    assert model["num_attention_heads"] % model["num_key_value_heads"] == 0
-    assert len(model.get("layer_types", [])) in (0, model["num_hidden_layers"])
-    if "kv_lora_rank" in model:
-        assert model["head_dim"] == model["qk_rope_head_dim"] + model["qk_nope_head_dim"]
-    if "published_num_active_params" in model:
-        assert model["published_num_active_params"] < model["published_num_params"]
+    model = read_model(load(path), path.stem)
+    assert model.num_attention_heads % model.num_key_value_heads == 0
+    assert len(model.layer_types) in (0, model.num_hidden_layers)
+    if model.kv_lora_rank:
+        assert model.head_dim == model.qk_rope_head_dim + model.qk_nope_head_dim
+    if model.published_num_active_params and model.published_num_params:
+        assert model.published_num_active_params < model.published_num_params
 
 
 def test_no_two_models_have_the_same_hugging_face_id() -> None:

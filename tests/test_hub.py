@@ -249,7 +249,7 @@ def test_families_and_memory(ask: Ask) -> None:
     out = ask("models", "--family", "QWEN3").out
     assert "qwen3-8b" in out
     assert "llama" not in out
-    assert "21.57 B" in out  # of qwen3-235b-a22b's 235 billion parameters a token is multiplied with 22
+    assert " 21.57 " in out  # of qwen3-235b-a22b's 235 billion parameters a token is multiplied with 22
     assert "131,072" in ask("models", "--family", "Llama-3").out  # bytes that a token of llama-3.1-8b adds
     out = ask("gpus", "--family", "hopper", "--min_memory_GB", "90").out
     assert "h200-sxm-141gb" in out

@@ -55,7 +55,7 @@ class ModelConfig(BaseModel):
     attention_chunk_size: Count | None = None
     qkv_bias: bool = False
     attention_output_bias: bool = False
-    attention_output_gate: bool = False  # the query projection is twice as wide: its other half gates the output
+    attention_output_gate: bool = False  # half of a query projection of double width gates the output
     attention_head_gate: bool = False  # one gate for each head's output, computed from the layer's input
     attention_sinks: bool = False
     attention_k_eq_v: bool = False  # full-attention layers use the keys as values: no value projection
@@ -65,7 +65,7 @@ class ModelConfig(BaseModel):
     num_global_key_value_heads: Size = 0
     sliding_num_attention_heads: Size = 0  # of windowed layers, if they have another number
 
-    # Multi-head latent attention, and the indexer of its sparse variant
+    # Multi-head latent attention, and the indexer of sparse attention
     q_lora_rank: Size = 0
     kv_lora_rank: Size = 0
     qk_nope_head_dim: Size = 0
@@ -93,7 +93,7 @@ class ModelConfig(BaseModel):
     mamba_gated_norm: bool = True  # a norm before the output projection of Mamba-2
     lru_width: Size = 0  # channels of a gated linear recurrence (RG-LRU)
     linear_gate_rank: Size = 0  # of Kimi delta attention's decay and output gates; 0: full matrices
-    state_element_bytes: Size = 0  # 0: those of the residual stream
+    state_element_bytes: Size = 0  # of the recurrent state; 0: those of the residual stream
     linear_num_key_heads: Size = 0
     linear_num_value_heads: Size = 0
     linear_key_head_dim: Size = 0

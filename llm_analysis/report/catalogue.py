@@ -1,4 +1,7 @@
-"""TODO."""
+"""Rows and columns of the lists of models, GPUs and number formats.
+
+A row holds plain values in SI units under their JSON keys. A column turns a row into text for a table.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,29 @@ from llm_analysis.models.forward import kv_bytes_per_token, num_active_params, n
 from llm_analysis.physics.dtypes import BITS, DEFAULT_DTYPE, Dtypes, get_dtypes
 from llm_analysis.units import GB
 
-Row = dict[str, Any]  # of a list: plain values in SI units, by their JSON keys
+Row = dict[str, Any]
 
 MODEL_COLUMNS: dict[str, Callable[[Row], str]] = {
     "model": lambda row: row["name"],
-    "params": lambda row: f"{row['num_params_total'] / 1e9:,.2f} B",
-    "active": lambda row: f"{row['num_active_params_total'] / 1e9:,.2f} B" if row["num_experts"] else "",
+    "B params": lambda row: f"{row['num_params_total'] / 1e9:,.2f}",
+    "B active": lambda row: f"{row['num_active_params_total'] / 1e9:,.2f}" if row["num_experts"] else "",
     "KV bytes": lambda row: f"{row['kv_cache_bytes_per_token']:,.0f}",
     "layers": lambda row: str(row["num_hidden_layers"]),
-    "hidden": lambda row: str(row["hidden_size"]),
-    "positions": lambda row: str(row["max_position_embeddings"]),
+    "context": lambda row: str(row["max_position_embeddings"]),
 }
-MODEL_LEGEND = "active: parameters that a token goes through; KV bytes: of a token, in 16 bits"
+MODEL_LEGEND = (
+    "active: billions of parameters that a token uses; KV bytes: added to a 16-bit\n"
+    "cache by one more token, once all sliding windows are full"
+)
 GPU_COLUMNS: dict[str, Callable[[Row], str]] = {
     "GPU": lambda row: row["name"],
-    "GB": lambda row: figure(row["memory_bytes"], GB),
-    "GB/s": lambda row: figure(row["memory_bandwidth"], GB),
-    "fp16": lambda row: figure(row["fp16_flops"] or row["bf16_flops"], 1e12),
-    "fp8": lambda row: figure(row["fp8_flops"], 1e12),
-    "int8": lambda row: figure(row["int8_flops"], 1e12),
-    "fp4": lambda row: figure(row["fp4_flops"], 1e12),
-    "link": lambda row: figure(row["link_bandwidth"], GB),
+    "GB": lambda row: _figure(row["memory_bytes"], GB),
+    "GB/s": lambda row: _figure(row["memory_bandwidth"], GB),
+    "fp16": lambda row: _figure(row["fp16_flops"] or row["bf16_flops"], 1e12),
+    "fp8": lambda row: _figure(row["fp8_flops"], 1e12),
+    "int8": lambda row: _figure(row["int8_flops"], 1e12),
+    "fp4": lambda row: _figure(row["fp4_flops"], 1e12),
+    "link": lambda row: _figure(row["link_bandwidth"], GB),
     "joins": lambda row: str(row["link_domain_size"]),
 }
 GPU_LEGEND = "fp16 to fp4: dense TFLOP/s; link: GB/s in one direction; joins: GPUs on the link"
@@ -51,15 +56,15 @@ DTYPE_LEGEND = (
 
 
 def counts(m: ModelConfig) -> Row:
-    """The parameters of a model, and those that a token goes through."""
+    """Return the number of parameters of a model, and of those that one token uses."""
     return {"num_params_total": num_params(m), "num_active_params_total": num_active_params(m)}
 
 
 def model_row(m: ModelConfig) -> Row:
-    """What a list says of a model; bytes that a token adds to a cache of 16 bits."""
+    """Return the row of a model in a list, with the bytes that a token adds to a 16-bit KV cache."""
     kv_bytes = kv_bytes_per_token(m, get_dtypes(DEFAULT_DTYPE).on({"fp16": 1.0}, ""))
     shape = ("num_hidden_layers", "hidden_size", "num_experts", "max_position_embeddings")
-    named = {key: getattr(m, key) for key in ("name", "family", "model_type")}
+    named = {key: getattr(m, key) for key in ("name", "family", "model_type", "weight_format")}
     return {**named, **counts(m), "kv_cache_bytes_per_token": kv_bytes, **{key: getattr(m, key) for key in shape}}
 
 
@@ -76,13 +81,13 @@ def dtype_entry(d: Dtypes) -> Row:
 
 
 def gpu_row(g: GPU) -> Row:
-    """What a list says of a GPU: dense peaks, links one way."""
+    """Return the row of a GPU in a list: dense peaks, links in one direction."""
     named = {key: getattr(g, key) for key in ("name", "vendor", "architecture", "memory_bytes", "memory_bandwidth")}
     links = ("link", "link_bandwidth", "link_domain_size", "pcie_bandwidth", "inter_node_bandwidth")
     rates = {f"{rate}_flops": g.peak_flops.get(rate) for rate in RATES}
     return {**named, **rates, **{key: getattr(g, key) for key in links}}
 
 
-def figure(value: float | None, unit: float) -> str:
-    """A figure in that unit, without decimals; nothing where there is none."""
+def _figure(value: float | None, unit: float) -> str:
+    """Return a value in a unit, without decimals; empty text for a missing value."""
     return f"{value / unit:,.0f}" if value else ""

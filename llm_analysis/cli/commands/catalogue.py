@@ -50,7 +50,7 @@ def models(
 
 
 def of_family(family: str | None, known: list[Entry], families: Callable[[Entry], Sequence[str]]) -> list[Entry]:
-    """The entries of a family, whatever its case. Raises UnknownName where there are none."""
+    """Return the entries of a family; case does not matter. Raises UnknownName if there are none."""
     if family is None:
         return known
     chosen = [entry for entry in known if family.lower() in (one.lower() for one in families(entry))]
@@ -93,19 +93,19 @@ def dtypes(*, name: _Name = None, format: Format = "table") -> Output:
 
 
 def check_format(format: str, name: str | None) -> None:
-    """Raises UnknownName for no format, BadValue for one in which no entry can be shown whole."""
+    """Raise UnknownName for an unknown format, BadValue for one that cannot show a whole entry."""
     choice("format", format, FORMATS)
     if name is not None and format not in ("table", "json"):
         raise BadValue(f"--name shows one entry whole, as JSON: leave out --format {format}")
 
 
 def whole(entry: Row) -> Output:
-    """One entry, as JSON."""
+    """Return one entry as JSON."""
     return Output(json.dumps(entry, indent=2))
 
 
 def listed(rows: list[Row], columns: Mapping[str, Callable[[Row], str]], legend: str, style: str) -> Output:
-    """A list in one of the formats of a report: all of each row for scripts, the columns that fit for people."""
+    """Return a list in one of the formats: whole rows for scripts, the columns that fit a terminal for people."""
     if style == "json":
         return Output(json.dumps(rows, indent=2))
     if style == "csv":

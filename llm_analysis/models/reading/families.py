@@ -141,6 +141,11 @@ def read_minimax(fields: Fields) -> None:
     ]
 
 
+def read_exaone_moe(fields: Fields) -> None:
+    """Read K-EXAONE: the first layers have a dense feed-forward, which a list of the layers with experts repeats."""
+    fields.take_whole("first_last_k_dense_replace")
+
+
 def read_minimax_m2(fields: Fields) -> None:
     """Read MiniMax-M2: softmax attention in every layer, which a list of ones may repeat."""
     if set(fields.items_of("attn_type_list")) <= {1}:
@@ -332,6 +337,8 @@ def read_step3(fields: Fields) -> None:
     width = fields.take_whole("share_expert_dim") or fields.take_whole("share_expert_dims")
     fields.offer(shared_expert_intermediate_size=width)
     fields.pop("n_shared_experts", None)
+    if fields.whole("num_sliding_attention_heads") == fields.whole("num_attention_heads"):
+        fields.pop("num_sliding_attention_heads", None)
 
 
 def read_mimo_v2(fields: Fields) -> None:
@@ -736,7 +743,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": Family(TIED),
     "granitemoehybrid": Family(TIED, read_granite_hybrid, linear_attention="mamba2"),
     "exaone4": Family({"qk_norm": "head"}),
-    "exaone_moe": Family({"qk_norm": "head", "router_bias": True}),
+    "exaone_moe": Family({"qk_norm": "head", "router_bias": True}, read_exaone_moe),
     "solar_open": Family({"intermediate_size": 10240, "router_bias": True}),
     "vaultgemma": Family(GEMMA | {"sliding_window": 4096, "sliding_window_pattern": 2}, sizes=GEMMA2_SIZES),
     "persimmon": Family(PLAIN | biases(True) | {"qk_norm": "head"}),
@@ -774,8 +781,9 @@ FAMILIES: dict[str, Family] = {
 # Types with the files and layers of another type.
 SAME_AS = {
     "yi": "llama",
-    "baichuan": "llama",
     "exaone": "llama",
+    "internlm3": "llama",
+    "baichuan": "llama",
     "phi-msft": "phi",
     "phi3_v": "phi3",
     "hunyuan_v1_moe": "hunyuan_v1_dense",

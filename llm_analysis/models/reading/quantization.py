@@ -76,8 +76,11 @@ class Weights(NamedTuple):
     note: str = ""
 
 
-def weights_of(raw: Mapping[str, Any], layers: int, experts: int) -> Weights:
-    """Return the formats of the weights of a parsed config.json; empty if it is not quantized."""
+def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = True) -> Weights:
+    """Return the formats of the weights of a parsed config.json; empty if it is not quantized.
+
+    `experts` and `mlp` say whether the model has routed experts, and dense or shared feed-forwards.
+    """
     found: Any = raw.get("quantization_config") or raw.get("compression_config")
     if not isinstance(found, Mapping):
         return Weights("fp8") if raw.get("use_fp8_e4m3") is True else Weights()
@@ -88,8 +91,7 @@ def weights_of(raw: Mapping[str, Any], layers: int, experts: int) -> Weights:
     if formats.unknown:
         return Weights(note=formats.unknown)
     parts = {part: formats.of_part(ends, layers) or SIXTEEN for part, ends in _PARTS.items()}
-    if not experts:
-        del parts["experts"]
+    parts = {part: own for part, own in parts.items() if {"experts": bool(experts), "mlp": mlp}.get(part, True)}
     head, base = formats.of_head(), parts["attention"]
     labels = {"mlp": "+mlp:", "experts": "+"}
     others = [f"{labels[part]}{own}" for part, own in parts.items() if own != base]

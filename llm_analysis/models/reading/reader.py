@@ -80,13 +80,15 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         notes.append("only the language model is counted, not the vision part")
     fields["notes"] = tuple(notes)
     _read_layer_overrides(fields)
+    if _is_embedder(raw, fields):
+        fields.offer(output_head=False)
     family.read(fields)
-    weights = weights_of(quantization, fields.whole("num_hidden_layers"), fields.whole("num_experts"))
-    fields.offer(name=name, weight_format=weights.format)
-    fields["notes"] += (weights.note,) if weights.note else ()
     _read_yarn(fields)
     _fill_in(fields)
     _read_layers(fields)
+    weights = weights_of(quantization, fields.whole("num_hidden_layers"), fields.whole("num_experts"), _has_mlp(fields))
+    fields.offer(name=name, weight_format=weights.format)
+    fields["notes"] += (weights.note,) if weights.note else ()
     if "hf_ids" in fields:
         fields["hf_ids"] = tuple(fields.items_of("hf_ids"))
     known = {key: value for key, value in fields.items() if key in ModelConfig.model_fields}
@@ -125,6 +127,23 @@ def _listed(keys: list[str], most: int = 6) -> str:
     """Return the first keys as text, with the number of the rest."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(shown(key)[1:-1] for key in keys[:most]) + more
+
+
+def _has_mlp(fields: Fields) -> bool:
+    """Return whether the model has dense or shared feed-forwards, and not only routed experts."""
+    kinds = {base_name(kind) for kind in fields["mlp_layer_types"] or ("dense",)}
+    return bool(kinds - {"sparse", "none"}) or fields.whole("shared_expert_intermediate_size") > 0
+
+
+def _is_embedder(raw: Mapping[str, Any], fields: Fields) -> bool:
+    """Return whether the checkpoint is of a class without output head, such as Qwen3Model: an embedding model.
+
+    ChatGLM's class of that name has one.
+    """
+    classes = raw.get("architectures")
+    name = classes[0] if isinstance(classes, list) and len(classes) == 1 else ""
+    bare = str(name).endswith("Model") and not str(name).endswith("LMHeadModel")
+    return bare and str(fields.get("model_type")) != "chatglm"
 
 
 def _check_activation(fields: Fields) -> None:

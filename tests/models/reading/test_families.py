@@ -244,6 +244,13 @@ def test_layers_for_multi_token_prediction_are_mentioned_and_not_counted() -> No
     assert f"2 layers for multi-token prediction, {2 * (layer + 2 * 4096**2) / 1e9:.1f} billion" in model.notes[0]
 
 
+def test_a_class_without_output_head_is_an_embedding_model() -> None:
+    raw = {"architectures": ["Qwen3Model"], "model_type": "qwen3"} | SIZES
+    assert not read_model(raw, "x").output_head
+    assert num_params(read_model(raw, "x")) == num_params(published("qwen3")) - 32000 * 4096
+    assert read_model(raw | {"architectures": ["GPT2LMHeadModel"]}, "x").output_head
+
+
 def test_the_flag_of_tied_embeddings_of_a_model_with_images() -> None:
     """The text part decides, but for Qwen3-VL-MoE, whose text part holds the default of its class."""
     for kind, tied in (("qwen3_vl", True), ("qwen3_vl_moe", False)):

@@ -81,6 +81,11 @@ def test_modules_that_stay_in_16_bits(modules: list[str], name: str) -> None:
     assert formats({"quant_method": "mxfp4", "modules_to_not_convert": modules}, experts=64) == name
 
 
+def test_a_part_that_the_model_lacks_has_no_format() -> None:
+    config = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+    assert weights_of({"quantization_config": config}, LAYERS, 64, mlp=False).format == f"{SIXTEEN}+mxfp4"
+
+
 def test_mixed_precision_lists_the_format_of_each_module() -> None:
     layers = {}
     for i in EVERY_LAYER:
