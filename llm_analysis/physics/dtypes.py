@@ -48,8 +48,8 @@ _EMULATED_AT = {
     "tf32": "fp32",
 }
 
-_WIDTHS = re.compile(r"w(?P<w>[0-9]{1,3})a(?P<a>[0-9]{1,3})(?:e(?P<e>[0-9]{1,3}))?(?:kv(?P<kv>[0-9]{1,3}))?")
-_GROUPED = re.compile(r"int4_g(?P<group>[1-9][0-9]{0,3})")
+_WIDTHS = r"w(?P<w>[0-9]{1,3})a(?P<a>[0-9]{1,3})(?:e(?P<e>[0-9]{1,3}))?(?:kv(?P<kv>[0-9]{1,3}))?"
+_GROUPED = r"int4_g(?P<group>[1-9][0-9]{0,3})"
 
 
 class Everyday(NamedTuple):
@@ -217,7 +217,7 @@ def _single(name: str) -> Dtypes:
     """Return the formats of a name without `+`."""
     name = dtype_spelling(name)
     everyday, kv_bits = EVERYDAY.get(name), None
-    group = _GROUPED.fullmatch(name)
+    group = re.fullmatch(_GROUPED, name)
     if group:
         everyday = EVERYDAY["int4"]._replace(scale_bits=16 / int(group["group"]))
     if everyday is None:
@@ -233,7 +233,7 @@ def of_checkpoint(weight_format: str) -> Dtypes:
 
 def _from_widths(name: str) -> tuple[Everyday, int | None]:
     """Return the formats and the KV width of a name such as w4a16e16kv8. Raise BadValue for any other name."""
-    match = _WIDTHS.fullmatch(name)
+    match = re.fullmatch(_WIDTHS, name)
     if match is None:
         raise BadValue(f"unknown dtype {shown(name)}{nearest(name, EVERYDAY)} (or widths in bits, such as w8a8e16kv8)")
     widths = {key: int(value) for key, value in match.groupdict().items() if value}

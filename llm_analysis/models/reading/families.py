@@ -250,9 +250,7 @@ def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
     attention, ffn = (renamed(part if isinstance(part := whole.get(k), dict) else {}) for k in ("attention", "ffn"))
     if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
         raise BadConfig("block_configs with replace_with_linear or sparsify are not covered")
-    ratio = ffn.get("ffn_mult", 0)
-    if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1000:
-        raise BadConfig(f"ffn_mult must be a number from 0, not {shown(ratio)}")
+    ratio = ffn.take_ratio("ffn_mult", 0)
     kv_heads = 0 if attention.flag("no_op") else heads // max(attention.whole("n_heads_in_group", 1), 1)
     return kv_heads, 0 if ffn.flag("no_op") else -(-int(2 * ratio * hidden / 3) // 256) * 256
 
@@ -370,9 +368,9 @@ def read_lfm2(fields: Fields) -> None:
     fields["layer_types"] = ["short_conv" if kind == "conv" else kind for kind in kinds]
     fields["conv_kernel"] = fields.take_whole("conv_L_cache", 3)
     width = fields.take_whole("block_ff_dim") or fields.whole("intermediate_size", 12288)
-    multiplier, multiple = fields.pop("block_ffn_dim_multiplier", 1.0), fields.take_whole("block_multiple_of", 256) or 1
+    multiplier, multiple = fields.take_ratio("block_ffn_dim_multiplier", 1), fields.take_whole("block_multiple_of", 256)
     if fields.take_flag("block_auto_adjust_ff_dim", True) and "num_experts" not in fields:
-        width = -(-int((multiplier or 1.0) * int(2 * width / 3)) // multiple) * multiple
+        width = -(-int((multiplier or 1) * int(2 * width / 3)) // (multiple or 1)) * (multiple or 1)
     fields["intermediate_size"] = width
     fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers")
     fields.offer(router_bias=fields.take_flag("use_expert_bias", True))
@@ -862,5 +860,5 @@ def family_of(fields: Fields) -> tuple[Family, list[str]]:
     strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
     if missing or strange:
         why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
-        raise BadConfig(f"model_type {given!r} is not covered, and its file cannot be read as a Llama's: {why}")
-    return FAMILIES["llama"], [f"model_type {given!r} is unknown: {AS_A_LLAMA}"]
+        raise BadConfig(f"model_type {shown(given)} is not covered, and its file cannot be read as a Llama's: {why}")
+    return FAMILIES["llama"], [f"model_type {shown(given)} is unknown: {AS_A_LLAMA}"]

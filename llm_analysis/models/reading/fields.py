@@ -104,14 +104,14 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 # fmt: on
-_HARMLESS_PATTERN = re.compile(
+_HARMLESS_PATTERN = (  # compiled when a published file is read
     r"(_token_ids?|_token_index|_id|_dropout|_dropout_prob|_pdrop|_drop|_eps|_epsilon|_theta|_std|_init_scale|_coef"
     r"|_loss_weight|_jitter_noise|_init_variance_scale|_cutoff_factor|_z_loss|_softcap|_softcapping|_scaling_factor"
     r"|(?<!dim)_multipliers?|_init_factor|_rescale_layer|_rope_freqs?|_limit|_interpolation)$"
     r"|^(dropout|initializer|vision|image|video|audio|mm_|speech|talker|token2wav|token_?2|projector|multimodal|pad_)"
 )
 # Words of keys that give a size, a number of parts or a pattern of layers.
-_SIZE_PATTERN = re.compile(
+_SIZE_PATTERN = (
     r"(_size|_dims?|_dim_\w+|_rank|_width|_inner|_heads?|headdim|_layers?|_experts?|_ngroups|_groups|_ratios?|_rates"
     r"|_freq|_pattern|_types?|_type_list|_config|_blocks?|_modules|_indices|_idxs?|_expert_num|_factor|_num_inputs"
     r"|_multiple_of|_dim_multiplier|_mult)$|^(num_|n_|is_moe|altup|laurel|ssm_|mamba_|conv|linear_|d_|lru_|moe_latent)"
@@ -149,6 +149,13 @@ class Fields(dict[str, Any]):
         if not isinstance(value, list):
             raise BadConfig(f"{key} must be a list, not {shown(value)}")
         return value
+
+    def take_ratio(self, key: str, default: float) -> float:
+        """Return the number from 0 to 1000 under `key` and remove it. Raise BadConfig for anything else."""
+        value = self.pop(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1000:
+            raise BadConfig(f"{key} must be a number from 0 to 1000, not {shown(value)}")
+        return float(value)
 
     def take_whole(self, key: str, default: int = 0) -> int:
         """Return `whole` of the key and remove it."""
@@ -235,8 +242,8 @@ def unread(fields: Mapping[str, Any], read: Iterable[str]) -> tuple[list[str], l
     sizes: list[str] = []
     others: list[str] = []
     for key, value in fields.items():
-        if key not in known and _is_number_or_container(value) and not _HARMLESS_PATTERN.search(key):
-            is_size = key not in _NOTED and _SIZE_PATTERN.search(key) and _is_size(value)
+        if key not in known and _is_number_or_container(value) and not re.search(_HARMLESS_PATTERN, key):
+            is_size = key not in _NOTED and re.search(_SIZE_PATTERN, key) and _is_size(value)
             (sizes if is_size else others).append(key)
     return sizes, others
 

@@ -96,7 +96,7 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         return known | {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
     sizes, others = unread(fields, known)
     if sizes:
-        described = f"model_type {fields.get('model_type', '')!r}"
+        described = f"model_type {shown(str(fields.get('model_type', '')))}"
         raise BadConfig(
             f"{_listed(sizes)}: not understood for {described}, and may change sizes; remove if without effect"
         )
@@ -151,8 +151,8 @@ def _check_activation(fields: Fields) -> None:
     activation = fields.get("hidden_act", fields.get("hidden_activation", "silu"))
     if "gated_mlp" not in fields and str(activation) not in _GATED_ACTIVATIONS:
         raise BadConfig(
-            f"model_type {fields.get('model_type', '')!r} is not covered, and hidden_act {shown(activation)} does not "
-            'say whether its feed-forward has a gate; add "gated_mlp": true or false'
+            f"model_type {shown(str(fields.get('model_type', '')))} is not covered, and hidden_act {shown(activation)} "
+            'does not say whether its feed-forward has a gate; add "gated_mlp": true or false'
         )
 
 
@@ -209,10 +209,7 @@ def _fill_in(fields: Fields) -> None:
     heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
     if heads:
         fields.offer(num_key_value_heads=heads, head_dim=hidden // heads)
-    ratio: Any = fields.pop("expansion_ratio", 4)
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1000:
-        raise BadConfig(f"expansion_ratio must be a number above 0 and below 1000, not {shown(ratio)}")
-    fields.offer(intermediate_size=int(ratio * hidden))
+    fields.offer(intermediate_size=int(fields.take_ratio("expansion_ratio", 4) * hidden))
     architectures = fields.get("architectures")
     if isinstance(architectures, list) and architectures and all(map(_is_headless, architectures)):
         fields.offer(output_head=False)

@@ -272,6 +272,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "new", "ssm_cfg": {"layer": 1}}, "it has ssm_cfg"),
     ({"model_type": "new", "altup_num_inputs": 4}, "it has altup_num_inputs"),
     ({"hidden_size": "4096"}, "hidden_size must be a whole number"),
+    ({"model_type": "t" * 5000, "intermediate_size": None}, "model_type 'tttt"),
+    ({"model_type": "lfm2", "block_ffn_dim_multiplier": "x"}, "block_ffn_dim_multiplier must be a number from 0 to"),
     ({"layer_types": ["conv"] * 32}, "layer_types has 'conv'"),
     ({"layer_types": ["full_attention"] * 31 + ["none"] * 2}, "gives the kinds of 33 layers, but the model has 32"),
     ({"num_experts": 8}, "num_experts_per_tok must be"),
@@ -302,6 +304,7 @@ def test_what_cannot_be_read_is_refused_by_name(keys: dict[str, Any], complaint:
     assert complaint in str(refused.value)
     assert str(refused.value).startswith("a/config.json: ")
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
 
 
 def test_an_unknown_type_that_looks_like_a_llama_is_read_as_one() -> None:
