@@ -96,10 +96,17 @@ def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = Tr
     labels = {"mlp": "+mlp:", "experts": "+"}
     others = [f"{labels[part]}{own}" for part, own in parts.items() if own != base]
     others += [f"+head:{head}"] if head != SIXTEEN else []
+    base = f"{SIXTEEN}kv8" if base == SIXTEEN and _narrow_cache(config) else base
     if not others:
         return Weights("" if base == SIXTEEN else base)
     described = ", ".join(f"{part} {_in_words(own)}" for part, own in (*parts.items(), ("output head", head)))
     return Weights(base + "".join(others), f"quantized checkpoint: {described}")
+
+
+def _narrow_cache(config: Mapping[str, Any]) -> bool:
+    """Return whether the checkpoint is made for an 8-bit KV cache."""
+    algorithm = config.get("kv_cache_quant_algo") or config.get("kv_cache_scheme")
+    return "FP8" in str(algorithm).upper() or _whole(_nested(algorithm, "num_bits")) == 8
 
 
 def _in_words(format: str) -> str:

@@ -18,6 +18,7 @@ from llm_analysis.models.reading.families import Family, family_of
 from llm_analysis.models.reading.fields import (
     ALIASES,
     IGNORED,
+    LANGUAGE_PARTS,
     MAX_SIZE,
     Fields,
     by_letter,
@@ -138,8 +139,10 @@ def _has_mlp(fields: Fields) -> bool:
 def _is_embedder(raw: Mapping[str, Any], fields: Fields) -> bool:
     """Return whether the checkpoint is of a class without output head, such as Qwen3Model: an embedding model.
 
-    ChatGLM's class of that name has one.
+    ChatGLM's class of that name has one, and so have classes of models with images or audio, such as Qwen2_5OmniModel.
     """
+    if any(part in raw for part in (*LANGUAGE_PARTS, "thinker_config")):
+        return False
     classes = raw.get("architectures")
     name = classes[0] if isinstance(classes, list) and len(classes) == 1 else ""
     bare = str(name).endswith("Model") and not str(name).endswith("LMHeadModel")

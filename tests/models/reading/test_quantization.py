@@ -81,6 +81,19 @@ def test_modules_that_stay_in_16_bits(modules: list[str], name: str) -> None:
     assert formats({"quant_method": "mxfp4", "modules_to_not_convert": modules}, experts=64) == name
 
 
+@pytest.mark.parametrize(
+    ("cache", "base"),
+    [
+        ({"kv_cache_quant_algo": "FP8"}, f"{SIXTEEN}kv8"),
+        ({"kv_cache_scheme": {"num_bits": 8, "type": "float"}}, f"{SIXTEEN}kv8"),
+        ({"kv_cache_quant_algo": None}, SIXTEEN),
+    ],
+)
+def test_a_checkpoint_made_for_an_8_bit_cache(cache: dict[str, Any], base: str) -> None:
+    config = {"quant_algo": "NVFP4", "exclude_modules": ["*self_attn*"]} | cache
+    assert formats(config, experts=64) == f"{base}+mlp:nvfp4+nvfp4"
+
+
 def test_a_part_that_the_model_lacks_has_no_format() -> None:
     config = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
     assert weights_of({"quantization_config": config}, LAYERS, 64, mlp=False).format == f"{SIXTEEN}+mxfp4"
