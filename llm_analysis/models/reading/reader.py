@@ -213,9 +213,6 @@ def _fill_in(fields: Fields) -> None:
     if heads:
         fields.offer(num_key_value_heads=heads, head_dim=hidden // heads)
     fields.offer(intermediate_size=int(fields.take_ratio("expansion_ratio", 4) * hidden))
-    architectures = fields.get("architectures")
-    if isinstance(architectures, list) and architectures and all(map(_is_headless, architectures)):
-        fields.offer(output_head=False)
     bias = fields.take_flag("attention_bias")
     fields.offer(qkv_bias=bias, attention_output_bias=bias)
     if "model_max_length" in fields:
@@ -228,12 +225,6 @@ def _fill_in(fields: Fields) -> None:
         fields.offer(position_embedding_rows=fields.whole("max_position_embeddings") + offset)
     if fields.pop("state_dtype", None) == "float32":
         fields.offer(state_element_bytes=4)
-
-
-def _is_headless(architecture: object) -> bool:
-    """Return whether the name of a class is that of a model without an output head, as of embedding models."""
-    name = str(architecture)
-    return name.endswith("Model") and not name.endswith("LMHeadModel")
 
 
 def _read_layers(fields: Fields) -> None:
