@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_analysis.errors import BadValue, nearest
 from llm_analysis.explore.plan import Plan
-from llm_analysis.explore.planning import DEFAULTS, planned
+from llm_analysis.explore.plan_flags import DEFAULTS, planned
 from llm_analysis.explore.sweep import Selection, Sweep
 from llm_analysis.explore.table import Table
 from llm_analysis.inference.analysis import estimate as estimated

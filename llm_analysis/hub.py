@@ -29,7 +29,7 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and ".." not in name and not name.endswith(".json")
 
 
-def cache_folders() -> list[Path]:
+def _cache_folders() -> list[Path]:
     """Return the folders of the local cache, as huggingface_hub and transformers choose them.
 
     The cache of the hub is $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE, else `hub` in $HF_HOME. Without $HF_HOME it is
@@ -46,7 +46,7 @@ def cached_config(repository: str) -> Path | None:
 
     The revision is that of the main branch; without it, the newest one. Raises BadConfig if `refs/main` is damaged.
     """
-    for cache in cache_folders():
+    for cache in _cache_folders():
         folder = cache / f"models--{repository.replace('/', '--')}"
         found = [_main_config(folder), *folder.glob("snapshots/*/config.json")]
         readable = [path for path in found if path is not None and not problem_of(path)]

@@ -12,7 +12,7 @@ from llm_analysis.cli.commands.infer import infer
 from llm_analysis.cli.commands.plan import plan as plan_command
 from llm_analysis.cli.flags import flags_of
 from llm_analysis.errors import BadValue
-from llm_analysis.explore.planning import DEFAULTS
+from llm_analysis.explore.plan_flags import DEFAULTS
 
 
 def test_the_examples_in_docstrings_are_true() -> None:

@@ -13,7 +13,7 @@ from llm_analysis.hardware.roofline import IDEAL, Efficiency, cost, pass_seconds
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.workload import Workload, nodes
 from llm_analysis.models.forward import forward, num_params, stage_ops
-from llm_analysis.physics.operators import visible_pairs
+from llm_analysis.physics.attention import visible_pairs
 
 # Multi-head and grouped-query; learned positions; windows on all layers and on some; experts; latent attention.
 DENSE = ("llama-2-7b", "llama-3.1-70b", "opt-13b", "qwen2.5-7b", "test-13b")

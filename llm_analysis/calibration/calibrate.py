@@ -23,11 +23,11 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import LEAST_ROWS, Band
 from llm_analysis.inference.runtimes import NONE, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
 
-ROWS_PER_TERM = 4  # rows per term after the first
-LEAST_SECONDS = 1e-9  # of a term; less counts as zero
-TOO_SLOW = 0.05  # a bias that no remaining term can correct
-TOO_FAST = -0.5  # a bias that no engine's terms explain
-MOST_FOLDS = 10
+_ROWS_PER_TERM = 4  # rows per term after the first
+_LEAST_SECONDS = 1e-9  # of a term; less counts as zero
+_TOO_SLOW = 0.05  # a bias that no remaining term can correct
+_TOO_FAST = -0.5  # a bias that no engine's terms explain
+_MOST_FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     if own := _bands(residuals):
         changed["bands"] = own
     values = {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
-    changed |= {term: value if value > LEAST_SECONDS else 0.0 for term, value in values.items()}
+    changed |= {term: value if value > _LEAST_SECONDS else 0.0 for term, value in values.items()}
     done = fitted.model_copy(update=changed)
     doubts = _doubtful(done, terms, before, after, float(np.median(rows.seconds(done) / rows.measured)) - 1, start)
     notes = [
@@ -130,10 +130,10 @@ def _doubtful(
     found = []
     if after and quantile(sorted(map(abs, after)), 0.5) >= quantile(sorted(map(abs, before)), 0.5):
         found.append(f"on rows left out the fit is no better than {start.name} as it is")
-    if bias > TOO_SLOW and not any(getattr(done, term) for term in terms):
+    if bias > _TOO_SLOW and not any(getattr(done, term) for term in terms):
         instead = "; start from --runtime none" if start.name != NONE.name else ""
         found.append(f"the rows are faster than the other terms of {start.name} allow{instead}")
-    if bias < TOO_FAST:
+    if bias < _TOO_FAST:
         found.append(f"the fitted times are {1 + bias:.2g} of those measured: is measured_s in seconds?")
     return found
 
@@ -150,7 +150,7 @@ TELLING: dict[str, Callable[[Measurement], object]] = {
 def terms_for(measurements: Sequence[Measurement]) -> list[str]:
     """Return the terms that the rows determine: one for any row, and one more for each four rows."""
     varied = [t for t, key in TELLING.items() if t == "step_seconds" or len({key(m) for m in measurements}) > 1]
-    return varied[: 1 + len(measurements) // ROWS_PER_TERM]
+    return varied[: 1 + len(measurements) // _ROWS_PER_TERM]
 
 
 def _held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[float], list[float]]:
@@ -160,7 +160,7 @@ def _held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[fl
     n = len(rows.measurements)
     if n < 2:
         return [], []
-    fold = np.arange(n) % min(n, MOST_FOLDS)
+    fold = np.arange(n) % min(n, _MOST_FOLDS)
     before = rows.seconds(start) / rows.measured - 1
     after = np.zeros(n)
     for one in sorted(set(fold.tolist())):

@@ -33,14 +33,14 @@ from llm_analysis.serving.simulation import simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import build_step_times
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
-STATISTICS = ("mean", "median", "p90", "p95", "p99")
-THROUGHPUTS = ("request_throughput", "output_token_throughput", "total_token_throughput")
+_STATISTICS = ("mean", "median", "p90", "p95", "p99")
+_THROUGHPUTS = ("request_throughput", "output_token_throughput", "total_token_throughput")
 MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
-WAVES = 8  # times the slots of a replica that a shortened run fills
-UNKNOWN_INPUT = 300.0  # tokens of a prompt whose length a source does not state
+_WAVES = 8  # times the slots of a replica that a shortened run fills
+_UNKNOWN_INPUT = 300.0  # tokens of a prompt whose length a source does not state
 REQUIRED = ("id", "runtime", "model_name", "gpu_name", "dtype_name", "arrival", "metric", "value")
 LOAD_EVIDENCE = DATA / "load.csv"
-ARRIVALS = ("poisson", "burst", "closed", "offline", "constant")
+_ARRIVALS = ("poisson", "burst", "closed", "offline", "constant")
 
 
 class LoadRun(NamedTuple):
@@ -126,7 +126,7 @@ def _value(row: Mapping[str, str]) -> tuple[str, str, float]:
     """Return (id, metric, value) of a row. Raises BadValue."""
     metric = row["metric"].strip()
     kind, _, statistic = metric.partition("_")
-    if metric not in THROUGHPUTS and (kind not in METRICS or statistic not in STATISTICS):
+    if metric not in _THROUGHPUTS and (kind not in METRICS or statistic not in _STATISTICS):
         raise BadValue(f"metric {shown(metric)} is not estimated here")
     value = _number(row, "value")
     if not value > 0:
@@ -161,8 +161,8 @@ def _run(row: Mapping[str, str]) -> LoadRun:
         return int(value)
 
     arrival, gpus = text("arrival"), _number(row, "num_gpus")
-    if arrival not in ARRIVALS:
-        raise BadValue(f"arrival {shown(arrival)} is not one of {', '.join(ARRIVALS)}")
+    if arrival not in _ARRIVALS:
+        raise BadValue(f"arrival {shown(arrival)} is not one of {', '.join(_ARRIVALS)}")
     tp, pp, dp = count("tp_size"), count("pp_size"), count("dp_size")
     if not text("tp_size") and gpus > 1:
         raise BadValue("tp_size is not given for more than one GPU")
@@ -184,7 +184,7 @@ def _run(row: Mapping[str, str]) -> LoadRun:
         num_requests=_number(row, "num_requests"),
         dataset=text("dataset"),
         lengths=text("length_distribution"),
-        mean_input=_number(row, "mean_input_tokens", UNKNOWN_INPUT),
+        mean_input=_number(row, "mean_input_tokens", _UNKNOWN_INPUT),
         mean_output=_number(row, "mean_output_tokens"),
         max_num_batched_tokens=_number(row, "max_num_batched_tokens"),
         max_num_seqs=_number(row, "max_num_seqs"),
@@ -194,7 +194,7 @@ def _run(row: Mapping[str, str]) -> LoadRun:
     )
 
 
-def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
+def _lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
     """Return the input and output lengths of a run, with its means."""
     if not run.mean_output > 0:
         raise BadValue("mean_output_tokens is missing")
@@ -210,16 +210,16 @@ def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
         shape_in, shape_out = workload("sharegpt-multiturn")
     if "LongBench" in run.dataset:
         shape_in, shape_out = workload("mooncake-conversation")
-    capped = next((c for name, c in CAPS.items() if name in run.dataset or name in run.lengths), inf)
+    capped = next((c for name, c in _CAPS.items() if name in run.dataset or name in run.lengths), inf)
     return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
 
 
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
-WITHOUT_HTTP = ("in-process", "LoadGen", "offline engine")
-CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
+_WITHOUT_HTTP = ("in-process", "LoadGen", "offline engine")
+_CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
 
 
-def dtypes_of(run: LoadRun) -> Dtypes:
+def _dtypes_of(run: LoadRun) -> Dtypes:
     """Return the formats of a run."""
     name = {"fp8_block": "fp8"}.get(run.dtype_name, run.dtype_name)
     found = get_dtypes(DTYPE_NAMES.get(name, name))
@@ -239,7 +239,7 @@ def scenario_of(run: LoadRun) -> Scenario:
     if name not in runtime_names():
         raise BadValue(f"unknown runtime {shown(run.runtime)}")
     runtime = build_for(get_runtime(name), gpu).without_host()
-    scenario = Scenario.of(model, gpu, dtypes_of(run), layout, method="calibrated", runtime=runtime)
+    scenario = Scenario.of(model, gpu, _dtypes_of(run), layout, method="calibrated", runtime=runtime)
     weights_fit(scenario)
     return scenario
 
@@ -247,7 +247,7 @@ def scenario_of(run: LoadRun) -> Scenario:
 def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
     """Return the metrics of the simulation of a run. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
-    inputs, outputs = lengths_of(run)
+    inputs, outputs = _lengths_of(run)
     version = VERSION.search(run.version)
     engine = engine_for(
         of_version(run.runtime, run.version), scenario.gpu, (int(version[1]), int(version[2])) if version else None
@@ -263,12 +263,12 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
             changed["max_num_batched_tokens"] = int(run.max_num_batched_tokens + run.max_num_seqs)
     policy = policy_of(engine, scenario, context, **changed)
     host = host_of(engine, scenario)
-    if any(name in run.notes for name in WITHOUT_HTTP):
+    if any(name in run.notes for name in _WITHOUT_HTTP):
         policy = policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
         host = host if "LoadGen" in run.notes else host._replace(stream=0.0)
     dp = run.dp_size
     count = run.num_requests / dp if run.num_requests > 0 else inf
-    most = max(MOST_REQUESTS, WAVES * policy.max_num_seqs)
+    most = max(MOST_REQUESTS, _WAVES * policy.max_num_seqs)
     cut = count > most
     count = most if cut else max(round(count), 1)
     random = Random(seed)
@@ -287,12 +287,12 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
     else:
         simulated = simulate(times, policy, requests, concurrency)
     found = summarize(simulated, steady=cut or "genai-perf" in run.notes)
-    return found._replace(**{name: getattr(found, name) * dp for name in THROUGHPUTS})
+    return found._replace(**{name: getattr(found, name) * dp for name in _THROUGHPUTS})
 
 
 def metric_of(summary: Summary, metric: str) -> float:
     """Return a metric by the name that rows have for it."""
-    if metric in THROUGHPUTS:
+    if metric in _THROUGHPUTS:
         return float(getattr(summary, metric))
     kind, _, statistic = metric.partition("_")
     return float(getattr(getattr(summary, kind), statistic))
@@ -304,7 +304,7 @@ def score_load(
     """Return the score of each value of a table, and (id, reason) of those that are skipped. Raises BadConfig."""
     runs, skipped = read_runs(path)
     runs = [run for run in runs if keep(run)]
-    bands = load_bands()
+    bands = _load_bands()
     scored: list[tuple[LoadRun, LoadScore]] = []
     for i, run in enumerate(runs):
         try:
@@ -335,7 +335,7 @@ def score_load(
 
 def class_of(metric: str) -> str:
     """Return the class of a metric that has one band and one line of a score."""
-    if metric in THROUGHPUTS:
+    if metric in _THROUGHPUTS:
         return "throughput"
     kind, _, statistic = metric.partition("_")
     tail = {"mean": "mean", "median": "median"}.get(statistic, "tail")
@@ -343,7 +343,7 @@ def class_of(metric: str) -> str:
 
 
 @cache
-def load_bands() -> dict[str, tuple[float, float]]:
+def _load_bands() -> dict[str, tuple[float, float]]:
     """Return the factors on an estimate between which 80 % of the measured values of a class of metrics lie."""
     raw: dict[str, list[float]] = read_json(DATA / "load_bands.json")["bands"]
     return {name: (low, high) for name, (low, high) in raw.items()}

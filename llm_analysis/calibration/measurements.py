@@ -263,7 +263,7 @@ def table_weights(measurements: Sequence[Measurement]) -> Array:
     return np.array([sizes[table] ** -0.25 for table in tables])
 
 
-def group_weights(measurements: Sequence[Measurement]) -> Array:
+def _group_weights(measurements: Sequence[Measurement]) -> Array:
     """Return weights that sum to 1 over the rows of each (source, GPU, model)."""
     import numpy as np
 

@@ -36,7 +36,7 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Array
 
 CHUNK = 8192.0  # tokens of a prefill pass of a server: max_num_batched_tokens of vLLM, chunked_prefill_size of SGLang
-SERVER_MEMORY = 0.9  # gpu_memory_utilization of vLLM, free_gpu_memory_fraction of TensorRT-LLM
+_SERVER_MEMORY = 0.9  # gpu_memory_utilization of vLLM, free_gpu_memory_fraction of TensorRT-LLM
 _QUANTITIES = [
     n for n, default in Op._field_defaults.items() if isinstance(default, float) and n not in ("group", "messages")
 ]
@@ -319,7 +319,7 @@ def _sequences_held(scenario: Scenario, rows: Sequence[Measurement]) -> list[flo
     ops = forward(model, Step(1.0, 1.0, middle, "decode"), dtypes, layout)
     weights = sum(float(op.count) * op.stored_bytes for op in ops) / layout.pp_size
     cache = sum(op.count * op.cached_bytes for op in ops) / layout.pp_size + np.zeros(len(rows))
-    free = gpu.memory_bytes * SERVER_MEMORY - weights - runtime_bytes(layout)
+    free = gpu.memory_bytes * _SERVER_MEMORY - weights - runtime_bytes(layout)
     return [max(float(held), 1.0) for held in free / np.maximum(cache, 1.0)]
 
 

@@ -87,7 +87,7 @@ class Score:
 
 
 @cache
-def runtime_named(name: str) -> Runtime:
+def _runtime_named(name: str) -> Runtime:
     """Return a runtime, read once."""
     return get_runtime(name)
 
@@ -110,7 +110,7 @@ def score_rows(measurements: Iterable[Measurement], runtime: str | None = None, 
             assumed[name] = assumed.get(name, 0) + 1
             name = UNKNOWN
         try:
-            fold = _fold(m, runtime_named(name)) if method == "calibrated" else ""
+            fold = _fold(m, _runtime_named(name)) if method == "calibrated" else ""
         except LLMAnalysisError as error:
             skipped.append((m.id, str(error)))
             continue
@@ -152,7 +152,7 @@ def _score_block(
     found: dict[int, tuple[Measurement, Scored, str]] = {}
     if not rows.measurements:
         return found, rows.skipped
-    used = used_runtime(rows.measurements[0], name)
+    used = _used_runtime(rows.measurements[0], name)
     estimates, impossible = rows.seconds(used, method), rows.impossible()
     for i, (m, seconds) in enumerate(zip(rows.measurements, estimates.tolist(), strict=True)):
         band = band_for(m, used) if method == "calibrated" else None
@@ -162,9 +162,9 @@ def _score_block(
     return found, rows.skipped
 
 
-def used_runtime(m: Measurement, name: str) -> Runtime:
+def _used_runtime(m: Measurement, name: str) -> Runtime:
     """Return the runtime of a row: the build for its GPU, as fitted without the rows of its source and GPU."""
-    build = build_for(runtime_named(name), gpu_named(m.gpu_name))
+    build = build_for(_runtime_named(name), gpu_named(m.gpu_name))
     return build.without(m.source, m.gpu_name, m.model_name)
 
 

@@ -14,7 +14,7 @@ from llm_analysis.cli.output import LOG_LEVELS
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.physics.dtypes import EVERYDAY
 
-SHELLS = ("bash", "zsh", "fish")
+_SHELLS = ("bash", "zsh", "fish")
 _FILES = ("model_name", "gpu_name", "runtime", "measurements", "output_dir", "output_file")  # may be a path
 _PLAIN = re.compile(r"[A-Za-z0-9._+-]+")
 _WORDS: Mapping[str, Iterable[str]] = {"dtype_name": EVERYDAY, "log_level": LOG_LEVELS}

@@ -22,7 +22,7 @@ _NEGATIVE_WORDS = ("-inf", "-infinity", "-nan")  # values that look like flags
 _LONGEST_VALUE = 1000  # characters of a value that is parsed; a longer one stays text
 OUTPUT = "Output"
 Answer = TypeVar("Answer")
-Parser = Callable[[str], object]
+_Parser = Callable[[str], object]
 
 
 class Flag(NamedTuple):
@@ -165,12 +165,12 @@ def _unknown(command: str, word: str, flags: Mapping[str, Declared]) -> str:
     return word + nearest(name, flags, f"llm-analysis {command} --help lists all flags", prefix="--")
 
 
-def parsers(flags: Mapping[str, Declared]) -> dict[str, Parser]:
+def parsers(flags: Mapping[str, Declared]) -> dict[str, _Parser]:
     """Return the function that parses the value of each flag, by name: for fire.decorators.SetParseFns."""
     return {name: _parser(flag) for name, flag in flags.items()}
 
 
-def _parser(flag: Declared) -> Parser:
+def _parser(flag: Declared) -> _Parser:
     """Return the function that parses the value of a flag."""
     if flag.flag.words and not flag.flag.raw:
         known = {word.lower(): word for word in flag.flag.words}
@@ -183,7 +183,7 @@ def _text(text: str) -> str:
     return text
 
 
-def _switch(name: str) -> Parser:
+def _switch(name: str) -> _Parser:
     """Return a parser of True and False, also as JSON spells them."""
 
     def parse(text: str) -> bool:
@@ -194,25 +194,25 @@ def _switch(name: str) -> Parser:
     return parse
 
 
-def _whole(name: str) -> Parser:
+def _whole(name: str) -> _Parser:
     """Return a parser of whole numbers, which may be written as 1e6 or 1_000."""
 
     def parse(text: str) -> object:
-        value = literal(text)
+        value = _literal(text)
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     return parse
 
 
-_PARSERS: dict[type, Callable[[str], Parser]] = {
+_PARSERS: dict[type, Callable[[str], _Parser]] = {
     str: lambda name: _text,
     bool: _switch,
     int: _whole,
-    float: lambda name: literal,
+    float: lambda name: _literal,
 }
 
 
-def literal(text: str) -> object:
+def _literal(text: str) -> object:
     """Return a value as Fire parses it: a number, True, a tuple, ...; the text itself if it is none of these."""
     from fire.parser import DefaultParseValue
 

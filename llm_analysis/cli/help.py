@@ -9,7 +9,7 @@ from llm_analysis.cli.terminal import columns
 _WIDE = 120  # columns: longer lines of text are hard to read
 _NAME = 24  # columns of the flag names; a longer name stands on a line of its own
 
-EXAMPLES = {
+_EXAMPLES = {
     "infer": (
         ("Llama-3.1-8B on one H100", "--model_name llama-3.1-8b --gpu_name h100-sxm-80gb"),
         (
@@ -28,7 +28,7 @@ def command_help(name: str, about: str, flags: Mapping[str, Declared]) -> str:
     for group, members in grouped(flags):
         title = [f"{group}:"] if group else []
         parts.append("\n".join([*title, *(_described(flag, width) for flag in members)]))
-    examples = [f"  # {text}\n  llm-analysis {name} {line}" for text, line in EXAMPLES.get(name, ())]
+    examples = [f"  # {text}\n  llm-analysis {name} {line}" for text, line in _EXAMPLES.get(name, ())]
     return "\n\n".join([*parts, *(["\n".join(["Examples:", *_wrapped(examples, width)])] if examples else [])])
 
 

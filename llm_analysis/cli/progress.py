@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PATIENCE = 1.0  # seconds before the bar appears
+_PATIENCE = 1.0  # seconds before the bar appears
 _EVERY = 0.1  # seconds between updates
 _WIDTH = 30
 
@@ -26,7 +26,7 @@ class Progress:
         """Count points as done."""
         self.done += points
         now = time.monotonic()
-        if self._terminal and now - self._start > PATIENCE and now - self._last > _EVERY:
+        if self._terminal and now - self._start > _PATIENCE and now - self._last > _EVERY:
             self._last, self._shown = now, True
             share = min(self.done / max(self.total, 1), 1.0)
             bar = "#" * round(share * _WIDTH)

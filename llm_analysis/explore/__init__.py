@@ -2,7 +2,7 @@
 
 sweep    estimates of all combinations, in blocks
 plan     search for the cheapest way to serve a model
-planning a plan from names and keywords
+plan_flags  a plan from names and keywords
 verify   simulation of a configuration
 many     estimates of many GPUs at once
 steady   continuous batching in closed form

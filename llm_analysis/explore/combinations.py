@@ -10,14 +10,14 @@ from typing import Any
 from llm_analysis.explore.ranges import Value, values_of
 
 # Flags that take names; their values may contain colons, and only commas separate them.
-NAMES = frozenset({"model_name", "gpu_name", "dtype_name", "draft_model_name", "method", "runtime"})
+_NAMES = frozenset({"model_name", "gpu_name", "dtype_name", "draft_model_name", "method", "runtime"})
 
 
 def axes(flags: Mapping[str, object], single: Collection[str] = ()) -> dict[str, tuple[Value, ...]]:
     """Return the values of each flag; those in `single` have one value, which is not parsed. Raises BadValue."""
     found: dict[str, tuple[Any, ...]] = {}
     for name, value in flags.items():
-        found[name] = (value,) if name in single else values_of(name, value, text=name in NAMES)
+        found[name] = (value,) if name in single else values_of(name, value, text=name in _NAMES)
     return found
 
 

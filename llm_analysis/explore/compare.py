@@ -13,7 +13,7 @@ EXPLAINED = 0.8  # share of a difference that the listed operators cover
 MOST_CAUSES = 5
 PHASES = ("prefill", "decode")
 # Results of an estimate that are compared, in the order of the report. The JSON keys of infer.
-QUANTITIES = (
+_QUANTITIES = (
     "prefill_latency",
     "decode_latency",
     "total_latency",
@@ -80,7 +80,7 @@ def compare(estimates: Sequence[Estimate]) -> Comparison:
     """Return the comparison of two to six estimates. Raises BadValue for another number of them."""
     if not LEAST <= len(estimates) <= MOST:
         raise BadValue(f"compare takes {LEAST} to {MOST} scenarios, not {len(estimates)}; sweep takes any number")
-    rows = (_row(name, estimates) for name in QUANTITIES)
+    rows = (_row(name, estimates) for name in _QUANTITIES)
     first = estimates[0]
     pairs = [(i, phase) for i in range(1, len(estimates)) for phase in PHASES]
     return Comparison(

@@ -70,7 +70,7 @@ UNCHECKED: dict[str, tuple[str, ...]] = {
     )
 }
 # Formats that an engine makes from a 16-bit checkpoint while it loads the weights, with its name for them.
-ONLINE = {
+_ONLINE = {
     "vllm": {"fp8": "fp8", "fp8_block": "fp8_per_block", "int8": "int8_per_channel_weight_only"},
     "sglang": {"fp8": "fp8", "nvfp4": "nvfp4_online"},
 }
@@ -122,12 +122,12 @@ def _needs_checkpoint(engine: str, server: Server) -> bool:
     """Return whether the engine cannot make the formats from the model's own checkpoint."""
     weights = server.dtypes.weights
     narrow = server.dtypes.weight_bits < 16 and weights != server.model.weight_format.partition("+")[0]
-    return narrow and weights not in ONLINE.get(engine, {})
+    return narrow and weights not in _ONLINE.get(engine, {})
 
 
 def _quantized(engine: str, server: Server, cache_format: str) -> list[str]:
     """Return the flags for weights quantized while loading, and for an 8-bit KV cache."""
-    weights, known = server.dtypes.weights, ONLINE[engine]
+    weights, known = server.dtypes.weights, _ONLINE[engine]
     flags = []
     if server.dtypes.weight_bits < 16 and weights != server.model.weight_format.partition("+")[0] and weights in known:
         flags += ["--quantization", known[weights]]

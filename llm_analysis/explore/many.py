@@ -34,7 +34,7 @@ from llm_analysis.physics.parallelism import Parallelism
 if TYPE_CHECKING:
     from llm_analysis.explore.columns import Column
 
-LEAST_GPUS = 4  # fewer are estimated one by one
+_LEAST_GPUS = 4  # fewer are estimated one by one
 _AXES = 3  # open axes after the axis of GPUs
 _NUMBERS = tuple(Efficiency.model_fields)
 
@@ -294,4 +294,4 @@ def can_be_grouped(values: Mapping[str, tuple[Value, ...]]) -> bool:
         **{name: {None} for name in ("achieved_memory_bandwidth_GBs", "intra_node_memory_efficiency")},
         "inter_node_memory_efficiency": {None},
     }
-    return len(values["gpu_name"]) >= LEAST_GPUS and all(set(values[name]) <= kept for name, kept in plain.items())
+    return len(values["gpu_name"]) >= _LEAST_GPUS and all(set(values[name]) <= kept for name, kept in plain.items())

@@ -33,14 +33,14 @@ from llm_analysis.physics.parallelism import Parallelism
 if TYPE_CHECKING:
     from llm_analysis.units import Array
 
-MOST_BATCH = 1024  # sequences in flight per replica; the largest default of the engines
+_MOST_BATCH = 1024  # sequences in flight per replica; the largest default of the engines
 CHUNK = 8192  # tokens of a prefill pass: bounds the activations
-PREFILL_SEQUENCES = 16  # that a prefill worker may hold, waiting ones included
+_PREFILL_SEQUENCES = 16  # that a prefill worker may hold, waiting ones included
 MOST_BUSY = 0.95  # share of the time that a prefill worker may be busy
 FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs that multiply them
 MODES = ("aggregated", "disaggregated")
-FINALISTS = 8  # configurations that are simulated
-SPARE = (0.15, 0.3)  # shares of the capacity left unused by further candidates, for the bursts of Poisson arrivals
+_FINALISTS = 8  # configurations that are simulated
+_SPARE = (0.15, 0.3)  # shares of the capacity left unused by further candidates, for the bursts of Poisson arrivals
 CLOSED_FORM = "limits are on means, arrivals are Poisson; `llm-analysis load` gives percentiles of other loads"
 _WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
 
@@ -215,7 +215,7 @@ class Plan(NamedTuple):
         if best.prefill_layout is None:
             return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK)]
         return [
-            Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
+            Server(s.model, s.dtypes, best.prefill_layout, _PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
             Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode"),
         ]
 
@@ -378,7 +378,7 @@ class _Search:
             missing = -float(memory.left)
             self.unfit[key] = min(self.unfit.get(key, inf), missing)
             return 0
-        return int(min(float(memory.max_batch), MOST_BATCH))
+        return int(min(float(memory.max_batch), _MOST_BATCH))
 
     def result(self, within: str, simulate: bool) -> Plan:
         """Return the plan from all curves."""
@@ -386,7 +386,7 @@ class _Search:
         found = self._configurations(edges)
         other = self._configurations(not edges)
         admitted = [c for c in found if self._affordable(c)]
-        roomier = [c for spare in SPARE if simulate and not edges for c in self._configurations(edges, spare)]
+        roomier = [c for spare in _SPARE if simulate and not edges for c in self._configurations(edges, spare)]
         finalists = [*admitted, *(c for c in roomier if self._affordable(c))]
         best, failed = self._verified(sorted(finalists, key=_order), simulate)
         edge_found = found if edges else other
@@ -414,7 +414,7 @@ class _Search:
     ) -> tuple[Configuration | None, dict[int, str]]:
         """Return the first configuration that meets the limits in a simulation too, and why others do not, by place.
 
-        If none of the first `FINALISTS` does, the cheapest one is returned, and a note says so.
+        If none of the first `_FINALISTS` does, the cheapest one is returned, and a note says so.
         """
         failed: dict[int, str] = {}
         seen: set[tuple[object, ...]] = set()
@@ -428,7 +428,7 @@ class _Search:
             if not (wrong := self._exceeded(run)):
                 return each._replace(simulated=run), failed
             failed[id(each)] = wrong
-            if len(seen) == FINALISTS:
+            if len(seen) == _FINALISTS:
                 break
         if failed:
             why = failed[id(ordered[0])]
@@ -707,14 +707,14 @@ def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
     last = int(np.flatnonzero(all_met)[-1])
     largest = int(batch[last])
     if last + 1 == len(batch):
-        return largest, "memory" if largest < MOST_BATCH else "the largest batch searched"
+        return largest, "memory" if largest < _MOST_BATCH else "the largest batch searched"
     return largest, next(name for name, met in meets.items() if not met[last + 1])
 
 
 def _grid() -> list[float]:
-    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), below `MOST_BATCH`."""
+    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), below `_MOST_BATCH`."""
     found = [1.0]
-    while found[-1] < MOST_BATCH:
+    while found[-1] < _MOST_BATCH:
         found.append(max(found[-1] + 1, float(round(found[-1] * 2**0.25))))
     return found
 

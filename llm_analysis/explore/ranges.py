@@ -15,8 +15,8 @@ from math import floor, isfinite, log
 
 from llm_analysis.errors import BadValue, shown
 
-CONSTANTS = {"true": True, "false": False, "none": None}
-MOST_VALUES = 10**6  # of one flag
+_CONSTANTS = {"true": True, "false": False, "none": None}
+_MOST_VALUES = 10**6  # of one flag
 
 Value = str | int | float | bool | None
 
@@ -34,8 +34,8 @@ def values_of(flag: str, given: object, *, text: bool = False) -> tuple[Value, .
         return (given,)  # type: ignore[return-value]  # the record that takes the value checks its type
     if not found:
         raise BadValue(f"{flag} is given no value")
-    if len(found) > MOST_VALUES:
-        raise BadValue(f"{flag} has {len(found):,} values, more than {MOST_VALUES:,}")
+    if len(found) > _MOST_VALUES:
+        raise BadValue(f"{flag} has {len(found):,} values, more than {_MOST_VALUES:,}")
     return tuple(dict.fromkeys(found))
 
 
@@ -49,11 +49,11 @@ def _values_in(flag: str, part: str, text: bool) -> Iterable[Value]:
     if not part:
         raise BadValue(f"{flag} has an empty entry in its list")
     if text:
-        return [CONSTANTS.get(part.lower(), part)]
+        return [_CONSTANTS.get(part.lower(), part)]
     pieces = part.split(":")
     if len(pieces) == 1:
         number = _number(part)
-        return [CONSTANTS.get(part.lower(), part) if number is None else number]
+        return [_CONSTANTS.get(part.lower(), part) if number is None else number]
     start, end = _number(pieces[0]), _number(pieces[1])
     by, factor = (pieces[2], pieces[2].startswith("*")) if len(pieces) == 3 else ("*2", True)
     step = _number(by.removeprefix("*"))
@@ -72,8 +72,8 @@ def _progression(name: str, start: float, end: float, step: float, factor: bool)
     if not factor and step <= 0:
         raise BadValue(f"{name}: the step must be above 0")
     count = log(end / start) / log(step) if factor else (end - start) / step
-    if count > MOST_VALUES:
-        raise BadValue(f"{name} has more than {MOST_VALUES:,} values")
+    if count > _MOST_VALUES:
+        raise BadValue(f"{name} has more than {_MOST_VALUES:,} values")
     steps = range(floor(count + 1e-9) + 1)
     return [start * step**i if factor else start + i * step for i in steps]
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from llm_analysis.explore.columns import Column
 
 BLOCK = 2**18  # points computed at once
-OPEN = ("batch_size_per_gpu", "seq_len", "num_tokens_to_generate")  # flags that are array axes
+_OPEN = ("batch_size_per_gpu", "seq_len", "num_tokens_to_generate")  # flags that are array axes
 SINGLE = ("allow_download",)  # flags with one value
-MOST_ROWS = 50_000_000  # that a Table in memory holds
+_MOST_ROWS = 50_000_000  # that a Table in memory holds
 
 
 class Block(NamedTuple):
@@ -84,8 +84,8 @@ class Sweep:
         self.values = axes(flags, SINGLE)
         self.block = block
         self.skipped: dict[str, int] = {}  # reason -> points
-        self._open = {name: self.values[name] for name in OPEN}
-        self._choices = {name: each for name, each in self.values.items() if name not in OPEN}
+        self._open = {name: self.values[name] for name in _OPEN}
+        self._choices = {name: each for name, each in self.values.items() if name not in _OPEN}
         self._known: dict[tuple[str, object], Any] = {}
         for name, values in self._open.items():
             wrong = next((v for v in values if not isinstance(v, int) or isinstance(v, bool) or v < 1), None)
@@ -164,7 +164,7 @@ class Sweep:
         grouping, within = Grouping(self._known), self._within_gpu()
         outer = {name: each for name, each in self._choices.items() if name not in within and name != "gpu_name"}
         sizes = tuple(len(each) for each in self._open.values())
-        index = [tuple(slice(None) if j == i else None for j in range(len(OPEN))) for i in range(len(OPEN))]
+        index = [tuple(slice(None) if j == i else None for j in range(len(_OPEN))) for i in range(len(_OPEN))]
         open_axes = {name: np.array(each)[at] for (name, each), at in zip(self._open.items(), index, strict=True)}
         names, first, yielded = [str(name) for name in self.values["gpu_name"]], "", False
         for number, choice in enumerate(combinations(outer)):
@@ -190,8 +190,8 @@ class Sweep:
                 rows += len(found[wanted.columns[0]])
                 for name, column in found.items():
                     parts[name].append(column)
-            if rows > MOST_ROWS:
-                raise BadValue(f"more than {MOST_ROWS:,} rows; give --where, or write a file")
+            if rows > _MOST_ROWS:
+                raise BadValue(f"more than {_MOST_ROWS:,} rows; give --where, or write a file")
             if progress:
                 progress(block.points)
         columns = {name: joined(name, each) if each else array_of(name, 0, (0,)) for name, each in parts.items()}

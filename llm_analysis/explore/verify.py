@@ -14,7 +14,7 @@ from llm_analysis.serving.server import Server, Workload, build_server, kv_link
 from llm_analysis.serving.simulation import Run, collect, simulate
 
 FEWEST, MOST = 500, 3000  # requests of a simulation
-TURNOVERS = 6  # times that all sequences in flight are replaced
+_TURNOVERS = 6  # times that all sequences in flight are replaced
 
 
 class Simulated(NamedTuple):
@@ -50,7 +50,7 @@ def simulated(
     `in_flight` is the expected number of sequences, `limits` are those of the engine, such as max_num_batched_tokens.
     """
     inputs, outputs = lengths
-    count = int(min(max(TURNOVERS * in_flight, FEWEST), MOST))
+    count = int(min(max(_TURNOVERS * in_flight, FEWEST), MOST))
     requests = Workload(fixed(inputs), fixed(outputs)).requests(count, rate)
     server = _server(servers.scenario, lengths, limits | {"max_num_seqs": servers.batch})
     if servers.prefill is None:

@@ -25,9 +25,9 @@ ALIASES = {
 }
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
-SHARES = {"%": 0.01}
+_SHARES = {"%": 0.01}
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
-CONDITION = re.compile(r"\s*(?P<column>[A-Za-z_]\w*)\s*(?P<operator><=|>=|!=|==|=|<|>)\s*(?P<value>[^<>=!]+?)\s*")
+_CONDITION = re.compile(r"\s*(?P<column>[A-Za-z_]\w*)\s*(?P<operator><=|>=|!=|==|=|<|>)\s*(?P<value>[^<>=!]+?)\s*")
 NUMBER = re.compile(r"(?P<number>[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)")
 
 
@@ -63,8 +63,8 @@ def unit_of(column: str) -> Mapping[str, float]:
     if "latency" in column or column.endswith("seconds"):
         return SECONDS
     if "memory" in column or "bytes" in column:
-        return SHARES if column.endswith(("utilization", "efficiency")) else BYTES
-    return SHARES if column.endswith(("share", "fraction", "efficiency", "rate")) else {}
+        return _SHARES if column.endswith(("utilization", "efficiency")) else BYTES
+    return _SHARES if column.endswith(("share", "fraction", "efficiency", "rate")) else {}
 
 
 def quantity(name: str, text: str, units: Mapping[str, float], plain: str = "") -> float:
@@ -97,7 +97,7 @@ def _with_unit(units: Mapping[str, float]) -> str:
 
 def _condition(part: str, known: Sequence[str]) -> Condition:
     """Return one condition. Raises BadValue, UnknownName."""
-    match = CONDITION.fullmatch(part)
+    match = _CONDITION.fullmatch(part)
     if match is None:
         raise BadValue(f"where: {shown(part)} is not a condition; write column<number, joined by `and`: tpot<20ms")
     column, value = column_named(match["column"], known), match["value"].strip("'\"")

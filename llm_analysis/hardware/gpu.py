@@ -13,7 +13,7 @@ from llm_analysis.errors import nearest, printable, shown
 from llm_analysis.units import Quantity, minimum
 
 RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4")  # formats that may have a peak
-GPUS_PER_SERVER = 8  # if neither the file nor the user gives another number
+_GPUS_PER_SERVER = 8  # if neither the file nor the user gives another number
 _LOW_CONFIDENCE = "{}: some of its figures are announcements or recalled, not taken from a datasheet; check them"
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -58,7 +58,7 @@ class GPU(BaseModel):
     link: _Text = ""
     link_bandwidth: _Positive | None = None  # over all links of one GPU together
     link_domain_size: _Count = 1  # GPUs that the link joins
-    gpus_per_server: _Count = GPUS_PER_SERVER
+    gpus_per_server: _Count = _GPUS_PER_SERVER
     peer_bandwidth: _Positive | None = None  # to one other GPU, where each pair has a link of its own (full mesh)
     pcie_bandwidth: _Positive | None = None
     inter_node_bandwidth: _Positive | None = None

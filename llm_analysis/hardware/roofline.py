@@ -21,7 +21,7 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.physics.operators import Op
 from llm_analysis.units import NUMBER, Quantity, maximum, minimum, power, where
 
-TINY = 1e-300  # seconds; keeps 0 / 0 out of the ratio of two times
+_TINY = 1e-300  # seconds; keeps 0 / 0 out of the ratio of two times
 
 
 def combine(a: Quantity, b: Quantity, sharpness: Quantity) -> Quantity:
@@ -34,12 +34,12 @@ def combine(a: Quantity, b: Quantity, sharpness: Quantity) -> Quantity:
         return large
     small = minimum(a, b)
     if isinstance(sharpness, NUMBER):
-        return large * power(1 + power(small / (large + TINY), sharpness), 1 / sharpness)
+        return large * power(1 + power(small / (large + _TINY), sharpness), 1 / sharpness)
     finite = where(sharpness == inf, 1.0, sharpness)
-    return where(sharpness == inf, large, large * power(1 + power(small / (large + TINY), finite), 1 / finite))
+    return where(sharpness == inf, large, large * power(1 + power(small / (large + _TINY), finite), 1 / finite))
 
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
+_Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Efficiency(BaseModel):
@@ -54,12 +54,12 @@ class Efficiency(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     launch: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    flops: Fraction = 1.0
+    flops: _Fraction = 1.0
     memory: Annotated[float, Field(gt=0)] = 1.0
     sharpness: Annotated[float, Field(ge=0.2)] = inf
     fill: Annotated[float, Field(ge=0)] = 0.0
     latency: Annotated[float, Field(ge=0)] = 0.0
-    link: Fraction = 1.0
+    link: _Fraction = 1.0
 
 
 class Cost(NamedTuple):

@@ -21,7 +21,7 @@ from llm_analysis.inference.pipeline import schedule
 from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.gguf import with_gguf_mix
+from llm_analysis.models.gguf_average import with_gguf_mix
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.physics.parallelism import Parallelism
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llm_analysis.inference.scenario import Scenario
 
 METHODS = ("calibrated", "published", "ideal")
-DEFAULT_METHOD = "calibrated"
+_DEFAULT_METHOD = "calibrated"
 _LEAST_FRACTION = 1e-6  # a smaller efficiency is a slip, and its times leave the range of floats
 _FUSED = Efficiency(memory=inf)  # the measured attention kernels rotate Q and K and write the cache themselves
 
@@ -217,7 +217,7 @@ def choose_method(method: object, efficiencies: Efficiencies, runtime: Runtime |
             "efficiencies are of method published, a runtime is of method calibrated: leave one of them out"
         )
     if method is None:
-        method = "published" if efficiencies.given else DEFAULT_METHOD
+        method = "published" if efficiencies.given else _DEFAULT_METHOD
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if efficiencies.given and method != "published":

@@ -28,7 +28,7 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
-NORM_BYTES = 4.0
+_NORM_BYTES = 4.0
 LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: that of the example's A100s, kept for every GPU
 
 
@@ -59,7 +59,7 @@ def check_workload(workload: Workload) -> None:
         raise Unsupported(f"method published has no {given[0]}: it covers a plain static batch; try --method ideal")
 
 
-def block_pass(model: ModelConfig, b: Quantity, q: Quantity, dtypes: Dtypes, t: int) -> list[Op]:
+def _block_pass(model: ModelConfig, b: Quantity, q: Quantity, dtypes: Dtypes, t: int) -> list[Op]:
     """Return the published pass over `q` new tokens of each of `b` sequences."""
     L, h, f, V = model.num_hidden_layers, model.hidden_size, model.intermediate_size, model.vocab_size
     H, kv_share, matrices = model.num_attention_heads, model.num_key_value_heads / model.num_attention_heads, 2
@@ -85,15 +85,15 @@ def block_pass(model: ModelConfig, b: Quantity, q: Quantity, dtypes: Dtypes, t: 
             weight_bytes=matrices * h * f * w / t,
             activation_bytes=stream + 2 * b * q * f * a / t,
         ),
-        Op("norms", "elementwise", count=L, activation_bytes=2 * b * q * h * NORM_BYTES),
-        reduction("all_reduce", b * q * h * a, t, count=2 * L),
+        Op("norms", "elementwise", count=L, activation_bytes=2 * b * q * h * _NORM_BYTES),
+        _reduction("all_reduce", b * q * h * a, t, count=2 * L),
         Op("embedding", "embedding", weight_bytes=V * h * e),
-        reduction("embedding_all_reduce", b * q * h * e, t, count=1),
+        _reduction("embedding_all_reduce", b * q * h * e, t, count=1),
         Op("output_head", "gemm", rate=rate, flops=2 * b * q * h * V / t),
     ]
 
 
-def reduction(name: str, message_bytes: Quantity, t: int, count: int) -> Op:
+def _reduction(name: str, message_bytes: Quantity, t: int, count: int) -> Op:
     """Return the published all-reduce of `t` GPUs; at t = 1 it sends nothing."""
     wire = 2 * message_bytes * (t - 1) / t
     return Op(name, "all_reduce", count=count, span=t, messages=t - 1.0, wire_bytes=wire)
@@ -101,20 +101,20 @@ def reduction(name: str, message_bytes: Quantity, t: int, count: int) -> Op:
 
 def prefill_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) -> list[Op]:
     """Return the published pass over the prompt."""
-    return block_pass(model, workload.batch_size_per_gpu, workload.seq_len, dtypes, t)
+    return _block_pass(model, workload.batch_size_per_gpu, workload.seq_len, dtypes, t)
 
 
 def decode_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) -> list[Op]:
     """Return the pass that the published model charges for each generated token."""
     b, s, n = workload.batch_size_per_gpu, workload.seq_len, workload.num_tokens_to_generate
     if not workload.use_kv_cache:
-        return block_pass(model, b, (s + n) // 2, dtypes, t)
+        return _block_pass(model, b, (s + n) // 2, dtypes, t)
     return step_ops(model, Step(b, 1, s + n - 1, "decode"), dtypes, t)
 
 
 def step_ops(model: ModelConfig, step: Step, dtypes: Dtypes, t: int) -> list[Op]:
     """Return the published operators of one pass; a decode step reads and writes the whole cache after it."""
-    ops = block_pass(model, step.batch, step.new_tokens, dtypes, t)
+    ops = _block_pass(model, step.batch, step.new_tokens, dtypes, t)
     if step.phase == "prefill":
         return ops
     row = model.num_key_value_heads * model.head_dim * dtypes.kv_bytes / t

@@ -18,7 +18,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
 
-Part = TypeVar("Part", bound=BaseModel)
+_Part = TypeVar("_Part", bound=BaseModel)
 Known = TypeVar("Known")
 
 
@@ -89,7 +89,7 @@ def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Non
     return own_draft(model) if name == MTP else get_model(name, flags.get("allow_download", False))
 
 
-def _part(kind: type[Part], flags: Mapping[str, Any]) -> Part:
+def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:
     """Return the record whose fields are among the flags. Raises BadValue."""
     try:
         return kind(**{name: flags[name] for name in kind.model_fields if name in flags})

@@ -49,7 +49,7 @@ FOLDER = DATA / "runtimes"
 DEFAULT_RUNTIME = "vllm-v1"
 UNKNOWN = "unknown"  # the terms that engines share, for rows of an engine without a runtime
 # Runtimes of the versions of an engine, each with the first version that it stands for.
-VERSIONS = {
+_VERSIONS = {
     "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     "tensorrt-llm": (
         ((0, 0), "tensorrt-llm-0.6"),
@@ -259,9 +259,9 @@ def terms(runtime: Runtime) -> dict[str, float]:
 def of_version(name: str, version: str) -> str:
     """Return the runtime of a version of an engine: `vllm` 0.9.1 is `vllm-0.13`. Without a version, `name`."""
     found = VERSION.search(version)
-    if found is None or name not in VERSIONS:
+    if found is None or name not in _VERSIONS:
         return name
-    return [runtime for since, runtime in VERSIONS[name] if since <= (int(found[1]), int(found[2]))][-1]
+    return [runtime for since, runtime in _VERSIONS[name] if since <= (int(found[1]), int(found[2]))][-1]
 
 
 def build_for(runtime: Runtime, gpu: GPU) -> Runtime:

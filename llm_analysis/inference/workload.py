@@ -155,13 +155,13 @@ _SERVING = ("num_samples", "cached_prefix_len", "prefill_chunk_size", "num_draft
 
 # Abscissae and weights of the four-point Gauss-Legendre rule on (-1, 1); weights halved, so that they sum to 1.
 # Abramowitz and Stegun, Handbook of Mathematical Functions, table 25.4.
-FOUR_POINTS = (
+_FOUR_POINTS = (
     (-0.861136311594052575224, 0.173927422568726928687),
     (-0.339981043584856264803, 0.326072577431273071313),
     (0.339981043584856264803, 0.326072577431273071313),
     (0.861136311594052575224, 0.173927422568726928687),
 )
-FEW = 8  # steps in a stretch up to which each is taken by itself
+_FEW = 8  # steps in a stretch up to which each is taken by itself
 _STRETCHES = 16  # of a decode without a cache, where every matrix turns from memory-bound to compute-bound on the way
 
 
@@ -176,10 +176,10 @@ def nodes(first: Quantity, count: Quantity, kinks: Iterable[Quantity] = ()) -> I
     edges = [where(kink < first, first, where(kink < end - 1, floor(kink) + 1, end)) for kink in inside]
     for start, stop in pairwise([first, *edges, end]):
         length = stop - start
-        short, middle, half = length <= FEW, (start + stop - 1) / 2, length / 2
-        for k in range(FEW):
-            if k < len(FOUR_POINTS):
-                abscissa, weight = FOUR_POINTS[k]
+        short, middle, half = length <= _FEW, (start + stop - 1) / 2, length / 2
+        for k in range(_FEW):
+            if k < len(_FOUR_POINTS):
+                abscissa, weight = _FOUR_POINTS[k]
                 of_long = weight * length / count
                 x = where(short, start + float(k), middle + half * abscissa)
             elif some(short):
@@ -191,7 +191,7 @@ def nodes(first: Quantity, count: Quantity, kinks: Iterable[Quantity] = ()) -> I
                 yield share, x
 
 
-def decode_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[Quantity, Step]]:
+def _decode_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[Quantity, Step]]:
     """Yield (weight, pass) whose weighted sum is the mean decode step; the weights sum to 1.
 
     Without a KV cache each step computes the whole sequence anew.
@@ -234,12 +234,12 @@ def prefill_passes(workload: Workload) -> Iterator[tuple[Quantity, Step]]:
 def checking_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[Quantity, Step]]:
     """Yield (weight, pass) of the model for one token: the mean decode step, or its share of a checking step."""
     share, checked = 1.0 / workload.tokens_per_step, 1.0 + workload.num_draft_tokens
-    for weight, step in decode_passes(model, workload):
+    for weight, step in _decode_passes(model, workload):
         yield weight * share, step if checked == 1.0 else step._replace(new_tokens=checked)
 
 
 def drafting_passes(draft: ModelConfig, workload: Workload) -> Iterator[tuple[Quantity, Step]]:
     """Yield (weight, pass) of the draft model for one token."""
     share = workload.num_draft_tokens / workload.tokens_per_step
-    for weight, step in decode_passes(draft, workload):
+    for weight, step in _decode_passes(draft, workload):
         yield weight * share, step

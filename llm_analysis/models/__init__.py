@@ -2,7 +2,7 @@
 
 config     the fields of a model, named as Hugging Face names them
 forward    a pass as a list of operators; parameter counts and KV bytes from the same list
-gguf       widths of a GGUF format, averaged over the tensors of a model
+gguf_average  widths of a GGUF format, averaged over the tensors of a model
 sharding   checks of a layout against a model
 layers     the operators of each kind of layer
 reading    config.json files of Hugging Face, by family

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_LAYERS = 10_000  # of any model; listing a layer costs time and memory
-MAX_CHUNKS = 10_000  # of attention in chunks, over all positions
+_MAX_CHUNKS = 10_000  # of attention in chunks, over all positions
 Count = Annotated[int, Field(gt=0, le=10**9)]
-Size = Annotated[int, Field(ge=0, le=10**9)]
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Size = Annotated[int, Field(ge=0, le=10**9)]
+_Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ModelConfig(BaseModel):
@@ -61,87 +61,87 @@ class ModelConfig(BaseModel):
     attention_k_eq_v: bool = False  # full-attention layers use the keys as values: no value projection
     qk_norm: Literal["none", "head", "full"] = "none"
     rotary: bool = True
-    global_head_dim: Size = 0  # of full-attention layers, if it differs
-    num_global_key_value_heads: Size = 0
-    sliding_num_attention_heads: Size = 0  # of windowed layers, if they have another number
+    global_head_dim: _Size = 0  # of full-attention layers, if it differs
+    num_global_key_value_heads: _Size = 0
+    sliding_num_attention_heads: _Size = 0  # of windowed layers, if they have another number
 
     # Multi-head latent attention, and the indexer of sparse attention
-    q_lora_rank: Size = 0
-    kv_lora_rank: Size = 0
-    qk_nope_head_dim: Size = 0
-    qk_rope_head_dim: Size = 0
-    v_head_dim: Size = 0
-    index_n_heads: Size = 0
-    index_head_dim: Size = 0
-    index_topk: Size = 0  # tokens (of compressed attention: rows of the cache) that each query attends to
+    q_lora_rank: _Size = 0
+    kv_lora_rank: _Size = 0
+    qk_nope_head_dim: _Size = 0
+    qk_rope_head_dim: _Size = 0
+    v_head_dim: _Size = 0
+    index_n_heads: _Size = 0
+    index_head_dim: _Size = 0
+    index_topk: _Size = 0  # tokens (of compressed attention: rows of the cache) that each query attends to
 
     # Compressed attention (DeepSeek-V4): low-rank output in groups of heads
-    o_groups: Size = 0
-    o_lora_rank: Size = 0
+    o_groups: _Size = 0
+    o_lora_rank: _Size = 0
 
     # State-space layers (mamba: channels are heads of one element) and gated delta-nets
-    mamba_num_heads: Size = 0
-    mamba_head_dim: Size = 0
-    ssm_state_size: Size = 0
-    n_groups: Size = 1
-    conv_kernel: Size = 4
-    time_step_rank: Size = 0
+    mamba_num_heads: _Size = 0
+    mamba_head_dim: _Size = 0
+    ssm_state_size: _Size = 0
+    n_groups: _Size = 1
+    conv_kernel: _Size = 4
+    time_step_rank: _Size = 0
     chunk_size: Count = 256
     conv_bias: bool = True
     mamba_proj_bias: bool = False
     mamba_inner_layernorms: bool = False
     mamba_gated_norm: bool = True  # a norm before the output projection of Mamba-2
-    lru_width: Size = 0  # channels of a gated linear recurrence (RG-LRU)
-    linear_gate_rank: Size = 0  # of Kimi delta attention's decay and output gates; 0: full matrices
-    state_element_bytes: Size = 0  # of the recurrent state; 0: those of the residual stream
-    linear_num_key_heads: Size = 0
-    linear_num_value_heads: Size = 0
-    linear_key_head_dim: Size = 0
-    linear_value_head_dim: Size = 0
-    linear_conv_kernel_dim: Size = 4
+    lru_width: _Size = 0  # channels of a gated linear recurrence (RG-LRU)
+    linear_gate_rank: _Size = 0  # of Kimi delta attention's decay and output gates; 0: full matrices
+    state_element_bytes: _Size = 0  # of the recurrent state; 0: those of the residual stream
+    linear_num_key_heads: _Size = 0
+    linear_num_value_heads: _Size = 0
+    linear_key_head_dim: _Size = 0
+    linear_value_head_dim: _Size = 0
+    linear_conv_kernel_dim: _Size = 4
 
     # Feed-forward
-    intermediate_size: Size
+    intermediate_size: _Size
     gated_mlp: bool = True
     mlp_bias: bool = False
 
     # Mixture of experts
-    num_experts: Size = 0
-    num_experts_per_tok: Size = 0
-    moe_intermediate_size: Size = 0
-    shared_expert_intermediate_size: Size = 0
+    num_experts: _Size = 0
+    num_experts_per_tok: _Size = 0
+    moe_intermediate_size: _Size = 0
+    shared_expert_intermediate_size: _Size = 0
     shared_expert_gate: bool = False
-    moe_latent_size: Size = 0  # width of the experts' inputs and outputs; 0: the hidden size
-    zero_expert_num: Size = 0  # additional experts that return their input and have no weights
+    moe_latent_size: _Size = 0  # width of the experts' inputs and outputs; 0: the hidden size
+    zero_expert_num: _Size = 0  # additional experts that return their input and have no weights
     router_bias: bool = False
     expert_bias: bool = False
 
     # Norms, embeddings, residual
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    norms_per_layer: Size = 2
+    norms_per_layer: _Size = 2
     norm_weight: bool = True
     norm_bias: bool = True  # of a layernorm
     sub_norms: bool = False  # norms before the output projections of attention and feed-forward
     final_norm: bool = True
     embedding_norm: bool = False
     parallel_block: bool = False  # attention and feed-forward read one norm and share one residual
-    position_embedding_rows: Size = 0
-    token_type_rows: Size = 0
-    word_embed_proj_dim: Size = 0  # 0: the hidden size
-    hidden_size_per_layer_input: Size = 0  # width of the embedding of each layer
-    vocab_size_per_layer_input: Size = 0  # 0: the vocabulary
-    hc_mult: Size = 0  # residual streams of hyper-connections
-    altup_num_inputs: Size = 0  # residual streams of AltUp
-    laurel_rank: Size = 0  # of a low-rank residual branch beside the attention
-    num_mem_blocks: Size = 0  # transformer blocks that the layers of kind shared_block_mamba2 use in turn
-    adapter_rank: Size = 0  # of the low-rank adapters that these layers add to their block
+    position_embedding_rows: _Size = 0
+    token_type_rows: _Size = 0
+    word_embed_proj_dim: _Size = 0  # 0: the hidden size
+    hidden_size_per_layer_input: _Size = 0  # width of the embedding of each layer
+    vocab_size_per_layer_input: _Size = 0  # 0: the vocabulary
+    hc_mult: _Size = 0  # residual streams of hyper-connections
+    altup_num_inputs: _Size = 0  # residual streams of AltUp
+    laurel_rank: _Size = 0  # of a low-rank residual branch beside the attention
+    num_mem_blocks: _Size = 0  # transformer blocks that the layers of kind shared_block_mamba2 use in turn
+    adapter_rank: _Size = 0  # of the low-rank adapters that these layers add to their block
     output_head: bool = True
     pooler: bool = False
     head_bias: bool = False
-    num_nextn_predict_layers: Size = 0  # multi-token prediction: not run
+    num_nextn_predict_layers: _Size = 0  # multi-token prediction: not run
 
-    published_num_params: Amount | None = None
-    published_num_active_params: Amount | None = None
+    published_num_params: _Amount | None = None
+    published_num_active_params: _Amount | None = None
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "Self":
@@ -154,10 +154,10 @@ class ModelConfig(BaseModel):
             if kind in kinds and not getattr(self, key):
                 raise ValueError(f"{key} must be above 0 in a model with {kind} layers")
         chunk = self.attention_chunk_size
-        if chunk and self.max_position_embeddings / chunk > MAX_CHUNKS:
+        if chunk and self.max_position_embeddings / chunk > _MAX_CHUNKS:
             raise ValueError(
                 f"attention_chunk_size {chunk} divides max_position_embeddings {self.max_position_embeddings} into "
-                f"more than the limit of {MAX_CHUNKS:,} chunks"
+                f"more than the limit of {_MAX_CHUNKS:,} chunks"
             )
         return self
 

@@ -7,7 +7,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.physics.parallelism import Parallelism
 
-GATHERED = "cp_size: attention waits for all keys and values, an upper bound of ring attention, which overlaps the two"
+_GATHERED = "cp_size: attention waits for all keys and values, an upper bound of ring attention, which overlaps the two"
 
 
 def _divisors(n: int) -> list[int]:
@@ -43,7 +43,7 @@ def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
     _check_experts(layout, model)
     _check_context(layout, model)
     few = f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs"
-    return (*((few,) if kv_heads < t else ()), *((GATHERED,) if layout.cp_size > 1 else ()))
+    return (*((few,) if kv_heads < t else ()), *((_GATHERED,) if layout.cp_size > 1 else ()))
 
 
 def _check_context(layout: Parallelism, model: ModelConfig) -> None:

@@ -24,7 +24,7 @@ def collective(
     ]
 
 
-def over_nodes(group: int, node: int) -> tuple[int, int]:
+def _over_nodes(group: int, node: int) -> tuple[int, int]:
     """Return the GPUs of a group in its fullest node, and the number of nodes with `node` GPUs each."""
     nodes = -(-group // node)
     return -(-group // nodes), nodes
@@ -36,7 +36,7 @@ def all_reduce(name: str, message_bytes: Quantity, group: int, *, node: int, cou
     Inside a node each of t GPUs sends 2 (t-1)/t M. Over n nodes: reduce-scatter and all-gather inside the node, and an
     all-reduce of each GPU's 1/t part with its n-1 counterparts.
     """
-    inside, nodes = over_nodes(group, node)
+    inside, nodes = _over_nodes(group, node)
     local = collective(name, "all_reduce", 2.0 * (inside - 1) / inside * message_bytes, inside, count=count)
     part = message_bytes / inside
     across = collective(
@@ -52,7 +52,7 @@ def all_gather(
 
     Inside a node each of t GPUs sends (t-1)/t M. Over n nodes, each GPU first sends its part to its n-1 counterparts.
     """
-    inside, nodes = over_nodes(group, max(node // stride, 1))
+    inside, nodes = _over_nodes(group, max(node // stride, 1))
     wire, part = message_bytes * (inside - 1) / inside, message_bytes / inside * (nodes - 1) / nodes
     local = collective(name, "all_gather", wire, inside, count=count, span=inside * stride)
     return local + collective(f"{name}_inter_node", "all_gather", part, nodes, count=count, span=group * stride)
@@ -74,7 +74,7 @@ def all_to_all(
     goes once to each node that needs it, (n - 1) (1 - (1 - 1/n)^copies) other nodes on average, and from there to the
     GPUs of the node. On the way back, the outputs are added up inside the node first (as in DeepEP).
     """
-    inside, nodes = over_nodes(group, max(node // stride, 1))
+    inside, nodes = _over_nodes(group, max(node // stride, 1))
     near, others = copies * (inside - 1) / inside, (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
     local = collective(name, "all_to_all", token_bytes * near, inside, count=count, span=inside * stride)
     return local + collective(

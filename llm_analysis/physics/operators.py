@@ -1,14 +1,11 @@
 """Operators: FLOP, bytes, weights and KV cache of one kernel, independent of any GPU and model.
 
-Notation: b sequences, q new tokens of each in this pass, c tokens of each already cached, r = b q rows,
-H heads and K key/value heads on this GPU, d head size, w window, t GPUs in a collective, M bytes in its message.
+Notation: b sequences, q new tokens of each in this pass, r = b q rows. For attention and collectives see `attention`
+and `collectives`.
 
-    matmul       FLOP 2 r k n              bytes: weights k n, input r k, output r n
-    attention    FLOP 4 b H d * pairs      bytes: K, V of the visible tokens once, the new ones written, Q in, O out
-                 pairs = (query, key) pairs under the causal mask = sum over the q new tokens of min(c + i, w)
+    matmul       FLOP 2 r k n      bytes: weights k n, input r k, output r n
     elementwise  bytes in and out; its FLOP hide behind them and are not counted
-    all_reduce   2 (t-1)/t M sent by each GPU (reduce-scatter, then all-gather) in t-1 messages
-    all_gather   (t-1)/t M, where each GPU has M/t of the message
+    lookup       rows of a table read and written out
 
 Every `Op` holds what one GPU does in one run; `count` is how often it runs in a pass. `params` is the exception: it
 counts the weights of one run over all GPUs, so that `sum(op.count * op.params)` is the parameter count of the model.
@@ -20,7 +17,7 @@ from math import inf
 from typing import NamedTuple
 
 from llm_analysis.errors import BadValue, shown
-from llm_analysis.units import Quantity, floor, minimum
+from llm_analysis.units import Quantity
 
 # Parts of a model that an operator can belong to: the classes of its weights.
 PARTS = ("attention", "state_space", "feed_forward", "expert", "embedding", "norm")
@@ -139,78 +136,6 @@ def matmul(
         parallelism=rows * outputs,
         params=inputs * outputs if params is None else params,
         stored_bytes=held * matrix_bytes,
-    )
-
-
-def _triangle(n: Quantity) -> Quantity:
-    """1 + 2 + ... + n."""
-    return n * (n + 1) / 2
-
-
-def visible_pairs(tokens: Quantity, window: float = inf, chunk: float = inf) -> Quantity:
-    """(query, key) pairs of a causal pass over `tokens` tokens: the sum of min(i, window) for i = 1 .. tokens.
-
-    With `chunk`, attention restarts every `chunk` tokens.
-    """
-    if chunk < inf:
-        whole = floor(tokens / chunk)
-        return whole * _triangle(chunk) + _triangle(tokens - whole * chunk)
-    if window < inf:
-        near = minimum(tokens, window)
-        return _triangle(near) + (tokens - near) * window
-    return _triangle(tokens)
-
-
-def attention(
-    name: str,
-    step: Step,
-    heads: float,
-    kv_heads: float,
-    key_dim: float,
-    value_dim: float,
-    *,
-    format: str,
-    rate: str,
-    element_bytes: float,
-    kv_element_bytes: float,
-    kind: str = "attention",
-    part: str = "attention",
-    count: Quantity = 1.0,
-    window: float = inf,
-    chunk: float = inf,
-    kv_row_dim: float | None = None,
-    shared: bool = False,
-    causal: bool = True,
-) -> Op:
-    """Scaled dot-product attention, scores never leaving the chip (FlashAttention).
-
-    `kv_row_dim` is the number of elements that one token adds to the cache on this GPU; by default
-    kv_heads * (key_dim + value_dim). With `shared` the cache is an earlier layer's: read, and neither written nor held.
-    If not `causal`, every token sees every other, and no key or value is kept after the pass.
-    """
-    kv_row = (kv_heads * (key_dim + value_dim) if kv_row_dim is None else kv_row_dim) * kv_element_bytes
-    read = kept = step.total
-    if window < inf:
-        read, kept = minimum(step.total, window + step.new_tokens - 1), minimum(step.total, window)
-    elif chunk < inf:
-        read, kept = step.total - floor(step.context / chunk) * chunk, minimum(step.total, chunk)
-    pairs = visible_pairs(step.total, window, chunk) - visible_pairs(step.context, window, chunk)
-    if not causal:
-        pairs = step.new_tokens * step.total
-    return Op(
-        name=name,
-        kind=f"{step.phase}_{kind}",
-        part=part,
-        grows=True,
-        count=count,
-        format=format,
-        rate=rate,
-        flops=2.0 * step.batch * heads * (key_dim + value_dim) * pairs,
-        activation_bytes=step.rows * heads * (key_dim + value_dim) * element_bytes,
-        kv_bytes=step.batch * (read if shared else read + step.new_tokens) * kv_row,
-        parallelism=step.rows * heads,
-        group=heads / kv_heads,
-        cached_bytes=0.0 if shared or not causal else step.batch * kept * kv_row,
     )
 
 

@@ -56,8 +56,8 @@ def _error_cells(errors: Sequence[float]) -> tuple[str, ...]:
     return f"{found.median_error:.1%}", f"{found.p90_error:.1%}", f"{found.bias:+.1%}"
 
 
-Key = Callable[[Measurement], str]
-SECTIONS: dict[str, Key] = {
+_Key = Callable[[Measurement], str]
+_SECTIONS: dict[str, _Key] = {
     "class": goal_class,
     "cell of the bands": cell_of,
     "runtime": lambda m: f"{m.engine} ({m.kind})" if m.kind != "static" else m.engine,
@@ -92,7 +92,7 @@ def score_text(score: Score, style: str) -> str:
     if style == "csv":
         return _as_csv(score)
     parts = [table([_cells("all", score.overall)], ("", *_HEADERS), style), _legend(score.overall)]
-    shown = {title: key for title, key in SECTIONS.items() if title in _ALWAYS or len(score.by(key)) > 1}
+    shown = {title: key for title, key in _SECTIONS.items() if title in _ALWAYS or len(score.by(key)) > 1}
     parts += [_section(score, title, key, style) for title, key in shown.items()]
     parts.append(_worst(score, style))
     return "\n\n".join([*parts, *remarks(score)])
@@ -103,7 +103,7 @@ def _legend(s: Statistics) -> str:
     return _wrapped(_LEGEND if s.coverage is None else f"{_LEGEND} {_OF_BANDS}")
 
 
-def _section(score: Score, title: str, key: Key, style: str) -> str:
+def _section(score: Score, title: str, key: _Key, style: str) -> str:
     """Return one grouping of the rows; small groups are put together in the last line, except among classes."""
     sizes = {name: found.n for name, found in score.by(key).items()}
     small = [name for name, n in sizes.items() if n < _FEW and title not in ("class", "cell of the bands")]

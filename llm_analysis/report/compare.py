@@ -11,8 +11,8 @@ from llm_analysis.inference.estimate import Estimate
 from llm_analysis.report.tables import csv_of, seconds, table
 from llm_analysis.units import GB
 
-LETTERS = "ABCDEF"
-LABELS = {
+_LETTERS = "ABCDEF"
+_LABELS = {
     "prefill_latency": "prefill (TTFT)",
     "decode_latency": "decode per token (TPOT)",
     "total_latency": "total",
@@ -36,11 +36,11 @@ def rendered(found: Comparison, style: str) -> str:
     """Return the comparison in one of `report.tables.FORMATS`."""
     if style == "json":
         return json.dumps(found.as_dict(), indent=2, allow_nan=False)
-    letters = LETTERS[: len(found.estimates)]
+    letters = _LETTERS[: len(found.estimates)]
     if style == "csv":
         return csv_of([_plain(row, letters) for row in found.rows])
-    rows = [[LABELS[row.name], *(_cell(row.name, value) for value in row.values)] for row in found.rows]
-    ratios = [[LABELS[row.name], *map(_ratio, row.ratios[1:])] for row in found.rows]
+    rows = [[_LABELS[row.name], *(_cell(row.name, value) for value in row.values)] for row in found.rows]
+    ratios = [[_LABELS[row.name], *map(_ratio, row.ratios[1:])] for row in found.rows]
     parts = ["\n".join(wrapped(f"{letter}: {_named(e)}") for letter, e in zip(letters, found.estimates, strict=True))]
     if len(letters) <= 3:
         both = [a + b[1:] for a, b in zip(rows, ratios, strict=True)]

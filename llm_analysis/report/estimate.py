@@ -35,9 +35,9 @@ def rendered(estimate: Estimate, style: str, view: View = View()) -> str:  # noq
     if style == "csv":
         return as_csv(estimate, view.operators == "all")
     width = 0 if style == "markdown" else view.width
-    parts = [heading(estimate, style, view), summary(estimate, style), memory_table(estimate, style, width)]
+    parts = [heading(estimate, style, view), summary(estimate, style), _memory_table(estimate, style, width)]
     if view.operators != "none":
-        parts += [operator_table(estimate, phase, style, view) for phase in ("prefill", "decode")]
+        parts += [_operator_table(estimate, phase, style, view) for phase in ("prefill", "decode")]
     if view.operators == "largest":
         parts[-1] += "\n\n--operators shows all operators, --format json everything"
     return "\n\n".join([*parts, *(note_text(note, style, view) for note in estimate.notes)])
@@ -130,7 +130,7 @@ def _latency(e: Estimate, phase: str) -> tuple[str, str]:
     return seconds(middle, _FIGURES), f"{ends} {unit}"
 
 
-def memory_table(e: Estimate, style: str, width: int) -> str:
+def _memory_table(e: Estimate, style: str, width: int) -> str:
     """Return the table of the memory of one GPU."""
     rows = [
         ("weights", gigabytes(e.weight_memory_per_gpu), f"the model has {e.num_params_total / 1e9:,.2f} B parameters"),
@@ -165,7 +165,7 @@ def _weight_rows(e: Estimate) -> list[tuple[str, str, str]]:
     return [(f"- {shown}", gigabytes(size), "") for shown, size in sizes.items() if size]
 
 
-def operator_table(e: Estimate, phase: str, style: str, view: View) -> str:
+def _operator_table(e: Estimate, phase: str, style: str, view: View) -> str:
     """Return the operators of a phase: all in the order of the pass, or the largest and the sum of the others.
 
     On a wide terminal each row also shows the time of each resource.

@@ -26,8 +26,8 @@ def rendered(e: Explanation, style: str, view: View = View()) -> str:  # noqa: B
     idle = f"no difference: {', '.join(WHAT_IFS[w.name][0] for w in e.savings if not moves(w))}"
     parts = [
         f"{heading(e.estimate, style, view)}\n{shares}",
-        line_table([*e.terms, whole], "where it goes", style),
-        line_table([w for w in e.savings if moves(w)], "would save", style),
+        _line_table([*e.terms, whole], "where it goes", style),
+        _line_table([w for w in e.savings if moves(w)], "would save", style),
         *([idle if style == "markdown" else wrapped(idle, view.width)] if idle[-2:] != ": " else []),
         *(note_text(note, style, view) for note in e.notes),
     ]
@@ -39,7 +39,7 @@ def moves(saving: Line) -> bool:
     return max(abs(saving.prefill_share), abs(saving.decode_share)) >= _LEAST_SHARE
 
 
-def line_table(lines: Sequence[Line], title: str, style: str) -> str:
+def _line_table(lines: Sequence[Line], title: str, style: str) -> str:
     """Return one row for each line: three times in one unit, each with its share of the latency."""
     labels = TERMS | {name: label for name, (label, _) in WHAT_IFS.items()}
     rows = []

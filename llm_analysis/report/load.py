@@ -8,7 +8,7 @@ from llm_analysis.report.tables import csv_of, table
 from llm_analysis.serving.load import Load, Point
 from llm_analysis.serving.metrics import Distribution
 
-WIDTH = 62
+_WIDTH = 62
 METRICS = (
     ("ttft", "Time to First Token", "TTFT"),
     ("tpot", "Time per Output Token (excl. 1st token)", "TPOT"),
@@ -22,7 +22,7 @@ def rendered(load: Load, style: str) -> str:
     if style == "json":
         return json.dumps(load.as_dict(), indent=2)
     if style == "csv":
-        return csv_of(curve_rows(load) if len(load.points) > 1 else request_rows(load.points[0]))
+        return csv_of(_curve_rows(load) if len(load.points) > 1 else _request_rows(load.points[0]))
     body = block(load) if len(load.points) == 1 and style == "table" else curve(load, style)
     notes = [*load.notes, *(note for point in load.points for note in point.notes)]
     return "\n".join([body, *(f"note: {note}" for note in dict.fromkeys(notes))])
@@ -30,12 +30,12 @@ def rendered(load: Load, style: str) -> str:
 
 def _line(label: str, value: str) -> str:
     """Return one line of the block."""
-    return f"{label:<40}{value:>{WIDTH - 40}}"
+    return f"{label:<40}{value:>{_WIDTH - 40}}"
 
 
 def _heading(text: str) -> str:
     """Return a heading of the block."""
-    return f"{text:-^{WIDTH}}"
+    return f"{text:-^{_WIDTH}}"
 
 
 def block(load: Load) -> str:
@@ -46,7 +46,7 @@ def block(load: Load) -> str:
     lines = [
         f"{load.model_name} on {load.num_gpus} x {load.gpu_name}, {load.dtype_name}, "
         f"{f'runtime {load.runtime}' if load.runtime else load.method}",
-        f"{' Serving Benchmark Result ':=^{WIDTH}}",
+        f"{' Serving Benchmark Result ':=^{_WIDTH}}",
         _line("Successful requests:", f"{s.num_requests:,}"),
         _line("Request rate configured (req/s):", rate),
     ]
@@ -73,7 +73,7 @@ def block(load: Load) -> str:
     lines += [
         _heading("Capacity"),
         *_capacity(load, point),
-        "=" * WIDTH,
+        "=" * _WIDTH,
     ]
     return "\n".join(lines)
 
@@ -127,7 +127,7 @@ def curve(load: Load, style: str) -> str:
     return "\n".join([title, table(rows, heads, style, "left"), "; ".join(last)])
 
 
-def request_rows(point: Point) -> list[dict[str, float]]:
+def _request_rows(point: Point) -> list[dict[str, float]]:
     """Return one row for each request; times in seconds since the start of the run."""
     return [
         {
@@ -146,7 +146,7 @@ def request_rows(point: Point) -> list[dict[str, float]]:
     ]
 
 
-def curve_rows(load: Load) -> list[dict[str, object]]:
+def _curve_rows(load: Load) -> list[dict[str, object]]:
     """Return one row for each rate, with all metrics."""
     rows = []
     for point in load.points:

@@ -17,10 +17,10 @@ from llm_analysis.report.tables import csv_of, seconds, table
 if TYPE_CHECKING:
     from llm_analysis.report.plots import Series
 
-MOST_LOSERS = 10
-MOST_FRONT = 8
-ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
-LATENCIES = ("max_ttft", "max_tpot", "max_request_latency")
+_MOST_LOSERS = 10
+_MOST_FRONT = 8
+_ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+_LATENCIES = ("max_ttft", "max_tpot", "max_request_latency")
 
 
 def rendered(found: Plan, style: str) -> str:
@@ -30,7 +30,7 @@ def rendered(found: Plan, style: str) -> str:
     if style == "csv":
         rows = [] if found.best is None else [found.best, *(loser.configuration for loser in found.rejected)]
         return csv_of([_flat(c) for c in rows]) if rows else ""
-    parts = [wrapped(f"{found.model_name}: {demand_text(found.demand)}{limits_text(found.limits)}")]
+    parts = [wrapped(f"{found.model_name}: {_demand_text(found.demand)}{_limits_text(found.limits)}")]
     parts += [missed(found.miss)] if found.best is None else _answer(found, found.best, style)
     parts.append(f"searched {found.points:,} points")
     return "\n\n".join([*parts, *(wrapped(f"note: {note}") for note in found.notes)])
@@ -58,13 +58,13 @@ def as_dict(found: Plan) -> dict[str, Any]:
     }
 
 
-def demand_text(d: Demand) -> str:
+def _demand_text(d: Demand) -> str:
     """Return the demand in words."""
     load = f"{d.request_rate:g} requests/s" if d.request_rate is not None else f"{d.concurrency:,} requests in flight"
     return f"{d.input_tokens:,} tokens in, {d.output_tokens:,} out, {load}"
 
 
-def limits_text(low: Limits) -> str:
+def _limits_text(low: Limits) -> str:
     """Return the limits in words; empty if there are none."""
     found = [
         f"{name} {seconds(value)}"
@@ -77,7 +77,7 @@ def limits_text(low: Limits) -> str:
     return f"; within {', '.join(found)}" if found else ""
 
 
-def configuration_text(c: Configuration) -> str:
+def _configuration_text(c: Configuration) -> str:
     """Return a configuration in words: GPUs, format, layout, replicas and batch."""
     gpus = f"{c.num_gpus} x {c.gpu_name} {c.dtype_name}"
     batch = f"batch up to {c.batch}"
@@ -103,7 +103,7 @@ def missed(miss: Miss | None) -> str:
 
 def _limit_text(name: str, value: float) -> str:
     """Return a limit as its flag takes it, rounded so that it admits the value."""
-    if name in LATENCIES:
+    if name in _LATENCIES:
         unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3)
         return f"{_up(value / size)}{unit}"
     return f"{value:.0f}" if name == "max_gpus" else f"{int(value * 100) / 100:g}" if name[:3] == "min" else _up(value)
@@ -119,11 +119,11 @@ def _up(value: float) -> str:
 
 def _answer(found: Plan, best: Configuration, style: str) -> list[str]:
     """Return the parts of the answer if there is one."""
-    parts = [wrapped(f"best: {configuration_text(best)}"), _load_table(found, best, style)]
+    parts = [wrapped(f"best: {_configuration_text(best)}"), _load_table(found, best, style)]
     parts += [_edge(found, best)] if found.at_band_edge is not best else []
     losers = [each for each in found.rejected if each.configuration.gpu_name != best.gpu_name]
     own = [each for each in found.rejected if each.configuration.gpu_name == best.gpu_name]
-    shown = [*losers, *own[: max(MOST_LOSERS - len(losers), 3)]]
+    shown = [*losers, *own[: max(_MOST_LOSERS - len(losers), 3)]]
     if shown:
         rows = [[_price_text(each), _named(each.configuration), each.reason] for each in shown]
         lines = "\n".join(wrapped(f"{price:>6}  {name}: {why}", "        ") for price, name, why in rows)
@@ -133,7 +133,7 @@ def _answer(found: Plan, best: Configuration, style: str) -> list[str]:
         parts.append(f"GPUs without a configuration within the limits:\n{lines}")
     parts.append(_front_table(found, style))
     commands = [
-        f"{ENGINES[engine]}{_role(i, each)}:\n  {command}"
+        f"{_ENGINES[engine]}{_role(i, each)}:\n  {command}"
         for engine, each in found.commands.items()
         for i, command in enumerate(each)
     ]
@@ -198,7 +198,7 @@ def _edge(found: Plan, best: Configuration) -> str:
     if edge is None:
         return "at the high edge of the error band no configuration meets the limits"
     more = edge.price / best.price - 1
-    text = configuration_text(edge)
+    text = _configuration_text(edge)
     return wrapped(f"to meet the limits at the high edge of the error band too: {text} ({more:+.0%})")
 
 
@@ -216,7 +216,7 @@ def _named(c: Configuration) -> str:
 def _front_table(found: Plan, style: str) -> str:
     """Return some points of the front, evenly spaced."""
     front = found.front
-    step = max(1, -(-len(front) // MOST_FRONT))
+    step = max(1, -(-len(front) // _MOST_FRONT))
     rows = [
         [
             f"{p['tokens_per_sec_per_user']:,.0f}",

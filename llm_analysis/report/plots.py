@@ -30,7 +30,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY, LIGHT = "#555555", "#ECECEC"
-DOTS_PER_INCH = 200
+_DOTS_PER_INCH = 200
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -57,11 +57,11 @@ def drawn(figure: Figure, format: str) -> bytes:
     out = io.BytesIO()
     metadata = {"Date": None, "Creator": "llm-analysis"} if format == "svg" else {"Software": "llm-analysis"}
     with matplotlib.rc_context(STYLE):
-        figure.savefig(out, format=format, dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.savefig(out, format=format, dpi=_DOTS_PER_INCH, metadata=metadata)
     return out.getvalue()
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Return `draw` with the style of this file. Raises LLMAnalysisError if matplotlib is missing."""
 
     def inner(*arguments: Any, **options: Any) -> Figure:
@@ -124,7 +124,7 @@ def on_gpus(e: Estimate) -> str:
 # Roofline
 
 
-@styled
+@_styled
 def roofline(estimate: Estimate, gpu: GPU, rates: Sequence[str]) -> Figure:
     """Return where each operator with matrix work lies under the GPU's roofs; `rates` are the peaks to draw."""
     figure = _figure(6.2, 4.4)
@@ -315,7 +315,7 @@ def _free(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> bool:
 
 # Breakdown
 
-GROUPS = {
+_GROUPS = {
     "feed-forward": (COLOURS[0], ""),
     "attention matrices": (COLOURS[5], "///"),
     "attention": (COLOURS[1], ""),
@@ -327,8 +327,8 @@ GROUPS = {
 COLLECTIVES = ("all_reduce", "all_gather", "all_to_all", "reduce_scatter", "send")
 
 
-def group_of(row: OperatorTime) -> str:
-    """Return the key of `GROUPS` that an operator belongs to."""
+def _group_of(row: OperatorTime) -> str:
+    """Return the key of `_GROUPS` that an operator belongs to."""
     if row.kind.startswith("host"):
         return "host"
     if row.kind in COLLECTIVES:
@@ -344,7 +344,7 @@ def group_of(row: OperatorTime) -> str:
     return "attention matrices"
 
 
-@styled
+@_styled
 def breakdown(estimates: Sequence[Estimate]) -> Figure:
     """Return stacked bars of the time of prefill and decode by group of operators, one bar for each estimate."""
     names = [_bar_name(e, estimates) for e in estimates]
@@ -359,7 +359,7 @@ def breakdown(estimates: Sequence[Estimate]) -> Figure:
         for i, each in enumerate(sums):
             start = 0.0
             for group, value in each.items():
-                colour, hatch = GROUPS[group]
+                colour, hatch = _GROUPS[group]
                 bars = ax.barh(i, value, left=start, color=colour, hatch=hatch, edgecolor="white", height=0.74)
                 shown.setdefault(group, bars[0])
                 if value > 0.1 * longest:
@@ -380,7 +380,7 @@ def breakdown(estimates: Sequence[Estimate]) -> Figure:
         ax.set_yticks(range(len(estimates)), names)
         ax.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
-    ordered = [name for name in GROUPS if name in shown]
+    ordered = [name for name in _GROUPS if name in shown]
     figure.legend([shown[name] for name in ordered], ordered, loc="outside lower center", ncols=4, fontsize=8.5)
     work = " / ".join(dict.fromkeys(_work(e) for e in estimates))
     models = ", ".join(dict.fromkeys(e.model_name for e in estimates))
@@ -395,11 +395,11 @@ def _bar_name(e: Estimate, others: Sequence[Estimate]) -> str:
 
 
 def _by_group(e: Estimate, phase: str) -> dict[str, float]:
-    """Return milliseconds of each group of operators in a phase, in the order of `GROUPS`."""
-    sums = dict.fromkeys(GROUPS, 0.0)
+    """Return milliseconds of each group of operators in a phase, in the order of `_GROUPS`."""
+    sums = dict.fromkeys(_GROUPS, 0.0)
     for row in e.operators:
         if row.phase == phase:
-            sums[group_of(row)] += row.seconds * 1e3
+            sums[_group_of(row)] += row.seconds * 1e3
     return {group: value for group, value in sums.items() if value}
 
 
@@ -424,7 +424,7 @@ class Curves(NamedTuple):
     fits: Sequence[float]
 
 
-@styled
+@_styled
 def batch(curves: Curves, subject: str, setting: str, max_tpot: float | None = None) -> Figure:
     """Return latency and throughput by batch size, with error bands; batches that do not fit are shaded."""
     figure = _figure(6.0, 5.9)
@@ -525,7 +525,7 @@ def front(x: Sequence[float], y: Sequence[float], *, highest: bool) -> tuple[lis
     return [a for a, _ in kept], [b for _, b in kept]
 
 
-@styled
+@_styled
 def pareto(series: Sequence[Series], subject: str, setting: str, max_tpot: float | None = None) -> Figure:
     """Return the front of tokens/s/GPU over tokens/s/user for each GPU, all points as dots, the best one marked."""
     figure = _figure(6.4, 4.5)
@@ -561,7 +561,7 @@ def pareto(series: Sequence[Series], subject: str, setting: str, max_tpot: float
     return figure
 
 
-@styled
+@_styled
 def cost(series: Sequence[Series], subject: str, setting: str, max_tpot: float | None = None) -> Figure:
     """Return the least cost per million tokens over tokens/s/user for each GPU."""
     figure = _figure(6.4, 4.3)
@@ -609,7 +609,7 @@ def _widest(series: Sequence[Series], max_tpot: float | None) -> float:
 METRICS = {"ttft": "prefill (TTFT)", "tpot": "one decode step (TPOT)", "total_latency": "a whole answer"}
 
 
-@styled
+@_styled
 def parity(score: Score) -> Figure:
     """Return estimated over measured seconds of all scored rows, and their ratio below."""
     figure = _figure(5.6, 6.1)

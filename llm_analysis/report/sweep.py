@@ -28,7 +28,7 @@ RESULTS = (
     "memory_left_per_gpu",
     "max_batch_size_per_gpu",
 )
-HEADINGS = {
+_HEADINGS = {
     "model_name": "model",
     "gpu_name": "GPU",
     "dtype_name": "dtype",
@@ -45,7 +45,7 @@ HEADINGS = {
     "cost_per_million_tokens": "cost/1M",
     "num_gpus": "GPUs",
 }
-LATENCY_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_LATENCY_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def wanted_columns(varying: Sequence[str], found: Table, others: Sequence[str] = ()) -> list[str]:
@@ -60,7 +60,7 @@ def rendered(found: Table, style: str, names: Sequence[str], width: int = 80) ->
         return json.dumps(list(found.rows()), indent=2, allow_nan=False)
     if style == "csv":
         return as_csv(found)
-    cells = {name: column_cells(name, found[name]) for name in names if name in found}
+    cells = {name: _column_cells(name, found[name]) for name in names if name in found}
     while True:
         rows = list(zip(*(texts for _, texts in cells.values()), strict=True))
         text = table(rows, [heading for heading, _ in cells.values()], style)
@@ -82,7 +82,7 @@ def as_csv(found: Table) -> str:
 def as_html(found: Table, names: Sequence[str], most: int = 50) -> str:
     """Return the first rows as an HTML table, for notebooks."""
     first = found.head(most)
-    cells = {name: column_cells(name, first[name]) for name in names if name in found}
+    cells = {name: _column_cells(name, first[name]) for name in names if name in found}
     heads = "".join(f"<th>{html.escape(heading)}</th>" for heading, _ in cells.values())
     lines = zip(*(texts for _, texts in cells.values()), strict=True)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
@@ -98,9 +98,9 @@ def summary(found: Table, matching: int | None = None, condition: bool = False) 
     return ", ".join(parts)
 
 
-def column_cells(name: str, column: Column) -> tuple[str, list[str]]:
+def _column_cells(name: str, column: Column) -> tuple[str, list[str]]:
     """Return the heading of a column with its unit, and its cells in that unit."""
-    heading, values = HEADINGS.get(name, name), plain_values(name, column)
+    heading, values = _HEADINGS.get(name, name), plain_values(name, column)
     numbers = [value for value in values if isinstance(value, (int, float)) and value is not None]
     if name in TRUTH:
         return heading, ["yes" if value else "no" for value in values]
@@ -117,7 +117,7 @@ def _unit(name: str, sizes: Sequence[float]) -> tuple[str, float]:
     median = sorted(sizes)[len(sizes) // 2]
     units: Mapping[str, float] = unit_of(name)
     if "latency" in name:
-        return next(((unit, size) for unit, size in LATENCY_UNITS.items() if median >= size), ("us", 1e-6))
+        return next(((unit, size) for unit, size in _LATENCY_UNITS.items() if median >= size), ("us", 1e-6))
     return ("GB", 1e9) if units is BYTES else ("", 1.0)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import cos, inf, log, pi, sqrt
 from random import Random
 
-NANOSECOND_DIGITS = 9
+_NANOSECOND_DIGITS = 9
 
 
 def arrival_times(
@@ -31,7 +31,7 @@ def arrival_times(
     for i in range(count):
         if i or not first_at_zero:
             now += _gap(burstiness, random) / rate
-        times.append(round(now, NANOSECOND_DIGITS))
+        times.append(round(now, _NANOSECOND_DIGITS))
     return times
 
 

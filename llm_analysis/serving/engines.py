@@ -86,7 +86,7 @@ def policy_of(engine: Engine, scenario: Scenario, mean_context: Quantity, **chan
         front_serial_seconds=engine.front_serial_seconds,
     )._replace(**changed)
     if isinstance(policy.kv_tokens, float) and policy.kv_tokens == inf:
-        policy = policy._replace(kv_tokens=kv_capacity(scenario, policy, utilization, mean_context))
+        policy = policy._replace(kv_tokens=_kv_capacity(scenario, policy, utilization, mean_context))
     return policy
 
 
@@ -108,7 +108,7 @@ def host_of(engine: Engine, scenario: Scenario) -> Host:
     )
 
 
-def kv_capacity(scenario: Scenario, policy: Policy, utilization: float, mean_context: Quantity) -> Any:
+def _kv_capacity(scenario: Scenario, policy: Policy, utilization: float, mean_context: Quantity) -> Any:
     """Return the tokens that the KV cache of a replica holds, for sequences of `mean_context` tokens.
 
     An engine gives the cache what the weights, the largest pass and the process leave of the usable memory.

@@ -19,7 +19,7 @@ from llm_analysis.errors import BadConfig, BadValue, shown, unknown
 from llm_analysis.files import DATA, read_json
 from llm_analysis.serving.scheduler import Request
 
-TRACE_COLUMNS = ("arrival_time", "input_tokens", "output_tokens")
+_TRACE_COLUMNS = ("arrival_time", "input_tokens", "output_tokens")
 _LONGEST = 10**8  # tokens; a larger number in a trace is a slip
 
 
@@ -96,7 +96,7 @@ def make_requests(times: list[float], inputs: Lengths, outputs: Lengths, random:
 
 
 def read_trace(path: Path) -> list[Request]:
-    """Return the requests of a CSV file with the columns `TRACE_COLUMNS`; times in seconds. Raises BadConfig."""
+    """Return the requests of a CSV file with the columns `_TRACE_COLUMNS`; times in seconds. Raises BadConfig."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
@@ -104,14 +104,14 @@ def read_trace(path: Path) -> list[Request]:
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadConfig(f"{path}: cannot be read as CSV: {reason}") from None
-    missing = [name for name in TRACE_COLUMNS if name not in columns]
+    missing = [name for name in _TRACE_COLUMNS if name not in columns]
     if missing:
-        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(TRACE_COLUMNS)}")
+        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(_TRACE_COLUMNS)}")
     if not rows:
         raise BadConfig(f"{path}: no requests")
     requests: list[Request] = []
     for line, row in enumerate(rows, 2):
-        due, tokens_in, tokens_out = (_number(path, line, name, row[name]) for name in TRACE_COLUMNS)
+        due, tokens_in, tokens_out = (_number(path, line, name, row[name]) for name in _TRACE_COLUMNS)
         if requests and due < requests[-1].due:
             raise BadConfig(
                 f"{path}: line {line}: arrival_time {due:g} is before that of the line above; sort the trace"

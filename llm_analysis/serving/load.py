@@ -23,7 +23,7 @@ from llm_analysis.serving.server import (
 from llm_analysis.serving.simulation import Progress, Run
 from llm_analysis.serving.steady_state import limiting_resource
 
-FEW_LATENCIES = 10.0  # a run shorter than so many mean latencies is mostly ramp-up and drain
+_FEW_LATENCIES = 10.0  # a run shorter than so many mean latencies is mostly ramp-up and drain
 
 
 class Point(NamedTuple):
@@ -207,11 +207,11 @@ def _stability(found: Summary, run: Run, rate: float, growth: float, open_loop: 
             "have no steady value",
         )
     sending = max(r.sent for r in run.requests)
-    if open_loop and sending < FEW_LATENCIES * found.e2e.mean:
-        enough = round(FEW_LATENCIES * found.e2e.mean * rate * 1.1)
+    if open_loop and sending < _FEW_LATENCIES * found.e2e.mean:
+        enough = round(_FEW_LATENCIES * found.e2e.mean * rate * 1.1)
         return (
             f"at {rate:g} requests/s {found.num_requests} requests arrive within {sending:.3g} s, less than "
-            f"{FEW_LATENCIES:g} times the mean latency: ramp-up and drain weigh in; give num_prompts {enough}",
+            f"{_FEW_LATENCIES:g} times the mean latency: ramp-up and drain weigh in; give num_prompts {enough}",
         )
     return ()
 

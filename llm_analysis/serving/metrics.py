@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llm_analysis.serving.simulation import Run, Served
 
-PERCENTILES = (50, 90, 95, 99)
+_PERCENTILES = (50, 90, 95, 99)
 
 
 class Distribution(NamedTuple):
@@ -49,7 +49,7 @@ def summarize(run: Run, steady: bool = False) -> Summary:
     """Return the metrics of a run; with `steady` of the part between ramp-up and drain."""
     requests, start, end = run.requests, 0.0, run.duration
     if steady:
-        start, end = steady_window(run)
+        start, end = _steady_window(run)
         requests = [r for r in run.requests if start <= r.end <= end] or run.requests
     tokens_out = sum(r.output_tokens for r in requests)
     tokens_in = sum(r.input_tokens for r in requests)
@@ -64,7 +64,7 @@ def summarize(run: Run, steady: bool = False) -> Summary:
         total_token_throughput=(tokens_in + tokens_out) / seconds,
         ttft=distribution(r.first - r.sent for r in requests),
         tpot=distribution(tpot(r) for r in requests if r.output_tokens > 1),
-        itl=weighted_distribution(run.gaps),
+        itl=_weighted_distribution(run.gaps),
         e2e=distribution(r.end - r.sent for r in requests),
     )
 
@@ -74,7 +74,7 @@ def tpot(request: Served) -> float:
     return (request.end - request.first) / (request.output_tokens - 1) if request.output_tokens > 1 else 0.0
 
 
-def steady_window(run: Run) -> tuple[float, float]:
+def _steady_window(run: Run) -> tuple[float, float]:
     """Return the start and the end of the steady part of a run.
 
     It starts when the first tenth of the requests has ended, and ends when the last request is sent or 90 % have ended.
@@ -91,17 +91,17 @@ def distribution(values: Iterable[float]) -> Distribution:
     ordered = sorted(values)
     if not ordered:
         return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)
-    return Distribution(sum(ordered) / len(ordered), *(_quantile(ordered, p / 100) for p in PERCENTILES))
+    return Distribution(sum(ordered) / len(ordered), *(_quantile(ordered, p / 100) for p in _PERCENTILES))
 
 
-def weighted_distribution(pairs: Sequence[tuple[float, float]]) -> Distribution:
+def _weighted_distribution(pairs: Sequence[tuple[float, float]]) -> Distribution:
     """Return mean and percentiles of values that occur so often, given as (value, how often); of none, zeros."""
     total = sum(count for _, count in pairs)
     if not total:
         return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)
     mean = sum(value * count for value, count in pairs) / total
     ordered, found, seen = sorted(pairs), [], 0.0
-    goals = [p / 100 * total for p in PERCENTILES]
+    goals = [p / 100 * total for p in _PERCENTILES]
     for value, count in ordered:
         seen += count
         while goals and seen >= goals[0]:

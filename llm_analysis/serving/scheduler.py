@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from llm_analysis.serving.step_times import StepTimes
 
-SLACK = 1e-9  # steps: rounding when a jump is solved for
+_SLACK = 1e-9  # steps: rounding when a jump is solved for
 
 
 class Policy(NamedTuple):
@@ -374,6 +374,6 @@ class Replica:
 def _steps_in(wait: float, a: float, g: float) -> int:
     """Return the least number of steps that take `wait` seconds or more; one at least."""
     if g <= 0:
-        return max(ceil(wait / a - SLACK), 1)
+        return max(ceil(wait / a - _SLACK), 1)
     half = a - g / 2
-    return max(ceil((sqrt(half * half + 2 * g * wait) - half) / g - SLACK), 1)
+    return max(ceil((sqrt(half * half + 2 * g * wait) - half) / g - _SLACK), 1)

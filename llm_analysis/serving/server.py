@@ -19,7 +19,7 @@ from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import StepTimes, build_step_times
 
-BISECTIONS = 8  # of the interval up to the saturation rate: to 0.4 % of it
+_BISECTIONS = 8  # of the interval up to the saturation rate: to 0.4 % of it
 LEAST_PROBE, MOST_PROBE = 500, 2000  # requests of a run that finds the saturation rate or the goodput
 LIMITED = ("ttft", "tpot", "e2el")  # metrics that goodput may limit
 
@@ -156,9 +156,9 @@ def goodput_rate(
     def good(rate: float) -> bool:
         return attainment(server.run(workload.requests(count, rate)), limits) >= share
 
-    if not good(high / 2**BISECTIONS):
+    if not good(high / 2**_BISECTIONS):
         return 0.0
-    for _ in range(BISECTIONS):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if good(middle) else (low, middle)
     return low

@@ -21,7 +21,7 @@ from llm_analysis.serving.step_times import StepTimes
 
 ROUTERS = ("round_robin", "least_loaded")
 Progress = Callable[[float], None]  # called with the fraction that is done
-SLICES = 50  # of a run, between which progress is reported
+_SLICES = 50  # of a run, between which progress is reported
 
 
 class Served(NamedTuple):
@@ -63,7 +63,7 @@ def simulate(
     progress: Progress | None = None,
 ) -> Run:
     """Return the run of `requests`, whose due times must not decrease, on replicas behind a router."""
-    check_requests(policy, requests)
+    _check_requests(policy, requests)
     share = max_concurrency / num_replicas
     if share < 1:
         raise BadValue(
@@ -102,8 +102,8 @@ def simulate_disaggregated(
 
     Each goes to the worker with the fewest requests in it. No worker runs ahead of a cache that could still reach it.
     """
-    check_requests(decode, requests)
-    check_requests(prefill, [request._replace(output_tokens=1) for request in requests])
+    _check_requests(decode, requests)
+    _check_requests(prefill, [request._replace(output_tokens=1) for request in requests])
     senders = [Replica(times, prefill) for _ in range(num_prefill)]
     receivers = [Replica(times, decode, decode_only=True) for _ in range(num_decode)]
     at_sender: list[list[int]] = [[] for _ in senders]
@@ -159,7 +159,7 @@ def _newly_ended(worker: Replica) -> list[int]:
     return found
 
 
-def check_requests(policy: Policy, requests: Sequence[Request]) -> None:
+def _check_requests(policy: Policy, requests: Sequence[Request]) -> None:
     """Raise BadValue for no requests, and for a KV cache that is too small for one of them."""
     if not requests:
         raise BadValue("there are no requests")
@@ -178,7 +178,7 @@ def _finish(replica: Replica, progress: Progress | None, k: int, num_replicas: i
         replica.advance()
         return
     while replica.finished < count:
-        goal = replica.finished + max(count // SLICES, 1)
+        goal = replica.finished + max(count // _SLICES, 1)
         replica.advance(until_finished=goal)
         progress((k + replica.finished / count) / num_replicas)
 
@@ -192,7 +192,7 @@ def _balance(replicas: list[Replica], requests: Sequence[Request], progress: Pro
         k = min(range(len(replicas)), key=lambda k: replicas[k].outstanding)
         replicas[k].submit([request])
         numbers[k].append(i)
-        if progress and i % max(len(requests) // SLICES, 1) == 0:
+        if progress and i % max(len(requests) // _SLICES, 1) == 0:
             progress(i / len(requests))
     for replica in replicas:
         replica.advance()

@@ -28,9 +28,9 @@ from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import Host, pass_ops
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, where
 
-ROUNDS = 3  # of the fixed point between TTFT and the number of running sequences
+_ROUNDS = 3  # of the fixed point between TTFT and the number of running sequences
 MOST_BUSY = 0.95  # of the time in prefill, beyond which the closed form of the queue says nothing
-RESOURCES = ("compute", "memory bandwidth", "network", "kernel launches", "host", "KV cache", "max_num_seqs")
+_RESOURCES = ("compute", "memory bandwidth", "network", "kernel launches", "host", "KV cache", "max_num_seqs")
 
 
 class SteadyState(NamedTuple):
@@ -73,7 +73,7 @@ def steady_state(
     step = Steps(scenario, policy, host_of(engine, scenario), s, o, asked)
     n = minimum(asked, most)
     ttft: Quantity = 0.0
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         alone, added, own = step.seconds(n)
         cycle = (o - 1.0) * alone + n * added
         rate = n / cycle
@@ -160,7 +160,7 @@ class Steps:
         alone = pass_seconds(decode)
         prompts = n / maximum(self.o - 1.0, 1.0)
         host = self.host
-        found: dict[str, Quantity] = dict.fromkeys(RESOURCES, 0.0)
+        found: dict[str, Quantity] = dict.fromkeys(_RESOURCES, 0.0)
         timed, carried_by_one, steps = self._with_prompts(n)
         busy = where(self.o > 1, prompts / carried_by_one, 1.0)
         for weight, entries in ((maximum(1 - busy, 0.0), decode), (busy * steps, timed)):

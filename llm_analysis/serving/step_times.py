@@ -31,12 +31,12 @@ from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum
 
-GRID_RATIO = 2 ** (1 / 4)
+_GRID_RATIO = 2 ** (1 / 4)
 HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
 _GEFORCE = re.compile(r"rtx-[2-9]0[5-9]0")
 PEERLESS_SECONDS, PEERLESS_BANDWIDTH = 6e-5, 5e9  # seconds per all-reduce; bytes/s
-PEER_SECONDS = 3e-5  # per all-reduce over PCIe with access to the peer
-DIGITS = 12  # of a second: table entries are rounded, so that the last bits of libm's pow do not reach an answer
+_PEER_SECONDS = 3e-5  # per all-reduce over PCIe with access to the peer
+_DIGITS = 12  # of a second: table entries are rounded, so that the last bits of libm's pow do not reach an answer
 
 
 class Host(NamedTuple):
@@ -128,7 +128,7 @@ def build_step_times(
 
     def seconds(step: Step, part: str) -> float:
         ops = [op for op in pass_ops(scenario, step) if _part(op, common) == part]
-        return round(float(pass_seconds(scenario.timed(ops)) + host_copies(scenario, ops)), DIGITS)
+        return round(float(pass_seconds(scenario.timed(ops)) + _host_copies(scenario, ops)), _DIGITS)
 
     def decode_at(context: float) -> Table:
         return Table(sequences, [seconds(Step(n, 1.0, context, "decode"), "own") for n in sequences])
@@ -149,12 +149,12 @@ def build_step_times(
         kinks=kinks,
         decode=[decode_at(context) for context in kinks],
         prefill=[prefill_at(context) for context in kinks],
-        prefill_launch=round(launch, DIGITS),
+        prefill_launch=round(launch, _DIGITS),
         host=host,
     )
 
 
-def host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
+def _host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
     """Return the seconds that the collectives of `ops` take on PCIe beyond their measured kernels.
 
     GeForce cards have no access to each other's memory: a collective goes through the host's memory. The numbers were
@@ -168,7 +168,7 @@ def host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
             if _GEFORCE.match(gpu.name):
                 found = found + op.count * (PEERLESS_SECONDS + op.wire_bytes / PEERLESS_BANDWIDTH)
             else:
-                found = found + op.count * PEER_SECONDS
+                found = found + op.count * _PEER_SECONDS
     return found
 
 
@@ -194,9 +194,9 @@ def _part(op: Op, common: set[tuple[str, str]]) -> str:
 
 
 def _grid(most: float) -> list[float]:
-    """Return 1, 2, 3, ... and then points whose ratio is `GRID_RATIO`, up to `most` or beyond."""
+    """Return 1, 2, 3, ... and then points whose ratio is `_GRID_RATIO`, up to `most` or beyond."""
     points, x = [1.0, 2.0], 2.0
     while x < most and x < inf:
-        x = max(float(round(x * GRID_RATIO)), x + 1.0)
+        x = max(float(round(x * _GRID_RATIO)), x + 1.0)
         points.append(x)
     return points

@@ -26,8 +26,9 @@ from llm_analysis.hardware.profiles import (
 )
 from llm_analysis.hardware.roofline import Efficiency, cost
 from llm_analysis.models.forward import forward
+from llm_analysis.physics.attention import attention
 from llm_analysis.physics.dtypes import get_dtypes
-from llm_analysis.physics.operators import MatmulFormat, Step, attention, matmul
+from llm_analysis.physics.operators import MatmulFormat, Step, matmul
 from llm_analysis.physics.parallelism import Parallelism
 
 OPS = SHARED / "measurements" / "ops"

@@ -41,12 +41,12 @@ from llm_analysis.units import Array
 Kernels = dict[str, dict[str, Kernel]]
 
 
-def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
+def _fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
     """Return all kernels that were measured on one GPU, by kind and format."""
     folder = ops_folder / system
     kernels: Kernels = {}
     for samples in measured_kernels.gemms(folder, gpu):
-        add_gemm(kernels, samples, gpu)
+        _add_gemm(kernels, samples, gpu)
     found = [*measured_kernels.grouped_gemms(folder, gpu)]
     for phase in ("prefill", "decode"):
         found += [
@@ -63,7 +63,7 @@ def fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
     return kernels
 
 
-def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
+def _add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
     """Add one format of GEMM. If the input quantization was measured with it, the GEMM gets the launch time of bf16."""
     gemm = kernels.setdefault("gemm", {})
     fixed = {"launch": gemm["bf16"].numbers.launch} if samples.before is not None else {}
@@ -77,25 +77,25 @@ def add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
     gemm[samples.op.format] = entry
 
 
-def fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
+def _fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
     """Fit every GPU and link in a folder of measured kernels, write one profile each, and return the paths.
 
     `ops_folder`/../microbench.csv and ../vidur, if present, give the elementwise kernels and the scaled profiles.
     """
     root, today = Path(ops_folder), datetime.now(timezone.utc).date().isoformat()
-    made = {name: fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
+    made = {name: _fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
     fitted_profiles = [*made.values()]
     if (root.parent / "microbench.csv").is_file():
         fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, today)
         fitted_profiles += published_profiles(root.parent / "microbench.csv", made, today)
-    content = Links(name="links", date=today, links=fit_links(root))
+    content = Links(name="links", date=today, links=_fit_links(root))
     return [
         *(write(into / f"{p.name}.json", p) for p in fitted_profiles),
         write(into.parent / LINKS_FILE.name, content),
     ]
 
 
-def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
+def _fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
     """Return the profile of a GPU with measured kernels."""
     return Profile(
         name=gpu.name,
@@ -104,7 +104,7 @@ def fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
         num_sms=gpu.num_sms or 1,
         date=date,
         note="",
-        kernels=fit_gpu(ops_folder, system, gpu),
+        kernels=_fit_gpu(ops_folder, system, gpu),
     )
 
 
@@ -133,9 +133,9 @@ def laid_out(value: Any, depth: int = 0) -> str:
     return "{\n" + ",\n".join(lines) + "\n" + "  " * depth + "}"
 
 
-LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
+_LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
 
-LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
+_LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
 
 # The measured L40S GPUs communicate through the host: 4 GPUs reach a quarter and 8 a twelfth of the bandwidth of a
 # pair. Published prefills of L40S servers (TensorRT-LLM 0.9, 4 GPUs) show the bandwidth of a pair. So PCIe is fitted
@@ -144,25 +144,25 @@ PAIRED, SHARED = "PCIe", "PCIe through the host"
 SMALL_MESSAGE, SMALL_BETWEEN = 13, 15  # log2 of bytes, inside a server and between two
 
 
-def fit_links(ops_folder: Path) -> LinkKernels:
+def _fit_links(ops_folder: Path) -> _LinkKernels:
     """Return the collectives by link, algorithm and kind; the sends come from `ops_folder`/../vidur."""
-    links: LinkKernels = {}
-    for system, link in LINKS.items():
+    links: _LinkKernels = {}
+    for system, link in _LINKS.items():
         gpu = get_gpu(SYSTEMS[system])
         for algorithm in ("nccl", "engine"):
-            for name, key, samples in keyed_collectives(ops_folder / system, link, algorithm):
+            for name, key, samples in _keyed_collectives(ops_folder / system, link, algorithm):
                 entry = kernels_of(samples, gpu, NETWORK, lowest=CHUNKED)[0]
                 links.setdefault(name, {}).setdefault(algorithm, {})[key] = entry
     vidur = ops_folder.parent / "vidur" / "profiling" / "network"
-    for system, name in SERVERS.items() if vidur.is_dir() else ():
-        entry = kernels_of([sends(vidur / system, 2)], get_gpu(SERVER_GPUS[system]), ("launch", "link"))[0]
+    for system, name in _SERVERS.items() if vidur.is_dir() else ():
+        entry = kernels_of([sends(vidur / system, 2)], get_gpu(_SERVER_GPUS[system]), ("launch", "link"))[0]
         links[name]["nccl"]["send"] = entry
-    return links | unmeasured_links(links) | between_servers(links, vidur)
+    return links | _unmeasured_links(links) | _between_servers(links, vidur)
 
 
 # Sends between two GPUs of one or two DGX servers (microsoft/vidur, MIT), launched by the host.
-SERVERS = {"a100_dgx": "NVLink3", "h100_dgx": "NVLink4"}
-SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
+_SERVERS = {"a100_dgx": "NVLink3", "h100_dgx": "NVLink4"}
+_SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
 BEYOND = 9  # a span of GPUs that includes a second server
 
 
@@ -171,7 +171,7 @@ def sends(folder: Path, in_server: int) -> Samples:
     table = read_table(folder / "send_recv.csv")
     rows = where(table, table["devices_per_node"] == in_server)
     (op,) = collective("send", "send", rows["size"], 2, span=2 if in_server == 2 else BEYOND)
-    return Samples(op, rows["time_stats.send_recv.median"] * 1e-3, by_octave(rows["size"]), "vidur, network")
+    return Samples(op, rows["time_stats.send_recv.median"] * 1e-3, _by_octave(rows["size"]), "vidur, network")
 
 
 def small_all_reduces(folder: Path) -> Samples:
@@ -181,34 +181,36 @@ def small_all_reduces(folder: Path) -> Samples:
     rows = where(table, keep)
     (op,) = all_reduce("all_reduce", rows["size"], 2, node=2)
     seconds = rows["time_stats.all_reduce.median"] * 1e-3
-    return Samples(op._replace(span=BEYOND), seconds, by_octave(rows["size"]), "vidur, network")
+    return Samples(op._replace(span=BEYOND), seconds, _by_octave(rows["size"]), "vidur, network")
 
 
-def by_octave(size: Array) -> Array:
+def _by_octave(size: Array) -> Array:
     """Return the octave of each message size: messages of one octave go to the same fold."""
     return np.asarray(np.floor(np.log2(size)))
 
 
-def between_servers(links: LinkKernels, vidur: Path) -> LinkKernels:
+def _between_servers(links: _LinkKernels, vidur: Path) -> _LinkKernels:
     """Return the collectives between servers: measured launch time, DeepEP's bandwidth fraction, NVLink's latency."""
-    known = {kind: stand_in(entry, INTER_NODE_FRACTION, INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()}
+    known = {
+        kind: _stand_in(entry, _INTER_NODE_FRACTION, _INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()
+    }
     if vidur.is_dir():
-        gpu, fixed = get_gpu("a100-sxm-80gb"), {"link": INTER_NODE_FRACTION}
+        gpu, fixed = get_gpu("a100-sxm-80gb"), {"link": _INTER_NODE_FRACTION}
         reduced = kernels_of([small_all_reduces(vidur / "a100_dgx")], gpu, ("launch",), fixed)[0]
         sent = kernels_of([sends(vidur / "h100_dgx", 1)], get_gpu("h100-sxm-80gb"), ("launch", "link"))[0]
         known = {
-            kind: measured_launch(entry, reduced if kind == "all_reduce" else sent) for kind, entry in known.items()
+            kind: _measured_launch(entry, reduced if kind == "all_reduce" else sent) for kind, entry in known.items()
         }
         known["send"] = sent
     return {"inter-node": {"nccl": known}}
 
 
-def measured_launch(entry: Kernel, measured: Kernel) -> Kernel:
+def _measured_launch(entry: Kernel, measured: Kernel) -> Kernel:
     """Return a collective with the launch time of a measured one."""
     return entry._replace(numbers=entry.numbers.model_copy(update={"launch": measured.numbers.launch}))
 
 
-def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
+def _keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
     """Return link, kind and samples of each fit over a link."""
     by_key: dict[tuple[str, str], list[Samples]] = {}
     for group, samples in measured_kernels.collectives(folder, algorithm):
@@ -221,33 +223,33 @@ def keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str
 
 
 # Links without tables of measurements.
-def unmeasured_links(links: LinkKernels) -> LinkKernels:
+def _unmeasured_links(links: _LinkKernels) -> _LinkKernels:
     """Return NVLink2 and AMD's mesh, with the numbers of the most similar measured link."""
     nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
-    mesh = {f"{kind}/{n}": stand_in(nccl[kind], link, XGMI) for kind in nccl for n, link in XGMI_FRACTIONS.items()}
-    second = {kind: stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
+    mesh = {f"{kind}/{n}": _stand_in(nccl[kind], link, _XGMI) for kind in nccl for n, link in _XGMI_FRACTIONS.items()}
+    second = {kind: _stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
     return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
 
 
 # RCCL on MI300X reaches 47.7 GB/s between 2 GPUs, which share one link of 64 GB/s, and 312.9 GB/s among 8 GPUs, which
 # use 7 links each (ml-engineering). Fractions are of the links that the group can use.
-XGMI_FRACTIONS = {2: 47.7 / 64, 4: 47.7 / 64, 8: 312.9 / (7 * 64)}
-XGMI = (
+_XGMI_FRACTIONS = {2: 47.7 / 64, 4: 47.7 / 64, 8: 312.9 / (7 * 64)}
+_XGMI = (
     "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
 )
-INTER_NODE_FRACTION = 43 / 50
-INTER_NODE = (
+_INTER_NODE_FRACTION = 43 / 50
+_INTER_NODE = (
     "launch of small messages between two DGX servers (vidur), latency of NVLink4 for each server; bandwidth "
     "fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
 )
 
 
-def stand_in(entry: Kernel, link: float, note: str) -> Kernel:
+def _stand_in(entry: Kernel, link: float, note: str) -> Kernel:
     """Return the numbers of a collective over another link, with a note."""
     evidence = Evidence(source=entry.evidence.source, note=note)
     return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
 
 
 if __name__ == "__main__":
-    for line in fit_kernels(sys.argv[1]):
+    for line in _fit_kernels(sys.argv[1]):
         print(line)

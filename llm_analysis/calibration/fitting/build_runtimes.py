@@ -140,7 +140,7 @@ def _vendor(m: Measurement) -> str:
         return ""
 
 
-def possible_rows(measurements: Sequence[Measurement], by_model: bool = False) -> Rows:
+def _possible_rows(measurements: Sequence[Measurement], by_model: bool = False) -> Rows:
     """Return the measurements that can be timed and that the datasheet does not rule out."""
     rows = Rows(measurements, by_model)
     impossible = rows.impossible()
@@ -212,19 +212,19 @@ def _write(runtime: Runtime, folder: Path) -> Path:
     return path
 
 
-def fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder: Path = FOLDER) -> None:
+def _fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder: Path = FOLDER) -> None:
     """Fit and write the runtimes `names`, and the terms that all engines share."""
     measurements = [m for path in paths for m in read_measurements(path)[0]]
     for name in names:
         others = [m for other in _POOL if other != name for m in usable(measurements, other)]
-        prior = fit(possible_rows(others), Runtime(name="pool", collective="engine"), _SHARED)
-        runtime = _fitted(possible_rows(usable(measurements, name), name in _BY_MODEL), name, prior)
+        prior = fit(_possible_rows(others), Runtime(name="pool", collective="engine"), _SHARED)
+        runtime = _fitted(_possible_rows(usable(measurements, name), name in _BY_MODEL), name, prior)
         _write(runtime, folder)
         e = runtime.evidence
         known = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {known}", flush=True)
     if set(names) == set(FACTS):
-        rows = possible_rows([m for other in _POOL for m in usable(measurements, other)])
+        rows = _possible_rows([m for other in _POOL for m in usable(measurements, other)])
         shared = fit(rows, Runtime(name=UNKNOWN, collective="engine"), _SHARED)
         note = f"the terms that {' and '.join(_POOL)} share"
         _write(shared.model_copy(update={"date": FIT_DATE, "evidence": RuntimeEvidence(note=note)}), folder)
@@ -235,4 +235,4 @@ def fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder: 
 
 if __name__ == "__main__":
     tables = [Path(argument) for argument in sys.argv[1:] if argument.endswith(".csv")]
-    fit_all(tables, [argument for argument in sys.argv[1:] if not argument.endswith(".csv")] or tuple(FACTS))
+    _fit_all(tables, [argument for argument in sys.argv[1:] if not argument.endswith(".csv")] or tuple(FACTS))

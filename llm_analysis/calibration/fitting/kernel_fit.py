@@ -15,7 +15,7 @@ from llm_analysis.hardware.profiles import Evidence, Kernel
 from llm_analysis.hardware.roofline import Efficiency, cost
 from llm_analysis.units import Array
 
-SOURCES = {
+_SOURCES = {
     "": "aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), {}",
     "vidur, mlp.csv": "microsoft/vidur (MIT), profiled kernels of vLLM, {}",
     "vidur, network": "microsoft/vidur (MIT), NCCL launched by the host on DGX servers: {}",
@@ -24,9 +24,9 @@ Numbers = dict[str, float]
 BEFORE = "before_"  # prefix of the numbers of a kernel that was measured together with another
 
 # First guess and bounds of each number. Fractions stay within the datasheet's peaks.
-GUESS = {"launch": 5e-6, "flops": 0.6, "memory": 0.7, "sharpness": 2.0, "fill": 1e4, "latency": 5e-7, "link": 0.6}
-LOWEST = {"launch": 1e-7, "flops": 0.005, "memory": 0.02, "sharpness": 1.0, "fill": 1.0, "latency": 1e-9, "link": 0.01}
-HIGHEST = {"launch": 1e-3, "flops": 1.0, "memory": 1.0, "sharpness": 10.0, "fill": 1e9, "latency": 1e-3, "link": 1.0}
+_GUESS = {"launch": 5e-6, "flops": 0.6, "memory": 0.7, "sharpness": 2.0, "fill": 1e4, "latency": 5e-7, "link": 0.6}
+_LOWEST = {"launch": 1e-7, "flops": 0.005, "memory": 0.02, "sharpness": 1.0, "fill": 1.0, "latency": 1e-9, "link": 0.01}
+_HIGHEST = {"launch": 1e-3, "flops": 1.0, "memory": 1.0, "sharpness": 10.0, "fill": 1e9, "latency": 1e-3, "link": 1.0}
 CHUNKED = {"sharpness": 0.4}  # below 1 for collectives: each chunk pays the latency again
 
 # The A100's experts were measured only with tokens that follow a power law, which overloads one expert. With even
@@ -40,7 +40,7 @@ LEAST_COMPUTE = {("a100-sxm-80gb", "decode_attention"): {"flops": 0.3}}
 COMPUTE = ("launch", "flops", "memory", "sharpness", "fill")
 MOVE = ("launch", "memory")
 NETWORK = ("launch", "latency", "link", "sharpness")
-ROBUST = 0.05  # larger residuals of log time are weighted less than quadratically
+_ROBUST = 0.05  # larger residuals of log time are weighted less than quadratically
 
 
 def predicted(s: Samples, gpu: GPU, numbers: Numbers) -> Array:
@@ -65,7 +65,7 @@ def fitted(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Number
     """Return the numbers `names` with the least error on the samples; `fixed` ones are given, the others are ideal."""
     from scipy.optimize import least_squares
 
-    low, high, guess = ({n: d[n.removeprefix(BEFORE)] for n in names} for d in (LOWEST, HIGHEST, GUESS))
+    low, high, guess = ({n: d[n.removeprefix(BEFORE)] for n in names} for d in (_LOWEST, _HIGHEST, _GUESS))
     low |= {n: v for n, v in lowest.items() if n in names}
     target = [np.log(s.seconds) for s in parts]
 
@@ -77,7 +77,7 @@ def fitted(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Number
 
     bounds = [np.log([limit[n] for n in names]) for limit in (low, high)]
     start = np.clip(np.log([guess[n] for n in names]), bounds[0] + 1e-6, bounds[1] - 1e-6)
-    solution = least_squares(residuals, start, bounds=bounds, loss="soft_l1", f_scale=ROBUST)
+    solution = least_squares(residuals, start, bounds=bounds, loss="soft_l1", f_scale=_ROBUST)
     return {name: float(f"{value:.4g}") for name, value in numbers(solution.x).items()}
 
 
@@ -104,7 +104,7 @@ def kernels_of(
         median_error=round(float(np.median(abs(errors))), 4),
         p90_error=round(float(np.quantile(abs(errors), 0.9)), 4),
         bias=round(float(np.median(errors)), 4),
-        source=SOURCES.get(parts[0].source, SOURCES[""]).format(parts[0].source),
+        source=_SOURCES.get(parts[0].source, _SOURCES[""]).format(parts[0].source),
         note=parts[0].note,
     )
     along = efficiency(numbers, BEFORE) if parts[0].before is not None else None

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.models.layers.feed_forward import distinct_experts
+from llm_analysis.physics.attention import attention
 from llm_analysis.physics.collectives import all_reduce, collective
 from llm_analysis.physics.dtypes import get_dtypes
-from llm_analysis.physics.operators import MatmulFormat, Op, Step, attention, elementwise, matmul
+from llm_analysis.physics.operators import MatmulFormat, Op, Step, elementwise, matmul
 from llm_analysis.units import Array, Quantity
 
 Mask = NDArray[np.bool_]
@@ -53,8 +54,8 @@ class Samples:
 
     def part(self, keep: Mask) -> Samples:
         """Return the samples with only the rows that `keep` marks."""
-        twin, before = (None if op is None else rows_of(op, keep) for op in (self.twin, self.before))
-        op, known = rows_of(self.op, keep), tuple(rows_of(op, keep) for op in self.known)
+        twin, before = (None if op is None else _rows_of(op, keep) for op in (self.twin, self.before))
+        op, known = _rows_of(self.op, keep), tuple(_rows_of(op, keep) for op in self.known)
         seconds, shape = self.seconds[keep], self.shape[keep]
         return replace(self, op=op, twin=twin, before=before, known=known, seconds=seconds, shape=shape)
 
@@ -86,7 +87,7 @@ def hashed(*columns: Array) -> Array:
     return np.floor((np.asarray(mixed) * 1e3 * 0.6180339887498949) % 1.0 * 1e6)
 
 
-def rows_of(op: Op, keep: Mask) -> Op:
+def _rows_of(op: Op, keep: Mask) -> Op:
     """Return an operator with only the rows that `keep` marks."""
     values: dict[str, Any] = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in op._asdict().items()}
     return Op(**values)
@@ -111,12 +112,12 @@ DTYPE_NAMES = {
     "sq": "int8",
 }
 
-QUANTISED_APART = ("fp8", "fp8_block", "nvfp4")  # measured together with the kernel that quantizes their inputs
+_QUANTISED_APART = ("fp8", "fp8_block", "nvfp4")  # measured together with the kernel that quantizes their inputs
 LEAST_WIDTH = 512  # models have no smaller matrices
 
 # A repeated kernel finds small data in L2; in a model the data comes from memory. Only on an L40S (96 MB of L2,
 # 864 GB/s of GDDR6) is this faster than the memory's peak, so such rows say nothing about memory there.
-LARGE_L2_PER_BANDWIDTH = 96e6 / 864e9
+_LARGE_L2_PER_BANDWIDTH = 96e6 / 864e9
 
 
 def matmul_format(name: str, gpu: GPU) -> MatmulFormat:
@@ -125,10 +126,10 @@ def matmul_format(name: str, gpu: GPU) -> MatmulFormat:
     return linear._replace(format=name) if name == "fp8_block" else linear
 
 
-def served_by_l2(gpu: GPU, op: Op) -> Mask:
+def _served_by_l2(gpu: GPU, op: Op) -> Mask:
     """Mark memory-bound rows that fit into L2, on GPUs with an L2 much faster than the memory."""
     l2 = gpu.l2_bytes or 0.0
-    if l2 / gpu.memory_bandwidth < LARGE_L2_PER_BANDWIDTH * 0.99:
+    if l2 / gpu.memory_bandwidth < _LARGE_L2_PER_BANDWIDTH * 0.99:
         return np.zeros(np.shape(op.bytes), dtype=bool)
     bound = op.bytes / gpu.memory_bandwidth > op.flops / gpu.peak_flops[op.rate]
     return np.asarray((op.bytes < 1.25 * l2) & bound & (op.bytes > 0.02 * l2))
@@ -146,9 +147,9 @@ def gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
             seconds=rows["latency"] * 1e-3,
             shape=hashed(rows["n"], rows["k"]),
             source="gemm_perf",
-            before=quantize(rows["m"], rows["k"], numbers) if name in QUANTISED_APART else None,
+            before=quantize(rows["m"], rows["k"], numbers) if name in _QUANTISED_APART else None,
         )
-        yield from_memory(gpu, samples)
+        yield _from_memory(gpu, samples)
 
 
 def quantize(rows: Any, width: Any, numbers: MatmulFormat) -> Op:
@@ -156,18 +157,18 @@ def quantize(rows: Any, width: Any, numbers: MatmulFormat) -> Op:
     return elementwise("quantize", rows, 2.0 * width, numbers.input_bytes * width, 1.0, kind="quantize")
 
 
-def from_memory(gpu: GPU, samples: Samples) -> Samples:
+def _from_memory(gpu: GPU, samples: Samples) -> Samples:
     """Return the samples without the rows that L2 served, and a note with their number."""
-    aside = served_by_l2(gpu, samples.op)
+    aside = _served_by_l2(gpu, samples.op)
     if not aside.any():
         return samples
     note = f"{int(aside.sum())} rows set aside: served by L2"
     return replace(samples.part(~aside), note="; ".join(t for t in (samples.note, note) if t))
 
 
-ATTENTION_FORMATS = {("bfloat16", "bfloat16"): "bf16", ("bfloat16", "fp8"): "bf16_kv8", ("fp8", "fp8"): "fp8"}
-MAIN_HEAD_DIM = 128
-PAGE = 64  # tokens; a cache is read in whole pages, so all shorter prompts and contexts take the same time
+_ATTENTION_FORMATS = {("bfloat16", "bfloat16"): "bf16", ("bfloat16", "fp8"): "bf16_kv8", ("fp8", "fp8"): "fp8"}
+_MAIN_HEAD_DIM = 128
+_PAGE = 64  # tokens; a cache is read in whole pages, so all shorter prompts and contexts take the same time
 
 
 def attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
@@ -175,45 +176,45 @@ def attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
     source = "context_attention_perf" if phase == "prefill" else "generation_attention_perf"
     table = read_table(folder / f"{source}.csv.gz")
     table = where(table, (table["window_size"] == 0) & (table["kernel_source"] == "torch_flow"))
-    for (math, cache), name in ATTENTION_FORMATS.items():
+    for (math, cache), name in _ATTENTION_FORMATS.items():
         for head_dim in sorted(set(table["head_dim"])):
             same = (table["attn_dtype"] == math) & (table["kv_cache_dtype"] == cache) & (table["head_dim"] == head_dim)
-            suffix = "" if head_dim == MAIN_HEAD_DIM else f"_d{head_dim:g}"
-            rows = where(table, same & believable(table, gpu, phase))
+            suffix = "" if head_dim == _MAIN_HEAD_DIM else f"_d{head_dim:g}"
+            rows = where(table, same & _believable(table, gpu, phase))
             if len(rows["latency"]):
                 op = attention_op(rows, phase, name + suffix, gpu, head_dim, cache)
-                note = ATTENTION_NOTES.get((gpu.name, phase), "")
-                samples = Samples(op, rows["latency"] * 1e-3, attention_shape(rows), source, note)
-                yield from_memory(gpu, samples)
+                note = _ATTENTION_NOTES.get((gpu.name, phase), "")
+                samples = Samples(op, rows["latency"] * 1e-3, _attention_shape(rows), source, note)
+                yield _from_memory(gpu, samples)
 
 
-ATTENTION_NOTES = {
+_ATTENTION_NOTES = {
     ("a100-sxm-80gb", "decode"): "multi-head rows from 512 cached tokens alone: in the others the cache was read at up "
     "to 1.65 times the bandwidth of the memory, which it cannot have come from",
 }
 
 
-def believable(table: Table, gpu: GPU, phase: str) -> Mask:
+def _believable(table: Table, gpu: GPU, phase: str) -> Mask:
     """Mark the rows with shapes of real models: up to 16 query heads per KV head, at least one page of tokens."""
-    heads, kv_heads = table["num_heads"], kv_heads_of(table)
+    heads, kv_heads = table["num_heads"], _kv_heads_of(table)
     if phase == "prefill":
-        return np.asarray(table["isl"] >= PAGE)
+        return np.asarray(table["isl"] >= _PAGE)
     cached = table["isl"] + table["step"]
-    usual = (heads / kv_heads <= 16) & (cached >= PAGE)
+    usual = (heads / kv_heads <= 16) & (cached >= _PAGE)
     if gpu.name == "a100-sxm-80gb":
         usual &= (heads == kv_heads) & (cached >= 512)
     return np.asarray(usual)
 
 
-def kv_heads_of(table: Table) -> Array:
+def _kv_heads_of(table: Table) -> Array:
     """Return the number of KV heads; the tables write 0 for multi-head attention."""
     given: Array = table["num_key_value_heads"]
     return np.where(given > 0, given, table["num_heads"]).astype(np.float64)
 
 
-def attention_shape(rows: Table) -> Array:
+def _attention_shape(rows: Table) -> Array:
     """Return the number that rows of attention with equal sizes share."""
-    return hashed(rows["batch_size"], rows["isl"] + rows["step"], rows["num_heads"], kv_heads_of(rows))
+    return hashed(rows["batch_size"], rows["isl"] + rows["step"], rows["num_heads"], _kv_heads_of(rows))
 
 
 def attention_op(rows: Table, phase: str, name: str, gpu: GPU, head_dim: float, cache: str) -> Op:
@@ -222,7 +223,7 @@ def attention_op(rows: Table, phase: str, name: str, gpu: GPU, head_dim: float, 
     seen = rows["isl"] + rows["step"]
     prompt = Step(rows["batch_size"], rows["isl"])
     step = prompt if phase == "prefill" else Step(rows["batch_size"], 1.0, seen - 1, phase)
-    kv_heads: Any = kv_heads_of(rows)
+    kv_heads: Any = _kv_heads_of(rows)
     return attention(
         "attention",
         step,
@@ -293,11 +294,11 @@ def collectives(folder: Path, algorithm: str) -> Iterator[tuple[int, Samples]]:
             rows = where(table, (kinds == theirs) & (table["num_gpus"] == group))
             message = rows["message_size"] * 2.0  # elements of 16 bits
             if len(message):
-                op = collective_op(kind, message, group)
+                op = _collective_op(kind, message, group)
                 yield group, Samples(op, rows["latency"] * 1e-3, np.log2(message), source)
 
 
-def collective_op(kind: str, message: Any, group: int) -> Op:
+def _collective_op(kind: str, message: Any, group: int) -> Op:
     """Return a collective; `message` is the size in bytes of the whole tensor."""
     if kind == "all_reduce":
         return all_reduce(kind, message, group, node=group)[0]
@@ -305,8 +306,8 @@ def collective_op(kind: str, message: Any, group: int) -> Op:
 
 
 # microsoft/vidur (MIT): the kernels of one layer of vLLM on three GPUs. Column of the table -> kind of operator.
-VIDUR = {"a100-sxm-80gb": "a100", "h100-sxm-80gb": "h100", "a40-48gb": "a40"}
-ELEMENTWISE = {
+_VIDUR = {"a100-sxm-80gb": "a100", "h100-sxm-80gb": "h100", "a40-48gb": "a40"}
+_ELEMENTWISE = {
     "input_layernorm": "elementwise",
     "attn_rope": "rotary",
     "mlp_act": "elementwise",
@@ -318,18 +319,18 @@ ELEMENTWISE = {
 
 def elementwises(vidur: Path, gpu: GPU) -> Iterator[Samples]:
     """Yield norms, rotary embeddings and activations; residual additions; embedding look-ups."""
-    paths = sorted((vidur / VIDUR.get(gpu.name, "none")).glob("*/*/mlp.csv*"))
+    paths = sorted((vidur / _VIDUR.get(gpu.name, "none")).glob("*/*/mlp.csv*"))
     tables = [read_table(path) for path in paths]
-    for kind in dict.fromkeys(ELEMENTWISE.values()) if tables else ():
+    for kind in dict.fromkeys(_ELEMENTWISE.values()) if tables else ():
         parts = [
-            moved for t in tables for name, of in ELEMENTWISE.items() if of == kind for moved in [pass_of(t, name)]
+            moved for t in tables for name, of in _ELEMENTWISE.items() if of == kind for moved in [_pass_of(t, name)]
         ]
         moved, seconds = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         op = Op(name=kind, kind=kind, activation_bytes=moved)
         yield Samples(op, seconds, hashed(moved), "vidur, mlp.csv")
 
 
-def pass_of(table: Table, name: str) -> tuple[Array, Array]:
+def _pass_of(table: Table, name: str) -> tuple[Array, Array]:
     """Return the bytes that an elementwise kernel moves and its seconds, for the rows in which it was measured."""
     rows, h = table["num_tokens"], table["n_embd"]
     tp = table["num_tensor_parallel_workers"]
@@ -344,15 +345,15 @@ def pass_of(table: Table, name: str) -> tuple[Array, Array]:
 
 
 GATED = ("moe_torch_flow", "moe_torch_flow_cutlass", "deepgemm")
-SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
+_SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
 
 # nvfp4 was measured with two kernels. Engines run the one for few tokens, which is two to four times as fast. Its rows
 # with several experts per token are faster than the memory allows, so fewer experts were read than stated. Rows with
 # one expert per token, or with one token, do not have this problem.
-FASTEST = {"nvfp4": "moe_torch_flow_min_latency"}
-FASTEST_NOTE = "the kernel for few tokens; rows of one token, of one expert a token, or of many tokens"
-LEAST_EXPERT_WIDTH = 128  # of the part of an expert on one GPU: models are not split further
-MANY_TOKENS = 8192  # all experts are read, and their weights hardly matter
+_FASTEST = {"nvfp4": "moe_torch_flow_min_latency"}
+_FASTEST_NOTE = "the kernel for few tokens; rows of one token, of one expert a token, or of many tokens"
+_LEAST_EXPERT_WIDTH = 128  # of the part of an expert on one GPU: models are not split further
+_MANY_TOKENS = 8192  # all experts are read, and their weights hardly matter
 
 
 def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
@@ -360,34 +361,34 @@ def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
     path = folder / "moe_perf.csv.gz"
     table = read_table(path) if path.is_file() else {"moe_dtype": np.array([])}
     for name in sorted(set(table["moe_dtype"])):
-        kernels = (FASTEST[name],) if name in FASTEST else GATED
-        wide = table["inter_size"] >= LEAST_EXPERT_WIDTH * table["moe_tp_size"]
+        kernels = (_FASTEST[name],) if name in _FASTEST else GATED
+        wide = table["inter_size"] >= _LEAST_EXPERT_WIDTH * table["moe_tp_size"]
         same = (table["moe_dtype"] == name) & np.isin(table["kernel_source"], kernels)
         rows = where(table, same & wide & (table["moe_ep_size"] == 1))
         even = rows["distribution"] == "balanced"
-        yield even_routing(where(rows, even), name, gpu) if even.any() else power_law_routing(rows, name, gpu)
+        yield _even_routing(where(rows, even), name, gpu) if even.any() else _power_law_routing(rows, name, gpu)
 
 
-def even_routing(rows: Table, name: str, gpu: GPU) -> Samples:
+def _even_routing(rows: Table, name: str, gpu: GPU) -> Samples:
     """Return the rows with tokens assigned to experts in turn."""
     tokens, k = rows["num_tokens"], rows["topk"]
     note = ""
-    if name in FASTEST:
-        rows, note = where(rows, (tokens == 1) | (k == 1) | (tokens >= MANY_TOKENS)), FASTEST_NOTE
+    if name in _FASTEST:
+        rows, note = where(rows, (tokens == 1) | (k == 1) | (tokens >= _MANY_TOKENS)), _FASTEST_NOTE
     touched = np.minimum(rows["num_tokens"] * rows["topk"], rows["num_experts"])
     return experts(rows, matmul_format(name, gpu), touched, note)
 
 
-def power_law_routing(rows: Table, name: str, gpu: GPU) -> Samples:
+def _power_law_routing(rows: Table, name: str, gpu: GPU) -> Samples:
     """Return the power-law rows with one token, or with enough tokens to reach nearly all experts in any case."""
     tokens, held = rows["num_tokens"], rows["num_experts"]
     rows = where(rows, (tokens == 1) | (tokens * rows["topk"] >= 2 * held))
     touched = distinct_experts(rows["num_tokens"], rows["num_experts"], rows["topk"])
-    samples = experts(rows, matmul_format(name, gpu), touched, SKEWED)
-    return samples.part(memory_bound(samples.op, gpu))
+    samples = experts(rows, matmul_format(name, gpu), touched, _SKEWED)
+    return samples.part(_memory_bound(samples.op, gpu))
 
 
-def memory_bound(op: Op, gpu: GPU) -> Mask:
+def _memory_bound(op: Op, gpu: GPU) -> Mask:
     """Mark the rows that take three times as long for their bytes as for their FLOP, at the peaks."""
     return np.asarray(op.bytes / gpu.memory_bandwidth > 3 * op.flops / gpu.peak_flops[op.rate])
 

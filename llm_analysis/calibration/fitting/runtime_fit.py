@@ -28,11 +28,11 @@ FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
 CUDA_CORES = "cuda_core_flops"
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # units of seconds
-CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock: at most what the 128 lanes of an SM add and multiply
-FACTOR_RANGE = (0.1, 1.0)  # kernels at best as good as those measured
-PULL = 0.05  # weight of the prior, per unit, beside a row that is off by OUTLIER
-OUTLIER = 0.1
-WORTH = 0.003  # how much lower the held-out error must be for a term to be kept
+_CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock: at most what the 128 lanes of an SM add and multiply
+_FACTOR_RANGE = (0.1, 1.0)  # kernels at best as good as those measured
+_PULL = 0.05  # weight of the prior, per unit, beside a row that is off by OUTLIER
+_OUTLIER = 0.1
+_WORTH = 0.003  # how much lower the held-out error must be for a term to be kept
 
 
 def fit(
@@ -55,8 +55,8 @@ def fit(
 
     def residuals(x: Array) -> Array:
         seconds = rows.seconds(_with_terms(runtime, terms, x))[index]
-        off = weights * np.log(seconds / rows.measured[index]) / OUTLIER
-        return np.concatenate([off, PULL * (x - start)])
+        off = weights * np.log(seconds / rows.measured[index]) / _OUTLIER
+        return np.concatenate([off, _PULL * (x - start)])
 
     found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=60)
     return _with_terms(runtime, terms, found.x)
@@ -88,7 +88,7 @@ def _bounds(term: str) -> tuple[float, float]:
 
     if term in SECONDS:
         return 0.0, LARGEST
-    low, high = CUDA_CORE_RANGE if term == CUDA_CORES else FACTOR_RANGE
+    low, high = _CUDA_CORE_RANGE if term == CUDA_CORES else _FACTOR_RANGE
     return log(low), log(high)
 
 
@@ -136,7 +136,7 @@ def chosen_terms(rows: Rows, runtime: Runtime, prior: Runtime | None = None, ter
     best = loss(rows, out_of_sample(rows, runtime, [], prior))
     while True:
         tries = {t: loss(rows, out_of_sample(rows, runtime, [*kept, t], prior)) for t in terms if t not in kept}
-        if not tries or min(tries.values()) > best - WORTH:
+        if not tries or min(tries.values()) > best - _WORTH:
             return kept
         term = min(tries, key=lambda name: tries[name])
         kept, best = [*kept, term], tries[term]

@@ -56,7 +56,7 @@ MEMORY_BOUND, COMPUTE_BOUND = (
 )  # tokens per layer: at most 16 or 32 is memory-bound, at least 1000 compute-bound
 
 MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM"
-BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
+_BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +70,21 @@ class Scaled:
     gpu_name: str | None = None
 
 
-FROM_LAYERS = (
+_FROM_LAYERS = (
     Scaled("a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-40gb", "a100-sxm-40gb", gpu_name="a100-sxm-40gb"),
     Scaled("volta", "a100-sxm-80gb", "v100-sxm2-16gb", "v100-sxm-16gb"),
     Scaled("turing", "a100-sxm-80gb", "t4", "t4-16gb"),
     Scaled("l4-24gb", "l40s-48gb", "l4-24gb", "l4-24gb", gpu_name="l4-24gb"),
 )
-FROM_PEAKS = (Scaled("cdna", "h100-sxm-80gb", "mi300x-192gb", "mi300x-192gb"),)
-PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_": "a100-sxm-80gb"}
+_FROM_PEAKS = (Scaled("cdna", "h100-sxm-80gb", "mi300x-192gb", "mi300x-192gb"),)
+_PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_": "a100-sxm-80gb"}
 
 
 def scaled_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
     """Return the profiles that are scaled as a whole."""
     table = read_table(microbench)
-    made = [scaled(s, bases[s.base], *layer_factors(s, bases[s.base], table), MODELS, date) for s in FROM_LAYERS]
-    return made + [scaled(s, bases[s.base], *peak_factors(s, bases[s.base], table), BLOGS, date) for s in FROM_PEAKS]
+    made = [scaled(s, bases[s.base], *layer_factors(s, bases[s.base], table), MODELS, date) for s in _FROM_LAYERS]
+    return made + [scaled(s, bases[s.base], *_peak_factors(s, bases[s.base], table), _BLOGS, date) for s in _FROM_PEAKS]
 
 
 def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
@@ -93,14 +93,14 @@ def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[floa
     rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
     gpu, wide = get_gpu(s.measured_on), rows >= COMPUTE_BOUND
     decode = table["kind"][mine] == "layer_decode"
-    lines = [at_no_sequences(rows[few], seconds[few]) for few in (decode & (rows <= most) for most in MEMORY_BOUND)]
+    lines = [_at_no_sequences(rows[few], seconds[few]) for few in (decode & (rows <= most) for most in MEMORY_BOUND)]
     _, weights_alone, used = min(lines)
     flops = float(np.median(layer_seconds(gpu, base, rows[wide]) / seconds[wide]))
     memory = float(layer_seconds(gpu, base, np.ones(1))[0] / weights_alone)
     return flops, memory, used + int(wide.sum())
 
 
-def at_no_sequences(rows: Array, seconds: Array) -> tuple[float, float, int]:
+def _at_no_sequences(rows: Array, seconds: Array) -> tuple[float, float, int]:
     """Return the intercept of a straight line through the points: its standard error, seconds, number of points."""
     line, spread = np.polyfit(rows, seconds, 1, cov=True)
     return float(np.sqrt(spread[1, 1])), float(line[1]), len(rows)
@@ -118,10 +118,10 @@ def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
     return np.asarray(sum(seconds), dtype=np.float64)
 
 
-def peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
+def _peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
     """Return the factors on `flops` and `memory` and the number of rows: ratios of fractions of peak on two GPUs."""
     found, rows = [], 0
-    for kind, reference in PEAK_REFERENCES.items():
+    for kind, reference in _PEAK_REFERENCES.items():
         fractions = []
         for table_name, gpu_name in ((s.table_name, s.measured_on), (reference, reference)):
             known = np.char.startswith(table["kind"], kind) & (table["gpu"] == table_name) & (table["dtype"] != "fp8")
@@ -157,23 +157,23 @@ def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, sou
 def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) -> Kernel:
     """Return a kernel with its fractions multiplied; its evidence is that of the factors."""
     n = entry.numbers
-    update = {"flops": at_most(n.flops * flops, n.flops), "memory": at_most(n.memory * memory, n.memory)}
+    update = {"flops": _at_most(n.flops * flops, n.flops), "memory": _at_most(n.memory * memory, n.memory)}
     unknown = dict.fromkeys(UNKNOWN)
     evidence = entry.evidence._replace(rows=rows, source=source, note="scaled, not measured", **unknown)
     return Kernel(numbers=n.model_copy(update=update), evidence=evidence)
 
 
-def at_most(fraction: float, unscaled: float) -> float:
+def _at_most(fraction: float, unscaled: float) -> float:
     """Return a scaled fraction: at most BEST, or the unscaled fraction if that is higher."""
-    return round(min(fraction, max(BEST, unscaled)), 4)
+    return round(min(fraction, max(_BEST, unscaled)), 4)
 
 
-BEST = 0.95  # of the peak: what the best measured kernels reach
+_BEST = 0.95  # of the peak: what the best measured kernels reach
 UNKNOWN = ("median_error", "p90_error", "bias")
 
 
-HEADS = re.compile(r"heads (\d+), kv heads (\d+), head_dim (\d+)")
-SOURCE = "published kernel timings, {}"
+_HEADS = re.compile(r"heads (\d+), kv heads (\d+), head_dim (\d+)")
+_SOURCE = "published kernel timings, {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,26 +196,26 @@ class Published:
     host_timed: bool = False
 
 
-SETS = (
+_SETS = (
     Published("h20-96gb", "h20-96gb", "h20-96gb", "h100-sxm-80gb", "fp8", "fp8_block", "fp8", gpu_name="h20-96gb"),
     Published("cdna2", "mi210-64gb", "mi210-64gb", "h100-sxm-80gb", "bf16/fp16", "bfloat16", "bf16", host_timed=True),
 )
 
 
-def published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
+def _published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
     """Return the kernels of a GPU in the table."""
     mine = where(table, table["gpu"] == p.table_name)
-    found = [gemm_samples(p, gpu, mine)]
+    found = [_gemm_samples(p, gpu, mine)]
     for kind, phase in (("attention_prefill", "prefill"), ("attention_decode", "decode")):
         for cache in ("bf16", "fp8"):
             dtype = np.char.endswith(mine["dtype"].astype(str), cache if phase == "decode" else "bf16")
             rows = where(mine, (mine["kind"] == kind) & dtype)
             if len(rows["kind"]) and (cache == "bf16" or phase == "decode"):
-                found.append(attention_samples(rows, gpu, phase, cache))
+                found.append(_attention_samples(rows, gpu, phase, cache))
     return found
 
 
-def gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
+def _gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
     """Return the matrix multiplications with k and n of at least LEAST_WIDTH."""
     rows = where(mine, (mine["kind"] == "gemm") & (mine["dtype"] == p.gemm_dtype))
     m, n, k = (numbers(rows[c]) for c in ("m", "n", "k"))
@@ -231,9 +231,9 @@ def seconds_of(rows: Table) -> Array:
     return np.asarray(numbers(rows["value"]) * np.where(rows["unit"] == "ms", 1e-3, 1e-6))
 
 
-def attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
+def _attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
     """Return attention with up to 16 query heads per KV head. Decode of one sequence is left out: it is noisy."""
-    heads, kv_heads, head_dim = (numbers(np.array(c)) for c in zip(*map(heads_of, rows["notes"]), strict=True))
+    heads, kv_heads, head_dim = (numbers(np.array(c)) for c in zip(*map(_heads_of, rows["notes"]), strict=True))
     seen = numbers(rows["n"])
     shapes: dict[str, Any] = {"num_heads": heads, "num_key_value_heads": kv_heads, "latency": seconds_of(rows)}
     batch = np.ones(len(seen)) if phase == "prefill" else numbers(rows["m"])
@@ -245,26 +245,26 @@ def attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
     return Samples(op, shapes["latency"], hashed(shapes["isl"], shapes["batch_size"], shapes["num_heads"]), phase)
 
 
-def heads_of(note: str) -> tuple[str, ...]:
+def _heads_of(note: str) -> tuple[str, ...]:
     """Return heads, KV heads and head size of a note, as text; empty if the note has none."""
-    match = HEADS.search(note)
+    match = _HEADS.search(note)
     return match.groups() if match else ("", "", "")
 
 
 def published_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
     """Return the profiles with some fitted kernels."""
     table = read_table(microbench)
-    return [published_profile(p, bases[p.base], table, date) for p in SETS]
+    return [_published_profile(p, bases[p.base], table, date) for p in _SETS]
 
 
-def published_profile(p: Published, base: Profile, table: Table, date: str) -> Profile:
+def _published_profile(p: Published, base: Profile, table: Table, date: str) -> Profile:
     """Return the scaled profile of `base` with the fitted kernels in it."""
     gpu, relative = get_gpu(p.measured_on), base.kernels["gemm"][p.relative].numbers
     fixed, names = ({"launch": relative.launch}, COMPUTE[1:]) if p.host_timed else ({}, COMPUTE)
     fits = {}
-    for samples in published_samples(p, gpu, table):
+    for samples in _published_samples(p, gpu, table):
         entry, _ = kernels_of([samples], gpu, names, fixed)
-        evidence = entry.evidence._replace(source=SOURCE.format(samples.source))
+        evidence = entry.evidence._replace(source=_SOURCE.format(samples.source))
         fits[samples.op.kind, samples.op.format] = entry._replace(evidence=evidence)
     (gemm,) = (entry for (kind, _), entry in fits.items() if kind == "gemm")
     flops = gemm.numbers.flops / relative.flops

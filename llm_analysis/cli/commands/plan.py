@@ -8,7 +8,7 @@ from llm_analysis.cli.flags import OUTPUT, Flag
 from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output
 from llm_analysis.cli.progress import Progress
 from llm_analysis.errors import choice
-from llm_analysis.explore.planning import DEFAULTS, planned
+from llm_analysis.explore.plan_flags import DEFAULTS, planned
 from llm_analysis.report.plan import rendered
 from llm_analysis.report.tables import FORMATS
 

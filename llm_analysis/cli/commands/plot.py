@@ -11,7 +11,7 @@ from llm_analysis.cli.pictures import pareto_figure, picture_path, with_picture
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue, choice
 from llm_analysis.explore.combinations import axes, combinations
-from llm_analysis.explore.planning import planned
+from llm_analysis.explore.plan_flags import planned
 from llm_analysis.explore.ranges import values_of
 from llm_analysis.explore.where import SECONDS, quantity
 from llm_analysis.inference.estimate import Estimate

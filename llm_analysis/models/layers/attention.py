@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.models.layers.context_parallel import Shapes, shared_attention
-from llm_analysis.physics.operators import Op, Step, attention, elementwise
+from llm_analysis.physics.attention import attention
+from llm_analysis.physics.operators import Op, Step, elementwise
 from llm_analysis.units import Quantity, minimum
 
 # DeepSeek-V3.2 keeps its indexer's keys in fp8 with one 32-bit scale per 128 (its published inference code).
 INDEX_KEY_BYTES = 1 + 4 / 128
 # Sparse latent attention: with an indexer, or with the tokens that the indexer of an earlier layer selected.
-SPARSE_LATENT = ("sparse_latent_attention", "shared_index_latent_attention")
+_SPARSE_LATENT = ("sparse_latent_attention", "shared_index_latent_attention")
 
 
 class _Heads(NamedTuple):
@@ -145,7 +146,7 @@ def latent_block(p: Pass, kind: str) -> list[Op]:
         ops.append(p.matmul("head_gate", h, heads / t, params=h * heads))
     if kind == "sparse_latent_attention":
         ops += indexer(p, m.index_n_heads, INDEX_KEY_BYTES)
-    attend = _absorbed if kind in SPARSE_LATENT or p.step.phase == "decode" else _expanded
+    attend = _absorbed if kind in _SPARSE_LATENT or p.step.phase == "decode" else _expanded
     return [*ops, *attend(p, kind), *_output_projection(p, heads * m.v_head_dim)]
 
 
@@ -178,7 +179,7 @@ def _absorbed(p: Pass, kind: str) -> list[Op]:
     """Return the products of queries into the latent space, attention over the latent rows, and products back."""
     m, t = p.model, p.layout.tp_size
     heads, nope, v, rank = m.num_attention_heads, m.qk_nope_head_dim, m.v_head_dim, m.kv_lora_rank
-    top = float(m.index_topk) if kind in SPARSE_LATENT else inf
+    top = float(m.index_topk) if kind in _SPARSE_LATENT else inf
     shapes = _latent_shapes(p, heads / t, rank + m.qk_rope_head_dim, rank)
     return [
         p.matmul("q_absorb", nope, rank, heads=heads / t, params=heads * nope * rank),

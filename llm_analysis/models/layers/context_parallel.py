@@ -26,7 +26,7 @@ from llm_analysis.physics.collectives import all_gather, all_to_all
 from llm_analysis.physics.operators import Op, Step, elementwise
 from llm_analysis.units import Quantity, minimum
 
-LSE_BYTES = 4.0  # a 32-bit log-sum-exp for each head and query
+_LSE_BYTES = 4.0  # a 32-bit log-sum-exp for each head and query
 
 
 class Shapes(NamedTuple):
@@ -44,10 +44,12 @@ def shared_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> l
     """Return one rank's share of the attention `attend` of a pass, and the collectives that it needs."""
     if p.layout.cp_size == 1:
         return [attend(p.whole)]
-    return partial_attention(p, shapes, attend) if p.whole.phase == "decode" else gathered_attention(p, shapes, attend)
+    return (
+        _partial_attention(p, shapes, attend) if p.whole.phase == "decode" else _gathered_attention(p, shapes, attend)
+    )
 
 
-def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
+def _gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
     """Return the prefill attention of one rank over keys and values gathered from all ranks into a buffer."""
     n, t, node, b, total = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.step.batch, p.step.total
     mine, row_bytes = p.step.new_tokens, b * shapes.row_bytes
@@ -65,7 +67,7 @@ def gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) ->
     ]
 
 
-def partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
+def _partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> list[Op]:
     """Return the decode attention of the busiest rank over its own tokens, and the merge of partial outputs."""
     n, t, node, rows = p.layout.cp_size, p.layout.tp_size, p.layout.gpus_per_node, p.rows
     op, width, outputs = attend(p.whole), p.dtypes.stream_bytes, shapes.heads * shapes.value_dim
@@ -73,7 +75,7 @@ def partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -> 
     written = p.whole.rows * shapes.row_bytes if shapes.writes else 0.0
     share = minimum(1.0, (held + written) / (n * op.kv_bytes))
     queries = n * rows * shapes.heads * shapes.key_dim * width
-    parts = n * rows * shapes.heads * (shapes.value_dim * width + LSE_BYTES)
+    parts = n * rows * shapes.heads * (shapes.value_dim * width + _LSE_BYTES)
     return [
         *all_gather("query_all_gather", queries, n, node=node, count=p.count, stride=t),
         op._replace(

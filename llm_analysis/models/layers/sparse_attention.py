@@ -6,7 +6,8 @@ from math import inf
 
 from llm_analysis.models.layers.attention import INDEX_KEY_BYTES, attention_block, indexer, picking
 from llm_analysis.models.layers.base import Pass
-from llm_analysis.physics.operators import Op, Step, attention, elementwise
+from llm_analysis.physics.attention import attention
+from llm_analysis.physics.operators import Op, Step, elementwise
 
 
 def block_sparse_block(p: Pass, kind: str) -> list[Op]:

@@ -120,8 +120,8 @@ _SIZE_PATTERN = (
 _NOTED = frozenset({"dual_chunk_attention_config"})
 # Where a model with images or audio keeps its language model, and where a few families keep the halves of a layer.
 LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
-LAYER_PARTS = ("attn_config", "ffn_config")
-SHARED_WITH_PARTS = ("tie_word_embeddings", "quantization_config", "model_type", "use_fp8_e4m3")
+_LAYER_PARTS = ("attn_config", "ffn_config")
+_SHARED_WITH_PARTS = ("tie_word_embeddings", "quantization_config", "model_type", "use_fp8_e4m3")
 # Model types of the outer file whose text part holds a meaningless flag: the class of the text part writes its default.
 _TIED_OUTSIDE = ("qwen3_vl_moe", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
 
@@ -194,13 +194,13 @@ def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
     for part in LANGUAGE_PARTS:
         inner = raw.get(part)
         if isinstance(inner, Mapping):
-            found = {key: raw[key] for key in SHARED_WITH_PARTS if raw.get(key) is not None}
+            found = {key: raw[key] for key in _SHARED_WITH_PARTS if raw.get(key) is not None}
             own = {key: value for key, value in inner.items() if value is not None}
             if raw.get("model_type") in _TIED_OUTSIDE and "tie_word_embeddings" in found:
                 own.pop("tie_word_embeddings", None)
             found |= own
             break
-    for part in LAYER_PARTS:
+    for part in _LAYER_PARTS:
         inner = found.pop(part, None)
         if isinstance(inner, Mapping):
             found = {key: value for key, value in inner.items() if key != "model_type"} | found

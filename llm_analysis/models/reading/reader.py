@@ -31,7 +31,7 @@ from llm_analysis.models.reading.fields import (
 from llm_analysis.models.reading.quantization import QUANTIZATION_KEYS, weights_of
 
 # Names of layer kinds in published files: our names for them.
-OTHER_NAMES = {
+_OTHER_NAMES = {
     "attention": "full_attention",
     "moe": "sparse",
     "mlp": "dense",
@@ -161,7 +161,7 @@ def _check_activation(fields: Fields) -> None:
 
 def _rename_kinds(fields: Fields, family: Family) -> None:
     """Translate the kinds of layers in a file into our names, `linear_attention` into the family's recurrence."""
-    names = OTHER_NAMES | ({"linear_attention": family.linear_attention} if family.linear_attention else {})
+    names = _OTHER_NAMES | ({"linear_attention": family.linear_attention} if family.linear_attention else {})
     for key in ("layer_types", "mlp_layer_types"):
         if key in fields:
             fields[key] = [names.get(str(kind), str(kind)) for kind in fields.items_of(key)]

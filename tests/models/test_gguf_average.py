@@ -4,7 +4,7 @@ import pytest
 
 from llm_analysis.catalog import get_model
 from llm_analysis.models.forward import forward
-from llm_analysis.models.gguf import with_gguf_mix
+from llm_analysis.models.gguf_average import with_gguf_mix
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism

@@ -18,8 +18,8 @@ from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.serving.lengths import read_trace
 
-ALL = "all"
-WITHIN = ("estimate", "band")
+_ALL = "all"
+_WITHIN = ("estimate", "band")
 # The flags with their defaults.
 DEFAULTS: dict[str, Any] = {
     "model_name": None,
@@ -56,13 +56,13 @@ def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], 
     for name, listing in (("model_name", "models"), ("gpu_name", "gpus")):
         if flags[name] is None:
             raise BadValue(f"the question needs --{name}; `llm-analysis {listing}` lists what is known")
-    choice("within", flags["within"], WITHIN)
+    choice("within", flags["within"], _WITHIN)
     if flags["mode"] is not None:
         choice("mode", flags["mode"], MODES)
     if flags["method"] is not None:
         choice("method", flags["method"], [name for name in METHODS if name != "published"])
     model = catalog.get_model(flags["model_name"], flags["allow_download"])
-    gpus = gpus_named(flags["gpu_name"])
+    gpus = _gpus_named(flags["gpu_name"])
     formats = flags["dtype_name"]
     return searched(
         model,
@@ -80,9 +80,9 @@ def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], 
     )
 
 
-def gpus_named(names: object) -> list[GPU]:
+def _gpus_named(names: object) -> list[GPU]:
     """Return the GPUs of a list of names, or all of the catalogue. Raises LLMAnalysisError."""
-    if names == ALL:
+    if names == _ALL:
         return [catalog.get_gpu(name) for name in catalog.names("gpu_configs")]
     found = [catalog.get_gpu(name) for name in values_of("gpu_name", names, text=True)]
     return list({gpu.name: gpu for gpu in found}.values())
@@ -151,10 +151,10 @@ def _prices(flags: Mapping[str, Any], gpus: list[GPU]) -> dict[str, float] | Non
     given = flags["prices"]
     if isinstance(given, Mapping):
         return {catalog.get_gpu(name).name: _price(f"the price of {name}", price) for name, price in given.items()}
-    return None if given is None else read_prices(Path(given).expanduser())
+    return None if given is None else _read_prices(Path(given).expanduser())
 
 
-def read_prices(path: Path) -> dict[str, float]:
+def _read_prices(path: Path) -> dict[str, float]:
     """Return the prices in a CSV of gpu_name,cost_per_hour. Raises BadConfig, BadValue, UnknownName."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
