@@ -143,6 +143,8 @@ def _path_of(what: str, name: str) -> tuple[Path, list[str]]:
     path = _entry(kind, found[0]) if found else None
     if path is None:
         hint = f"nor is it a file; `llm-analysis {what}s` lists what is known"
+        if "," in name:
+            hint = f"one {what} is asked for here; compare and sweep take several"
         if is_repository(name):
             hint = "nor is it in the local Hugging Face cache; --allow_download fetches its config.json"
         raise unknown(what, name, names(kind), hint)

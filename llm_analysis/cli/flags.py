@@ -95,6 +95,11 @@ HINTS = {
     "gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",
     "ttft": "it is part of the answer; llm-analysis sweep --where 'ttft<1s' searches for it",
     "tpot": "it is part of the answer; llm-analysis sweep --where 'tpot<20ms' searches for it",
+    "seq_len": "in load the prompt has --random_input_len tokens",
+    "num_tokens_to_generate": "in load the output has --random_output_len tokens",
+    "duration": "give --num_prompts, the request rate times the seconds",
+    "max_ttft": "plan takes it; sweep --where 'ttft<1s' keeps the points below it",
+    "max_tpot": "plan takes it; sweep --where 'tpot<30ms' keeps the points below it",
     "ds_zero": "it is for training; this program estimates inference",
 }
 

@@ -105,7 +105,12 @@ def _condition(part: str, known: Sequence[str]) -> Condition:
     if value.lower() in TRUTH:
         return Condition(column, operator, TRUTH[value.lower()])
     if NUMBER.fullmatch(value) and not column.endswith("_name"):
-        return Condition(column, operator, quantity(f"where: {match['column']}", value, unit_of(column)))
+        units = unit_of(column)
+        if match["column"] != column and units is SECONDS and not NUMBER.fullmatch(value)["unit"]:  # type: ignore[index]
+            raise BadValue(
+                f"where: {shown(part.strip())} has no unit; write {match['column']}{operator}{value}ms, or s"
+            )
+        return Condition(column, operator, quantity(f"where: {match['column']}", value, units))
     if operator not in ("=", "!="):
         raise BadValue(f"where: {shown(part.strip())} compares {column} with {shown(value)}, which is not a number")
     return Condition(column, operator, value)

@@ -7,8 +7,10 @@ from typing import Any
 
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
-from llm_analysis.report.tables import csv_of, rate, seconds, table
+from llm_analysis.report.tables import csv_of, rate, seconds, table, wrapped
 from llm_analysis.serving.steady_state import SteadyState
+
+_CLOSED_FORM = "a closed form, without preemption and waves of equal requests; llm-analysis load simulates both"
 
 
 def as_dict(
@@ -32,7 +34,7 @@ def as_dict(
         "num_tokens_to_generate": workload.num_tokens_to_generate,
         **state._asdict(),
         "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
-        "notes": list(s.notes),
+        "notes": [*s.notes, _CLOSED_FORM],
     }
 
 
@@ -63,4 +65,5 @@ def rendered(answer: dict[str, Any], style: str) -> str:
     ]
     if a["cost_per_million_tokens"] is not None:
         rows.append(["cost per million output tokens", f"{a['cost_per_million_tokens']:,.3f}"])
-    return "\n".join([heading, "", table(rows, ["", "steady state"], style), *(f"note: {note}" for note in a["notes"])])
+    notes = [wrapped(f"note: {note}", 80) for note in a["notes"]]
+    return "\n".join([heading, "", table(rows, ["", "steady state"], style), "", *notes])

@@ -177,7 +177,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     tokens = workload.seq_len, workload.num_tokens_to_generate
     state = steady_state(scenario, *tokens, requests, **changed)
     found = as_dict(scenario, workload, int(requests), state, flags["cost_per_gpu_hour"])
-    return Output(steady_text(found, flags["format"])).noting(scenario.notes, flags["format"])
+    return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", *PRINTING))
