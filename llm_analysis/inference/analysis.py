@@ -41,7 +41,9 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
     _check_positions(s.model, w)
     s.method.check_workload(w)
     n = w.num_tokens_to_generate
-    prefill, decode, memory = s.method.prefill(s, w), s.method.decode(s, w), Memory(s, w)
+    prefill, decode = s.method.prefill(s, w), s.method.decode(s, w)
+    one_pass = s.method.per_kernel and layout.pp_size == 1 and w.prefill_chunk_size is None and not w.num_draft_tokens
+    memory = Memory(s, w, prefill if one_pass else None)
     prefill_latency, decode_latency = pass_seconds(prefill), pass_seconds(decode)
     total_decode = s.method.decode_steps(n) * decode_latency
     total = prefill_latency + total_decode

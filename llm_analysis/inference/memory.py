@@ -17,6 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm_analysis.errors import LLMAnalysisError, Unsupported
+from llm_analysis.hardware.roofline import Timed
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.physics.dtypes import get_dtypes
@@ -45,13 +46,15 @@ def runtime_bytes(layout: Parallelism) -> float:
 class Memory:
     """Bytes on the fullest GPU. KV cache at the end of the generation; activations at the peak of the prefill.
 
+    `prefill` holds the operators of a prefill that is one pass through one stage, to avoid building them again.
     `max_batch` and `max_context` are computed when they are read.
     """
 
-    def __init__(self, scenario: Scenario, workload: Workload) -> None:
+    def __init__(self, scenario: Scenario, workload: Workload, prefill: Timed | None = None) -> None:
         self._budget = _Budget(scenario, workload)
         layers = scenario.model.num_hidden_layers
-        self._stages = [_Stage.of(self._budget, *span) for span in scenario.layout.stages(layers)]
+        built = None if prefill is None else [op for _, op, _ in prefill]
+        self._stages = [_Stage.of(self._budget, *span, built) for span in scenario.layout.stages(layers)]
         fullest = self._stages[0]
         for stage in self._stages[1:]:
             fullest = _fuller(fullest, stage)
@@ -143,11 +146,11 @@ class _Stage(NamedTuple):
     layers: tuple[int, int]
 
     @classmethod
-    def of(cls, budget: _Budget, first: int, last: int) -> _Stage:
+    def of(cls, budget: _Budget, first: int, last: int, built: list[Op] | None = None) -> _Stage:
         """Return what a GPU holds of layers `first` .. `last` - 1 and of the embedding and head that go with them."""
         s, w = budget.scenario, budget.workload
         step = w.widest_pass
-        prefill = stage_ops(s.model, step, s.dtypes, s.layout, first, last)
+        prefill = built or stage_ops(s.model, step, s.dtypes, s.layout, first, last)
         weights: dict[str, Quantity] = dict.fromkeys(PARTS, 0.0)
         for op in prefill:
             if op.stored_bytes:

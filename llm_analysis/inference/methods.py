@@ -70,6 +70,7 @@ class Method:
 
     name: ClassVar[str] = "ideal"
     total_is: ClassVar[str] = "prefill + (n - 1) * decode"
+    per_kernel: ClassVar[bool] = True  # whether an operator is a kernel, not a block of several
     serves: ClassVar[bool] = False  # whether a serving process holds memory beside weights, cache and activations
     efficiencies: Efficiencies | None = Efficiencies()  # the user's; None if the method has no such numbers
 
@@ -115,6 +116,7 @@ class Published(Method):
     """The block-level model of the published example, with the user's efficiencies."""
 
     name = "published"
+    per_kernel = False
     total_is = "prefill + n * decode"
 
     def __init__(self, efficiencies: Efficiencies) -> None:
