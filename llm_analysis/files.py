@@ -5,9 +5,12 @@ Only regular files are read, up to a size limit, so that a pipe or a device give
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import stat
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,26 @@ def read_json(path: Path, log: bool = True) -> dict[str, Any]:
     if log and DATA not in path.parents:
         logging.getLogger(__name__).info("read %s", path)
     return raw
+
+
+def read_table(path: Path, required: Sequence[str], rows: str = "rows") -> list[dict[str, str]]:
+    """Return the rows of a CSV file by column name; `rows` names them in an error.
+
+    Raises BadConfig if the file cannot be read as CSV, lacks a required column, or has no rows.
+    """
+    try:
+        table = csv.DictReader(
+            StringIO(read_text(path, MAX_TABLE_BYTES, "utf-8-sig"), newline=""), skipinitialspace=True
+        )
+        found, columns = list(table), table.fieldnames or ()
+    except csv.Error as error:
+        raise BadConfig(f"{path_text(path)}: cannot be read as CSV: {error}") from None
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise BadConfig(f"{path_text(path)}: no column {missing[0]!r}; needed are {', '.join(required)}")
+    if not found:
+        raise BadConfig(f"{path_text(path)}: no {rows}")
+    return found
 
 
 def path_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
-from llm_analysis import Estimate, LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis import Estimate, LLMAnalysis, ModelConfig, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.cli.main import main
+from llm_analysis.models.reading.reader import read_model
 
 ROOT = Path(__file__).parents[1]  # of the checkout
 SHARED = ROOT.parent / "shared"  # measurements and facts; tests that need it are skipped where it is missing
@@ -68,3 +70,24 @@ def estimate(
     """The estimate of names, the sizes of a layout and a workload."""
     sizes = {key: question.pop(key) for key in list(question) if key in Parallelism.model_fields}
     return analysis(model, gpu, dtype, method, **sizes).inference(**question)
+
+
+# The sizes of Llama-7B, under the keys of a Hugging Face file.
+SIZES: dict[str, Any] = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+
+
+def published(model_type: str, **keys: Any) -> ModelConfig:
+    """A model from a Hugging Face file with the sizes of Llama-7B and the given keys."""
+    return read_model({"architectures": ["X"], "model_type": model_type} | SIZES | keys, model_type)
+
+
+def catalogued(name: str) -> ModelConfig:
+    """A model of the catalogue, read from its file alone."""
+    return read_model(json.loads((ROOT / "model_configs" / f"{name}.json").read_text(encoding="utf-8")), name)

@@ -6,7 +6,6 @@ engine, arrivals, lengths and one metric. The errors are fractions of the measur
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,8 @@ from random import Random
 from typing import NamedTuple
 
 from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
-from llm_analysis.errors import BadConfig, BadValue, LLMAnalysisError, shown
-from llm_analysis.files import DATA, read_json
+from llm_analysis.errors import BadValue, LLMAnalysisError, shown
+from llm_analysis.files import DATA, read_json, read_table
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
@@ -86,16 +85,7 @@ class LoadScore(NamedTuple):
 
 def read_runs(path: Path) -> tuple[list[LoadRun], list[tuple[str, str]]]:
     """Return the runs of a table, and (id, reason) of the rows that cannot be read. Raises BadConfig."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or ()
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadConfig(f"{path}: cannot be read as CSV: {reason}") from None
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}")
+    rows = read_table(path, REQUIRED)
     runs: dict[str, LoadRun] = {}
     skipped = []
     for row in rows:

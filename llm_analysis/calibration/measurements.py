@@ -12,17 +12,15 @@ decode_steps * tpot). `kind` says how requests arrived:
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from io import StringIO
 from pathlib import Path
 
 from llm_analysis.catalog import get_gpu, get_model
-from llm_analysis.errors import BadConfig, BadValue, shown
-from llm_analysis.files import DATA, MAX_TABLE_BYTES, path_text, read_text
+from llm_analysis.errors import BadValue, shown
+from llm_analysis.files import DATA, read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import is_dense
 from llm_analysis.inference.runtimes import of_version
@@ -155,16 +153,7 @@ def gpu_named(name: str) -> GPU:
 
 def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """Return the rows of a table, and (id, reason) of rows that cannot be read. Raises BadConfig if it is no table."""
-    try:
-        table = csv.DictReader(StringIO(read_text(path, MAX_TABLE_BYTES, "utf-8-sig"), newline=""))
-        rows, columns = list(table), table.fieldnames or ()
-    except csv.Error as error:
-        raise BadConfig(f"{path_text(path)}: cannot be read as CSV: {error}") from None
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}")
-    if not rows:
-        raise BadConfig(f"{path}: no rows")
+    rows = read_table(path, REQUIRED)
     good, bad = [], []
     for row in rows:
         try:

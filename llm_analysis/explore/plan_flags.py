@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from llm_analysis.explore.plan import MODES, Demand, Limits, Plan
 from llm_analysis.explore.plan import plan as searched
 from llm_analysis.explore.ranges import values_of
 from llm_analysis.explore.where import SECONDS, quantity
+from llm_analysis.files import read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.runtimes import get_runtime
@@ -156,13 +156,7 @@ def _prices(flags: Mapping[str, Any], gpus: list[GPU]) -> dict[str, float] | Non
 
 def _read_prices(path: Path) -> dict[str, float]:
     """Return the prices in a CSV of gpu_name,cost_per_hour. Raises BadConfig, BadValue, UnknownName."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadConfig(f"{path}: cannot be read as CSV: {getattr(error, 'strerror', None) or error}") from None
-    if not rows or not {"gpu_name", "cost_per_hour"} <= set(rows[0]):
-        raise BadConfig(f"{path}: needs the columns gpu_name,cost_per_hour and one row or more")
+    rows = read_table(path, ("gpu_name", "cost_per_hour"), "prices")
     found = {}
     for line, row in enumerate(rows, 2):
         cell = str(row["cost_per_hour"] or "").strip()

@@ -6,7 +6,6 @@ distribution function that is linear between these quantiles.
 
 from __future__ import annotations
 
-import csv
 from bisect import bisect_right
 from functools import cache
 from itertools import pairwise
@@ -16,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadConfig, BadValue, shown, unknown
-from llm_analysis.files import DATA, read_json
+from llm_analysis.files import DATA, read_json, read_table
 from llm_analysis.serving.scheduler import Request
 
 _TRACE_COLUMNS = ("arrival_time", "input_tokens", "output_tokens")
@@ -97,18 +96,7 @@ def make_requests(times: list[float], inputs: Lengths, outputs: Lengths, random:
 
 def read_trace(path: Path) -> list[Request]:
     """Return the requests of a CSV file with the columns `_TRACE_COLUMNS`; times in seconds. Raises BadConfig."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or ()
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadConfig(f"{path}: cannot be read as CSV: {reason}") from None
-    missing = [name for name in _TRACE_COLUMNS if name not in columns]
-    if missing:
-        raise BadConfig(f"{path}: no column {missing[0]!r}; needed are {', '.join(_TRACE_COLUMNS)}")
-    if not rows:
-        raise BadConfig(f"{path}: no requests")
+    rows = read_table(path, _TRACE_COLUMNS, "requests")
     requests: list[Request] = []
     for line, row in enumerate(rows, 2):
         due, tokens_in, tokens_out = (_number(path, line, name, row[name]) for name in _TRACE_COLUMNS)

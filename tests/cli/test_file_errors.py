@@ -232,3 +232,24 @@ def test_a_broken_user_file_in_the_catalogue_is_named(
     assert "mine.json" in answer.err
     with pytest.raises(BadConfig):
         catalog.get_gpu("mine")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("load", "--trace"),
+        ("plan", "--seq_len", "100", "--num_tokens_to_generate", "10", "--request_rate", "1", "--prices"),
+        ("validate", "--load", "--measurements"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_pipe_given_as_a_table_is_refused_and_not_waited_for(
+    ask: Ask, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    command, *flags = arguments
+    scenario = ("--model_name", "llama-3.1-8b", "--gpu_name", "h100-sxm-80gb") if command != "validate" else ()
+    answer = ask(command, *scenario, *flags, str(pipe))
+    assert (answer.status, answer.out) == (1, "")
+    assert "not a regular file" in answer.err

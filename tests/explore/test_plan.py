@@ -292,7 +292,7 @@ def test_limits_that_nothing_meets_exit_with_1_and_the_nearest_miss(ask: Ask) ->
         (("--request_rate", "1", "--max_tpot", "20GB"), "max_tpot: unknown unit 'GB'; use s, ms, us"),
         (("--request_rate", "1", "--max_tpot", "0ms"), "max_tpot must be above 0, not 0"),
         (("--request_rate", "1", "--max_cost_per_hour", "5"), "max_cost_per_hour needs prices"),
-        (("--request_rate", "1", "--prices", "nowhere.csv"), "nowhere.csv: cannot be read as CSV: No such file"),
+        (("--request_rate", "1", "--prices", "nowhere.csv"), "nowhere.csv: no such file"),
         (("--request_rate", "1", "--within", "bands"), "unknown within 'bands'; did you mean band?"),
         (("--request_rate", "1", "--mode", "split"), "unknown mode 'split'; known: aggregated, disaggregated"),
         (("--request_rate", "1", "--dtype_name", "fp9"), "unknown dtype 'fp9'"),
@@ -315,11 +315,11 @@ def test_a_bad_question_is_one_clear_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gpu,price\nt4,1\n", "needs the columns gpu_name,cost_per_hour"),
+        ("gpu,price\nt4,1\n", "no column 'gpu_name'; needed are gpu_name, cost_per_hour"),
         ("gpu_name,cost_per_hour\nt4,cheap\n", "line 2: cost_per_hour must be a number, not 'cheap'"),
         ("gpu_name,cost_per_hour\nt4,-1\n", "line 2: cost_per_hour must be above 0, not -1"),
         ("gpu_name,cost_per_hour\nt44444,1\n", "unknown gpu 't44444'"),
-        ("", "needs the columns gpu_name,cost_per_hour"),
+        ("", "no column 'gpu_name'; needed are gpu_name, cost_per_hour"),
     ],
 )
 def test_a_bad_price_list_is_one_clear_line(ask: Ask, tmp_path: Path, text: str, message: str) -> None:

@@ -1,39 +1,15 @@
 """KV cache and recurrent state against numbers computed by hand: bytes per token and bytes per sequence."""
 
-import json
-from typing import Any
-
 import pytest
-from conftest import ROOT
+from conftest import catalogued, published
 
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.forward import forward, kv_bytes_per_token
-from llm_analysis.models.reading.reader import read_model
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism
 
-CATALOGUE = ROOT / "model_configs"
 BF16 = get_dtypes("bf16").on({"bf16": 1.0, "fp16": 1.0}, "any")
-SIZES: dict[str, Any] = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "intermediate_size": 11008,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-}
-
-
-def published(model_type: str, **keys: Any) -> ModelConfig:
-    """Return a model from a Hugging Face file with the sizes of Llama-7B and the given keys."""
-    return read_model({"architectures": ["X"], "model_type": model_type} | SIZES | keys, model_type)
-
-
-def catalogued(name: str) -> ModelConfig:
-    return read_model(json.loads((CATALOGUE / f"{name}.json").read_text(encoding="utf-8")), name)
-
-
 # Bytes that one more token adds to the KV cache of a long sequence in bf16, computed by hand.
 BY_HAND: list[tuple[str, float, str]] = [
     ("llama-2-7b", 32 * 2 * 32 * 128 * 2, "MHA: 32 layers, K and V, 32 heads of 128"),

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, SIZES, catalogued, published
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis.errors import BadConfig
-from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.forward import forward, kv_bytes_per_token, num_active_params, num_params
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
 from llm_analysis.models.reading.reader import read_model
@@ -26,23 +25,6 @@ PUBLISHED = SHARED / "facts" / "hf_configs"
 CATALOGUE = ROOT / "model_configs"
 BF16 = get_dtypes("bf16").on({"bf16": 1.0, "fp16": 1.0}, "any")
 SSD = {"state_size": 128, "n_groups": 8}
-SIZES: dict[str, Any] = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "intermediate_size": 11008,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-}
-
-
-def published(model_type: str, **keys: Any) -> ModelConfig:
-    """A file as the hub has them, with the sizes of Llama-7B where `keys` says nothing else."""
-    return read_model({"architectures": ["X"], "model_type": model_type} | SIZES | keys, model_type)
-
-
-def catalogued(name: str) -> ModelConfig:
-    return read_model(json.loads((CATALOGUE / f"{name}.json").read_text(encoding="utf-8")), name)
 
 
 def windows(full: int, sliding: int) -> dict[tuple[str, str], int]:
