@@ -18,15 +18,16 @@ from typing import NamedTuple
 from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
 from llm_analysis.errors import BadValue, LLMAnalysisError, shown
 from llm_analysis.files import DATA, read_json, read_table
+from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.arrivals import arrival_times
-from llm_analysis.serving.engines import engine_for, host_of, policy_of
 from llm_analysis.serving.lengths import Lengths, fixed, make_requests, uniform, workload
 from llm_analysis.serving.metrics import Summary, summarize
+from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.server import kv_link, prefill_and_decode
 from llm_analysis.serving.simulation import simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import build_step_times
@@ -213,7 +214,7 @@ def _dtypes_of(run: LoadRun) -> Dtypes:
     """Return the formats of a run."""
     name = {"fp8_block": "fp8"}.get(run.dtype_name, run.dtype_name)
     found = get_dtypes(DTYPE_NAMES.get(name, name))
-    return found._replace(kv_bits=KV_BITS[run.kv_dtype]) if run.kv_dtype in KV_BITS else found
+    return found.with_kv_bits(KV_BITS[run.kv_dtype]) if run.kv_dtype in KV_BITS else found
 
 
 def scenario_of(run: LoadRun) -> Scenario:
@@ -239,9 +240,8 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
     scenario = scenario_of(run)
     inputs, outputs = _lengths_of(run)
     version = VERSION.search(run.version)
-    engine = engine_for(
-        of_version(run.runtime, run.version), scenario.gpu, (int(version[1]), int(version[2])) if version else None
-    )
+    stated = (int(version[1]), int(version[2])) if version else None
+    engine = engine_for(of_version(run.runtime, run.version), stated)
     changed: dict[str, float] = {
         name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
     }
@@ -251,7 +251,7 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
         if run.max_num_batched_tokens > 0 and run.max_num_seqs > 0:
             # Of prompts: submissions with a budget of 256 tokens ran 400 sequences at a time.
             changed["max_num_batched_tokens"] = int(run.max_num_batched_tokens + run.max_num_seqs)
-    policy = policy_of(engine, scenario, context, **changed)
+    policy = policy_of(engine, scenario, context, version=stated, **changed)
     host = host_of(engine, scenario)
     if any(name in run.notes for name in _WITHOUT_HTTP):
         policy = policy._replace(front_seconds=0.0, front_serial_seconds=0.0)

@@ -23,6 +23,7 @@ from llm_analysis.errors import BadValue, shown
 from llm_analysis.files import DATA, read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import is_dense
+from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.runtimes import of_version
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
@@ -126,7 +127,10 @@ class Measurement:
         """Return the number formats of the run."""
         name = DTYPE_NAMES.get(self.dtype_name, self.dtype_name)
         found = get_dtypes("fp8_block" if name == "fp8" and self.model_name.startswith(_BLOCK_SCALED) else name)
-        return found._replace(kv_bits=KV_BITS[self.kv_dtype]) if self.kv_dtype in KV_BITS else found
+        if self.kv_dtype in KV_BITS:
+            return found.with_kv_bits(KV_BITS[self.kv_dtype])
+        engine = engine_of(self.engine)
+        return engine.cache_formats(found) if engine else found
 
     def layout(self) -> Parallelism:
         """Return the GPUs of the run. GPUs that share the experts share the attention too if they are more."""

@@ -21,9 +21,9 @@ from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.bands import band_for
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.methods import Method, formats_for, with_bytes
+from llm_analysis.inference.methods import Method, formats_for, with_cache, with_norms
 from llm_analysis.inference.question import scenario_of, workload_of
-from llm_analysis.inference.runtimes import build_for
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, Runtime, build_for, get_runtime
 from llm_analysis.inference.scenario import Scenario, check_links
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.sharding import check_layout
@@ -188,6 +188,11 @@ class Grouping:
         )
         return found
 
+    def _runtime(self, choice: Mapping[str, Any]) -> Runtime:
+        """Return the runtime of a choice."""
+        found: Runtime = self._read("runtime", choice["runtime"] or DEFAULT_RUNTIME, get_runtime)
+        return found
+
     def _skip(self, error: LLMAnalysisError, points: int) -> None:
         """Count points that make no sense."""
         self.skipped[str(error)] = self.skipped.get(str(error), 0) + points
@@ -225,13 +230,15 @@ class Grouping:
 
     def _formats_of(self, gpu: GPU, choice: Mapping[str, Any]) -> object:
         """Return the formats as a GPU multiplies them, without the notes. Raises BadValue, Unsupported."""
-        names = ("model_name", "dtype_name", "kv_cache_dtype_bytes", "layernorm_dtype_bytes")
+        names = ("model_name", "dtype_name", "kv_cache_dtype_bytes", "layernorm_dtype_bytes", "method", "runtime")
         key = (gpu.name, *(choice[name] for name in names))
         if key not in self._formats:
             model = self._model(choice)
             asked = None if choice["dtype_name"] is None else get_dtypes(choice["dtype_name"])
             formats, _ = formats_for(model, asked, gpu)
-            found, _ = with_bytes(formats, gpu, choice["kv_cache_dtype_bytes"], choice["layernorm_dtype_bytes"])
+            runtime = build_for(self._runtime(choice), gpu) if choice["method"] in (None, "calibrated") else None
+            found, _ = with_cache(formats, gpu, choice["kv_cache_dtype_bytes"], runtime)
+            found = with_norms(found, choice["layernorm_dtype_bytes"])
             experts = found.experts._replace(notes=()) if found.experts else None
             self._formats[key] = found._replace(notes=(), experts=experts)
         return self._formats[key]

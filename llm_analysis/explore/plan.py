@@ -318,7 +318,9 @@ class _Search:
         grid = np.array(_grid())
         for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
             try:
-                scenario = Scenario.of(self.model, gpu, dtypes, layout, method=self.method, runtime=self.runtime)
+                # With 8-bit activations the launch command asks for an 8-bit KV cache, which no engine takes by itself.
+                stated = dtypes.with_kv_bits(dtypes.kv_bits)
+                scenario = Scenario.of(self.model, gpu, stated, layout, method=self.method, runtime=self.runtime)
                 fits = self._fitting(scenario)
             except LLMAnalysisError:
                 continue

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
+from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.serving.engines import engine_for, host_of, policy_of
+from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.steady_state import MOST_BUSY, Steps
 from llm_analysis.units import Quantity, minimum
 
@@ -45,9 +46,12 @@ def steady_state(
     scenario: Scenario, batch: Quantity, input_tokens: int, output_tokens: int, max_num_batched_tokens: int
 ) -> Steady:
     """Return continuous batching at `batch` sequences in flight, each with these numbers of tokens."""
-    engine = engine_for(scenario.runtime.name, scenario.gpu)
+    engine = engine_for(scenario.runtime.name)
     s, o = float(input_tokens), float(output_tokens)
-    limits = {"max_num_batched_tokens": max_num_batched_tokens, "kv_tokens": s + o}  # the search checks the memory
+    limits: dict[str, Any] = {
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "kv_tokens": s + o,
+    }  # the search checks the memory
     policy = policy_of(engine, scenario, s + o / 2, **limits)
     steps = Steps(scenario, policy, host_of(engine, scenario), s, o, batch)
     alone, added, own = steps.seconds(batch)

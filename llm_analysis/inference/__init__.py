@@ -5,7 +5,8 @@ scenario    model, GPU, formats, layout, method and runtime, validated once
 workload    batch, lengths and serving options; the passes of prefill and decode
 methods     efficiencies by method: ideal, published, calibrated
 published   the block-level model of the published FasterTransformer example
-runtimes    host time, kernel factors and server defaults of inference engines
+runtimes    host time and kernel factors of inference engines
+engines     schedulers and server defaults of inference engines
 bands       error bands around an estimate, and what they rest on
 passes      prefill and decode as timed operators; drafts and the transfer of a cache
 pipeline    pipeline parallelism: micro-batches through stages

@@ -191,7 +191,7 @@ def _narrower_cache(a: Scenario) -> Scenario:
     """Return the scenario with a KV cache of 8 bits."""
     if a.dtypes.kv_bits <= 8:
         raise Unsupported(f"the KV cache takes {a.dtypes.kv_bits} bits already")
-    return a.changed(dtypes=a.dtypes._replace(kv_bits=8), kv_cache_dtype_bytes=1)
+    return a.changed(dtypes=a.dtypes.with_kv_bits(8), kv_cache_dtype_bytes=1)
 
 
 def _twice_the_gpus(a: Scenario) -> Scenario:

@@ -6,7 +6,8 @@
                   of all prompts together, or of one chunk if the prefill is cut into chunks
     runtime       under `calibrated`: what a serving process holds besides (see OVERHEAD)
 
-All of it must fit into the fraction of the GPU's memory that may be used. Quantities may be arrays.
+All of it must fit into the fraction of the GPU's memory that may be used; engines differ in what that fraction means
+(`engines.limits_of`). Quantities may be arrays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llm_analysis.errors import LLMAnalysisError, Unsupported
 from llm_analysis.hardware.roofline import Timed
+from llm_analysis.inference.engines import Limit, limits_of
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.physics.dtypes import get_dtypes
@@ -63,12 +65,17 @@ class Memory:
         self.kv_cache = fullest.kv_cache
         self.activations = fullest.activations
         self.overhead = self._budget.overhead
-        self.capacity = self._budget.available + self.overhead
+        self.left = self._budget.left(self.weights, self.kv_cache, self.activations)  # negative if it does not fit
 
     @property
-    def left(self) -> Quantity:
-        """What remains; negative if it does not fit."""
-        return self.capacity - self.weights - self.kv_cache - self.activations - self.overhead
+    def needed(self) -> Quantity:
+        """Weights, KV cache, activations and what the process holds."""
+        return self.weights + self.kv_cache + self.activations + self.overhead
+
+    @property
+    def capacity(self) -> Quantity:
+        """What is needed and what is left for more KV cache."""
+        return self.needed + self.left
 
     @property
     def fits(self) -> Mask:
@@ -106,9 +113,19 @@ class _Budget(NamedTuple):
         return runtime_bytes(self.scenario.layout) if self.scenario.method.serves else 0.0
 
     @property
-    def available(self) -> float:
-        """Bytes for weights, cache and activations."""
-        return self.scenario.gpu.memory_bytes * self.workload.gpu_memory_utilization - self.overhead
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits on weights, cache and activations."""
+        s, fraction = self.scenario, self.workload.gpu_memory_utilization
+        meaning = s.engine.fraction_of if s.engine else "everything"
+        return limits_of(meaning, fraction, s.gpu.memory_bytes, self.overhead)
+
+    def left(self, weights: Quantity, kv_cache: Quantity, activations: Quantity) -> Quantity:
+        """Return the bytes by which the KV cache could grow; negative if it does not fit."""
+        least: Quantity = inf
+        for limit in self.limits:
+            room = limit.size - weights - limit.cache * kv_cache - limit.activations * activations
+            least = minimum(least, room / limit.cache)
+        return least
 
     @property
     def draft(self) -> _Budget | None:
@@ -216,13 +233,18 @@ def _least(values: Iterable[Quantity]) -> Quantity:
 def _largest_batch(budget: _Budget, stage: _Stage) -> Quantity:
     """Return the most sequences that fit on a stage. All but the weights grows with them; activations up to a chunk."""
     w = budget.workload
-    free = budget.available - sum(stage.weights.values())
-    cache, row, new = stage.kv_cache / w.batch_size_per_gpu, stage.activations / stage.rows, w.new_prompt_tokens
-    fitting = maximum(free, 0.0) / (cache + row * new)
-    if chunk := w.prefill_chunk_size:
-        in_chunks = maximum(free - row * chunk, 0.0) / cache if some(cache > 0) else float(_MOST_SEQUENCES)
-        fitting = where(fitting * new > chunk, in_chunks, fitting)
-    return floor(minimum(fitting, float(_MOST_SEQUENCES)))
+    most: Quantity = float(_MOST_SEQUENCES)
+    for limit in budget.limits:
+        free = limit.size - sum(stage.weights.values())
+        cache, new = limit.cache * stage.kv_cache / w.batch_size_per_gpu, w.new_prompt_tokens
+        row = limit.activations * stage.activations / stage.rows
+        each = cache + row * new
+        fitting = maximum(free, 0.0) / each if some(each > 0) else where(free >= 0, most, 0.0)
+        if chunk := w.prefill_chunk_size:
+            in_chunks = maximum(free - row * chunk, 0.0) / cache if some(cache > 0) else most
+            fitting = where(fitting * new > chunk, in_chunks, fitting)
+        most = minimum(most, fitting)
+    return floor(most)
 
 
 def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
@@ -238,7 +260,7 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         """Return the bytes beyond what is available, for sequences of `tokens`."""
         prompt = maximum(tokens - own, 1)
         rows = minimum(real(w.batch_size_per_gpu * prompt), float(w.prefill_chunk_size or inf))
-        return weights + budget.kv_cache(stage.layers, tokens) + stage.activations_of(rows) - budget.available
+        return -budget.left(weights, budget.kv_cache(stage.layers, tokens), stage.activations_of(rows))
 
     positions = budget.scenario.model.max_position_embeddings
     low, high = own + 1.0, real(maximum(w.seq_len + w.num_tokens_to_generate, positions))
@@ -305,7 +327,7 @@ def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[st
             if (both := _changed(s, layout=w.layout)) and _fits(both, workload):
                 found.append(f"{_named(w.layout)} with dtype_name {name}")
                 break
-    need, have = (memory.capacity - memory.left) / GB, memory.capacity / GB
+    need, have = memory.needed / GB, memory.capacity / GB
     would = f"would fit: {', or '.join(found)}" if found else _in_vain(bool(longer), [name for name, _ in narrower])
     return (f"does not fit: needs {need:,.1f} GB of the {have:,.1f} GB of {scenario.gpu.name}; {would}",)
 

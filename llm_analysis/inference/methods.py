@@ -17,6 +17,7 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import Evidence, Found, collective, kernel, profile_for
 from llm_analysis.hardware.roofline import IDEAL, Efficiency, Timed, pass_seconds
 from llm_analysis.inference import passes, published
+from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.pipeline import schedule
 from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
 from llm_analysis.inference.workload import Workload
@@ -264,24 +265,38 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     own = of_checkpoint(model.weight_format)
     told: tuple[str, ...] = ()
     if asked is None and model.weight_format:
-        cache = "; --kv_cache_dtype_bytes 2 keeps the KV cache in 16 bits" if own.kv_bits < 16 else ""
-        told = (f"no dtype_name was given: {own.name}, as the checkpoint is published{cache}",)
+        told = (f"no dtype_name was given: {own.name}, as the checkpoint is published",)
     elif asked and own.experts and asked.name == own.experts.name:
         told = (f"dtype_name {asked.name}: {own.name}, as the checkpoint is published",)
-        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits)
+        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits, kv_given=asked.kv_given)
     if asked and asked.experts and not model.num_experts:
         raise Unsupported(f"dtype_name {asked.name}: {model.name} has no experts to hold in a format of their own")
     return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), told
 
 
-def with_bytes(
-    dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, layernorm_dtype_bytes: object
+def with_cache(
+    dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, runtime: Runtime | None
 ) -> tuple[Dtypes, tuple[str, ...]]:
-    """Return `dtypes` with the given bytes per element of the KV cache and the norms, and notes. Raises BadValue."""
+    """Return `dtypes` with the KV cache that is given in bytes per element, or else the engine's own; and notes.
+
+    Raises BadValue.
+    """
+    notes: tuple[str, ...] = ()
     if kv_cache_dtype_bytes is not None:
-        dtypes = dtypes._replace(kv_bits=int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4))))
-    if layernorm_dtype_bytes is not None:
-        dtypes = dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
-    if dtypes.kv_bits != 8 or "fp8" in gpu.peak_flops:
-        return dtypes, ()
-    return dtypes, (f"8-bit KV cache: int8; {gpu.name} would expand fp8 in software, slower than it reads 16 bits",)
+        bits = int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4)))
+        dtypes = dtypes.with_kv_bits(bits)
+    elif runtime is not None and (engine := engine_of(runtime.name)):
+        wide = engine.cache_formats(dtypes)
+        if wide.kv_bits != dtypes.kv_bits:
+            notes = (f"KV cache in 16 bits, as {engine.name} keeps it by default; --kv_cache_dtype_bytes 1 for fp8",)
+        dtypes = wide
+    if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
+        notes += (f"8-bit KV cache: int8; {gpu.name} would expand fp8 in software, slower than it reads 16 bits",)
+    return dtypes, notes
+
+
+def with_norms(dtypes: Dtypes, layernorm_dtype_bytes: object) -> Dtypes:
+    """Return `dtypes` with the given bytes per element of the norms. Raises BadValue."""
+    if layernorm_dtype_bytes is None:
+        return dtypes
+    return dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))

@@ -1,4 +1,4 @@
-"""Runtimes: what an inference engine adds to the bare kernels, and what its server does by default.
+"""Runtimes: what an inference engine adds to the bare kernels.
 
 Terms, in seconds; each can be seen in a profiler:
     step_seconds          the host between two passes (scheduler, sampling, detokenization), once per pass
@@ -18,7 +18,6 @@ Facts:
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     ports                 the runtime for GPUs of another vendor
-    defaults              what the engine's server does without flags (see `EngineDefaults`)
 
 A runtime is one JSON file in `data/runtimes/`, with the published rows it was fitted to and its errors on rows that the
 fit did not see. A term that did not lower those errors is left out. `held_out` holds, for each source and GPU, the
@@ -30,7 +29,7 @@ from __future__ import annotations
 
 import re
 from math import inf
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,48 +78,8 @@ class RuntimeEvidence(BaseModel):
     note: str = ""
 
 
-class GPUDefaults(BaseModel):
-    """Defaults of a server on GPUs with at least `least_memory_bytes`, except for names that contain `except_for`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    least_memory_bytes: Annotated[float, Field(ge=0)] = 0.0
-    except_for: list[str] = []
-    prefill_chunk_size: Annotated[int, Field(gt=0)]
-    max_num_seqs: Annotated[int, Field(gt=0)] | None = None
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
-
-    def covers(self, gpu: GPU) -> bool:
-        """Return whether these are the defaults on a GPU."""
-        return gpu.memory_bytes >= self.least_memory_bytes and not any(name in gpu.name for name in self.except_for)
-
-
-class ServerDefaults(BaseModel):
-    """What an engine's server does without flags: the first entry of `by_gpu` that covers a GPU."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    version: str
-    source: str
-    kv_cache: Literal["activations", "checkpoint"] = (
-        "activations"  # the format of a KV cache that is left to the engine
-    )
-    by_gpu: Annotated[list[GPUDefaults], Field(min_length=1)]
-
-
-class EngineDefaults(NamedTuple):
-    """The defaults of an engine's server on one GPU. `kv_bits` is None if the KV cache follows the checkpoint."""
-
-    prefill_chunk_size: int
-    max_num_seqs: int | None
-    gpu_memory_utilization: float
-    kv_bits: int | None
-    version: str
-    source: str
-
-
 class Runtime(BaseModel):
-    """An inference engine's own time and defaults; the start of this file explains the fields."""
+    """An inference engine's own time; the start of this file explains the fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -141,7 +100,6 @@ class Runtime(BaseModel):
     narrow_launch: bool = False
     fp16_accumulate: bool = False
     ports: dict[str, str] = {}
-    defaults: ServerDefaults | None = None
     evidence: RuntimeEvidence = RuntimeEvidence()
     bands: dict[str, Band] = {}
     held_out: dict[str, dict[str, float]] = {}
@@ -208,18 +166,6 @@ def _scaled(numbers: Efficiency, flops: float, memory: float, launch: float | No
 
 
 NONE = Runtime(name="none", note="the kernels alone, back to back")
-
-
-def engine_defaults(runtime: Runtime, gpu: GPU) -> EngineDefaults | None:
-    """Return what the server of a runtime does without flags on a GPU; None if that is not on record."""
-    if runtime.defaults is None:
-        return None
-    found = next((entry for entry in runtime.defaults.by_gpu if entry.covers(gpu)), None)
-    if found is None:
-        return None
-    bits = 16 if runtime.defaults.kv_cache == "activations" else None
-    known = (found.prefill_chunk_size, found.max_num_seqs, found.gpu_memory_utilization, bits)
-    return EngineDefaults(*known, runtime.defaults.version, runtime.defaults.source)
 
 
 def runtime_notes(runtime: Runtime, model: ModelConfig, batch: Quantity = 1.0) -> tuple[str, ...]:

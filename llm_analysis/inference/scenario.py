@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadValue, Unsupported, shown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, cost
-from llm_analysis.inference.methods import Calibrated, Efficiencies, Method, choose_method, formats_for, with_bytes
+from llm_analysis.inference.engines import Engine, engine_of
+from llm_analysis.inference.methods import (
+    Calibrated,
+    Efficiencies,
+    Method,
+    choose_method,
+    formats_for,
+    with_cache,
+    with_norms,
+)
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime, runtime_notes
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.sharding import check_layout
@@ -67,9 +76,12 @@ class Scenario(NamedTuple):
         gpu = gpu.per_device().in_nodes_of(layout.num_gpus_per_node)
         layout = layout.model_copy(update={"num_gpus_per_node": gpu.gpus_per_node})
         formats, format_notes = formats_for(model, dtypes, gpu)
-        formats, cache_notes = with_bytes(formats, gpu, kv_cache_dtype_bytes, layernorm_dtype_bytes)
         efficiencies = (efficiencies or Efficiencies()).on(gpu, formats)
         name = choose_method(method, efficiencies, runtime)
+        if name == "calibrated":
+            runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), gpu)
+        formats, cache_notes = with_cache(formats, gpu, kv_cache_dtype_bytes, runtime)
+        formats = with_norms(formats, layernorm_dtype_bytes)
         notes = (
             *model.notes,
             *gpu.all_notes,
@@ -79,12 +91,15 @@ class Scenario(NamedTuple):
             *check_layout(layout, model),
         )
         check_links(gpu, layout)
-        if name == "calibrated":
-            runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), gpu)
         used = runtime or NONE
         chosen = Method.of(name, gpu, used, efficiencies)
         chosen.check(model, formats, layout)
         return cls(model, gpu, formats, layout, chosen, used, draft, notes, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+
+    @property
+    def engine(self) -> Engine | None:
+        """The serving engine of the runtime; None for a method or runtime without one."""
+        return engine_of(self.runtime.name) if self.method.serves else None
 
     def changed(self, **parts: Any) -> Scenario:
         """Return the scenario with some of its parts replaced, checked again. Raises LLMAnalysisError."""

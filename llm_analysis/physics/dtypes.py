@@ -6,11 +6,13 @@ A name is one of `EVERYDAY`, a list of widths, or a combination:
     int4_g32             int4 with one scale per 32 weights
     bf16+mxfp4           bf16, with routed experts in mxfp4
     fp8+mlp:nvfp4        fp8, with dense and shared feed-forwards in nvfp4; `head:` gives the output head's format
+    fp8+kv:bf16          fp8, with a KV cache in 16 bits
 
 Bare widths mean: 32 fp32, 16 half precision (the faster of fp16 and bf16), 8 int8, 6 fp6, 4 int4.
 Weights narrower than the activations are expanded inside the kernel and multiplied at the rate of the activations.
 Embedding, output head and the residual stream between kernels keep 16 bits under all formats with fewer bits. The KV
-cache has the width of the activations, at least 8 bits, unless the name gives one.
+cache has the width of the activations, at least 8 bits, unless the name gives one; a serving engine may keep it wider
+(`inference.engines`).
 """
 
 from __future__ import annotations
@@ -111,6 +113,7 @@ class Dtypes(NamedTuple):
     activation_bits: int
     embedding_bits: float
     kv_bits: int
+    kv_given: bool = False  # whether the name or a flag gives the width of the KV cache
     experts: Dtypes | None = None  # formats of routed experts, if they differ
     mlp: Dtypes | None = None  # formats of dense and shared feed-forwards, if they differ
     head_bits: float = 0.0  # bits of the output head; 0: those of the embedding
@@ -163,6 +166,10 @@ class Dtypes(NamedTuple):
         cache = "_kv8" if self.kv_bits == 8 else ""
         return f"{self.stream}{cache}" + ("" if head_dim == 128 else f"_d{head_dim}")
 
+    def with_kv_bits(self, bits: int) -> Dtypes:
+        """Return these formats with a KV cache of a given width."""
+        return self._replace(kv_bits=bits, kv_given=True)
+
     def on(self, peak_flops: Mapping[str, float], gpu_name: str) -> Dtypes:
         """Return these formats on a GPU: half precision named, missing rates emulated; `notes` say what changed."""
         halves = {rate: peak_flops[rate] for rate in ("fp16", "bf16") if rate in peak_flops}
@@ -201,9 +208,13 @@ def get_dtypes(name: object) -> Dtypes:
     found = _single(base)
     for part in parts:
         label, colon, own = part.rpartition(":")
-        if colon and label not in ("mlp", "experts", "head"):
-            raise BadValue(f"dtype {shown(name)}: {shown(label)} is none of mlp, experts, head")
-        if label == "head":
+        if colon and label not in ("mlp", "experts", "head", "kv"):
+            raise BadValue(f"dtype {shown(name)}: {shown(label)} is none of mlp, experts, head, kv")
+        if label == "kv":
+            if BITS.get(own) not in (8, 16):
+                raise BadValue(f"dtype {shown(name)}: the KV cache is fp8, int8, fp16 or bf16, not {shown(own)}")
+            found = found.with_kv_bits(BITS[own])
+        elif label == "head":
             head = _single(own)
             found = found._replace(head_bits=head.weight_bits + head.scale_bits)
         elif label == "mlp":
@@ -222,8 +233,7 @@ def _single(name: str) -> Dtypes:
         everyday = EVERYDAY["int4"]._replace(scale_bits=16 / int(group["group"]))
     if everyday is None:
         everyday, kv_bits = _from_widths(name)
-    kv_bits = kv_bits or max(8, everyday.activation_bits)
-    return Dtypes(name, *everyday, kv_bits=kv_bits)
+    return Dtypes(name, *everyday, kv_bits=kv_bits or max(8, everyday.activation_bits), kv_given=kv_bits is not None)
 
 
 def of_checkpoint(weight_format: str) -> Dtypes:

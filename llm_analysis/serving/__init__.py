@@ -2,7 +2,7 @@
 
 arrivals      arrival times of requests
 lengths       lengths of requests: fixed, uniform, public workloads, traces
-engines       schedulers and defaults of engines, their KV cache on a GPU
+policies      scheduler, KV cache and host time of an engine for a scenario
 step_times    tables of step times, built once per scenario from the operators
 scheduler     discrete-event simulation of one replica
 simulation    replicas behind a router, prefill and decode workers

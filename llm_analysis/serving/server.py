@@ -8,13 +8,14 @@ from random import Random
 from typing import NamedTuple
 
 from llm_analysis.errors import BadValue, Unsupported
+from llm_analysis.inference.engines import Engine, engine_for
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import cached_bytes
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.arrivals import arrival_times
-from llm_analysis.serving.engines import Engine, engine_for, host_of, policy_of
 from llm_analysis.serving.lengths import Lengths, make_requests
 from llm_analysis.serving.metrics import summarize, tpot
+from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import StepTimes, build_step_times
@@ -81,8 +82,8 @@ def build_server(
     """
     if scenario.method.name == "published":
         raise Unsupported("method published has no serving engine: use calibrated or ideal")
-    engine = engine_for(scenario.runtime.name, scenario.gpu, version)
-    policy = policy_of(engine, scenario, mean_context, **(changed or {}))
+    engine = engine_for(scenario.runtime.name, version)
+    policy = policy_of(engine, scenario, mean_context, version=version, **(changed or {}))
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
     times = build_step_times(scenario, host_of(engine, scenario), rows, policy.max_num_seqs, max(longest, 2.0))
     server = Server(times, policy, engine, scenario.layout.dp_size, router)

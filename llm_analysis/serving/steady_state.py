@@ -20,10 +20,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llm_analysis.hardware.roofline import Timed, pass_seconds
+from llm_analysis.inference.engines import Engine, engine_for
 from llm_analysis.inference.passes import carried
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.serving.engines import Engine, engine_for, host_of, policy_of
+from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import Host, pass_ops
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, where
@@ -62,7 +63,7 @@ def steady_state(
     `changed` replaces defaults of the engine: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization, kv_tokens.
     Quantities may be arrays. Raises LLMAnalysisError.
     """
-    engine = engine or engine_for(scenario.runtime.name, scenario.gpu)
+    engine = engine or engine_for(scenario.runtime.name)
     s, o = seq_len * 1.0, num_tokens * 1.0
     dp = float(scenario.layout.dp_size)
     context = s + o / 2

@@ -7,6 +7,7 @@ from llm_analysis.calibration.fitting.runtime_fit import FACTORS
 from llm_analysis.catalog import names
 from llm_analysis.cli.flags import ALIASES
 from llm_analysis.inference.bands import cells
+from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
 
@@ -106,16 +107,21 @@ def bands() -> str:
 
 
 def server_defaults() -> str:
-    """Return the defaults of the servers of engines, by GPU memory."""
+    """Return the defaults of the servers of engines, by version and GPU memory."""
     rows = []
-    for r in map(get_runtime, runtime_names()):
-        for entry in r.defaults.by_gpu if r.defaults else []:
-            at_least = f"from {entry.least_memory_bytes / 1e9:.0f} GB" if entry.least_memory_bytes else "others"
-            except_for = f", not {', '.join(entry.except_for)}" if entry.except_for else ""
-            cache = "16 bits" if r.defaults and r.defaults.kv_cache == "activations" else "as the checkpoint"
-            known = (f"`{r.name}`", r.defaults.version if r.defaults else "", at_least + except_for)
-            sizes = (f"{entry.prefill_chunk_size:,}", f"{entry.max_num_seqs:,}" if entry.max_num_seqs else "")
-            rows.append([*known, *sizes, f"{entry.gpu_memory_utilization:g}", cache])
+    for runtime in runtime_names():
+        engine = engine_of(runtime)
+        for since in engine.defaults if engine else []:
+            for entry in since.by_gpu:
+                at_least = f"from {entry.least_memory_bytes / 2**30:.0f} GiB" if entry.least_memory_bytes else "others"
+                except_for = f", not {', '.join(entry.except_for)}" if entry.except_for else ""
+                cache = "16 bits" if engine and engine.kv_cache == "activations" else "as the checkpoint"
+                tokens = f"{entry.max_num_batched_tokens:,}" if entry.max_num_batched_tokens else "longest context"
+                reserved = f"all but {entry.reserved_bytes / 1e9:.1f} GB"
+                fraction = reserved if entry.reserved_bytes else f"{entry.gpu_memory_utilization:g}"
+                fraction += f" of {engine.fraction_of.replace('_', ' ')}" if engine else ""
+                known = (f"`{runtime}`", since.version, at_least + except_for)
+                rows.append([*known, tokens, f"{entry.max_num_seqs:,}", fraction, cache])
     header = ("runtime", "read in version", "GPUs", "prefill chunk", "sequences", "memory fraction", "KV cache")
     return table(header, rows)
 

@@ -20,7 +20,6 @@ from llm_analysis.inference.runtimes import (
     NONE,
     Runtime,
     RuntimeEvidence,
-    engine_defaults,
     get_runtime,
     of_version,
     runtime_names,
@@ -383,29 +382,3 @@ def test_an_answer_states_what_its_band_rests_on_and_warns_outside_of_it() -> No
     assert "outside of" not in inside
     assert "the batch is outside of the" in large
     assert "rest on other GPUs than a10-24gb" in other
-
-
-@pytest.mark.parametrize(
-    ("runtime", "gpu", "chunk", "sequences"),
-    [
-        ("vllm-v1", "h100-sxm-80gb", 8192, 1024),
-        ("vllm-v1", "mi300x-192gb", 8192, 1024),
-        ("vllm-v1", "a100-sxm-80gb", 2048, 256),
-        ("vllm-v1", "l40s-48gb", 2048, 256),
-        ("sglang", "h100-sxm-80gb", 8192, None),
-        ("sglang", "b200-sxm", 16384, None),
-        ("sglang", "l40s-48gb", 4096, None),
-        ("tensorrt-llm", "h100-sxm-80gb", 8192, 2048),
-    ],
-)
-def test_the_defaults_of_a_server_depend_on_the_gpu(runtime: str, gpu: str, chunk: int, sequences: int | None) -> None:
-    found = engine_defaults(get_runtime(runtime), get_gpu(gpu))
-    assert found is not None
-    assert (found.prefill_chunk_size, found.max_num_seqs) == (chunk, sequences)
-    assert found.version
-    assert found.source
-    assert (found.kv_bits is None) == (runtime == "tensorrt-llm")
-
-
-def test_a_runtime_without_recorded_defaults_has_none() -> None:
-    assert engine_defaults(NONE, get_gpu("h100-sxm-80gb")) is None

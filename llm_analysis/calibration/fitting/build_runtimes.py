@@ -37,53 +37,25 @@ from llm_analysis.units import Array
 OWN_BENCHMARK = "kipply-blog"
 FIT_DATE = "2026-11-25"  # that the files carry: the same data give the same files
 
-# SGLang reserves chunk * 1.5 + cuda_graph_max_bs * 2 (+ 1 GiB * GPUs / 8) MiB and gives the rest to weights and cache;
-# the fractions are those of one GPU.
-_SGLANG = {
-    "version": "0.5.3",
-    "source": "sglang/srt/server_args.py, _handle_gpu_memory_settings",
-    "by_gpu": [
-        {"least_memory_bytes": 168e9, "prefill_chunk_size": 16384, "gpu_memory_utilization": 0.86},
-        {"least_memory_bytes": 64e9, "prefill_chunk_size": 8192, "gpu_memory_utilization": 0.84},
-        {"least_memory_bytes": 37e9, "prefill_chunk_size": 4096, "gpu_memory_utilization": 0.87},
-        {"prefill_chunk_size": 2048, "gpu_memory_utilization": 0.87},
-    ],
-}
-_VLLM_LARGE = {"least_memory_bytes": 70 * 2.0**30, "except_for": ["a100"], "gpu_memory_utilization": 0.9}
-_VLLM_SOURCE = "vllm/engine/arg_utils.py (OPENAI_API_SERVER) and vllm/config/cache.py"
-_VLLM_BY_GPU = [
-    {**_VLLM_LARGE, "prefill_chunk_size": 8192, "max_num_seqs": 1024},
-    {"prefill_chunk_size": 2048, "max_num_seqs": 256, "gpu_memory_utilization": 0.9},
-]
-_TENSORRT_LLM = {
-    "version": "1.0",
-    "source": "TensorRT-LLM documentation, trtllm-serve and KvCacheConfig: max_num_tokens 8192, max_batch_size 2048, "
-    "free_gpu_memory_fraction 0.9",
-    "kv_cache": "checkpoint",
-    "by_gpu": [{"prefill_chunk_size": 8192, "max_num_seqs": 2048, "gpu_memory_utilization": 0.9}],
-}
-
-# Which all-reduce an engine runs, how it launches kernels with narrow weights, and what its server does by default:
-# from source code and release notes. The FLOP per clock of an attention on CUDA cores are 16 elements of the cache,
-# each multiplied and added (docs/accuracy.md).
+# Which all-reduce an engine runs, and how it launches kernels with narrow weights: from source code and release notes.
+# The FLOP per clock of an attention on CUDA cores are 16 elements of the cache, each multiplied and added
+# (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm"}},
     "tensorrt-llm-0.20": {"collective": "engine"},
     "tensorrt-llm-0.9": {"collective": "engine", "cuda_core_flops": 32.0, "tensor_core_groups": [8]},
     "tensorrt-llm-0.6": {"collective": "engine", "cuda_core_flops": 32.0},
-    "tensorrt-llm": {"collective": "engine", "defaults": _TENSORRT_LLM},
+    "tensorrt-llm": {"collective": "engine"},
     "vllm-0.13": {
         "collective": "engine",
         "narrow_launch": True,
-        "defaults": {"version": "0.11.0", "source": _VLLM_SOURCE, "by_gpu": _VLLM_BY_GPU},
     },
     "vllm-v1": {
         "collective": "engine",
         "narrow_launch": True,
-        "defaults": {"version": "0.14.0", "source": _VLLM_SOURCE, "by_gpu": _VLLM_BY_GPU},
     },
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
-    "sglang": {"collective": "engine", "narrow_launch": True, "defaults": _SGLANG},
+    "sglang": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
     "llama.cpp": {"collective": "nccl", "narrow_launch": True},

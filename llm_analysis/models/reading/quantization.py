@@ -96,11 +96,12 @@ def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = Tr
     labels = {"mlp": "+mlp:", "experts": "+"}
     others = [f"{labels[part]}{own}" for part, own in parts.items() if own != base]
     others += [f"+head:{head}"] if head != SIXTEEN else []
-    base = f"{SIXTEEN}kv8" if base == SIXTEEN and _narrow_cache(config) else base
+    narrow = _narrow_cache(config)
+    base, cache = (f"{SIXTEEN}kv8", "") if narrow and base == SIXTEEN else (base, "+kv:fp8" if narrow else "")
     if not others:
-        return Weights("" if base == SIXTEEN else base)
+        return Weights("" if base == SIXTEEN else base + cache)
     described = ", ".join(f"{part} {_in_words(own)}" for part, own in (*parts.items(), ("output head", head)))
-    return Weights(base + "".join(others), f"quantized checkpoint: {described}")
+    return Weights(base + "".join(others) + cache, f"quantized checkpoint: {described}")
 
 
 def _narrow_cache(config: Mapping[str, Any]) -> bool:

@@ -1,0 +1,164 @@
+"""Serving engines: how they schedule, and what their servers do without flags (`data/engines.json`).
+
+The defaults are read from the engines' packages; each entry carries its version and its source. An engine gives its KV
+cache a fraction f of the GPU's memory, and means one of three things by that (`fraction_of`):
+
+    everything          weights, cache, activations and the process take at most f of the memory (vLLM)
+    weights_and_cache   weights and cache alone do (SGLang)
+    free                the cache takes f of what weights, activations and the process leave (TensorRT-LLM, LMDeploy)
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_analysis.files import DATA, read_json
+from llm_analysis.inference.runtimes import of_version
+from llm_analysis.units import Quantity
+
+if TYPE_CHECKING:
+    from llm_analysis.hardware.gpu import GPU
+    from llm_analysis.physics.dtypes import Dtypes
+
+Version = tuple[int, int]
+_NEWEST_VLLM = "vllm-v1"
+_SIXTEEN = 16
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(gt=0)]
+
+
+class Limit(NamedTuple):
+    """A limit on the memory of a GPU: weights + `cache` * cache bytes + `activations` * activation bytes <= `size`."""
+
+    cache: float
+    activations: float
+    size: Quantity  # bytes
+
+
+def limits_of(fraction_of: str, fraction: float, memory: Quantity, process: float) -> tuple[Limit, ...]:
+    """Return the limits under a `fraction` of the bytes of `memory`, of which the process takes `process`."""
+    if fraction_of == "weights_and_cache":
+        return Limit(1.0, 0.0, fraction * memory), Limit(1.0, 1.0, memory - process)
+    if fraction_of == "free":
+        return (Limit(1.0 / fraction, 1.0, memory - process),)
+    return (Limit(1.0, 1.0, fraction * memory - process),)
+
+
+class GPUDefaults(BaseModel):
+    """Defaults on GPUs with at least `least_memory_bytes`, of the names in `only_for` and not those in `except_for`.
+
+    The memory is what the driver reports, as engines see it. The fraction is `gpu_memory_utilization`, or all but
+    `reserved_bytes`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    least_memory_bytes: Annotated[float, Field(ge=0)] = 0.0
+    only_for: list[str] = []
+    except_for: list[str] = []
+    max_num_batched_tokens: _Count | None = None  # None: the model's longest context
+    max_num_seqs: _Count
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0
+    reserved_bytes: Annotated[float, Field(ge=0)] = 0.0
+
+    def covers(self, gpu: GPU) -> bool:
+        """Return whether these are the defaults on a GPU."""
+        named = not self.only_for or any(name in gpu.name for name in self.only_for)
+        excluded = any(name in gpu.name for name in self.except_for)
+        return named and not excluded and gpu.usable_memory_bytes >= self.least_memory_bytes
+
+
+class VersionDefaults(BaseModel):
+    """Defaults of an engine's server since a version, oldest first: the first entry of `by_gpu` that covers a GPU."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    since: Annotated[list[int], Field(min_length=2, max_length=2)] = [0, 0]
+    version: str  # in which they were read
+    source: str
+    by_gpu: Annotated[list[GPUDefaults], Field(min_length=1)]
+
+
+class ServerDefaults(NamedTuple):
+    """What a server does on one GPU without flags. `max_num_batched_tokens` None: the model's longest context."""
+
+    engine: str
+    version: str
+    source: str
+    max_num_batched_tokens: int | None
+    max_num_seqs: int
+    gpu_memory_utilization: float
+    fraction_of: str
+
+
+class Engine(BaseModel):
+    """How an engine schedules, its host time in a simulation, and its defaults by version and GPU."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    runtimes: list[str]  # whose servers these are
+    mixed: bool = True  # prefill and decode share a step
+    chunked: bool = True
+    reserve: Annotated[float, Field(ge=0, le=1)] = 0.0
+    fraction_of: Literal["everything", "weights_and_cache", "free"] = "everything"
+    kv_cache: Literal["activations", "checkpoint"] = "activations"  # format of a KV cache that is left to the engine
+    host_step_seconds: _Seconds = 0.0
+    host_sequence_seconds: _Seconds = 0.0
+    host_overlapped: bool = False
+    stream_seconds: _Seconds = 0.0  # per output token, HTTP front end
+    launch_seconds: _Seconds = 0.0  # per kernel of a step with prefill beyond the CUDA-graph size
+    graph_rows: Annotated[int, Field(ge=0)] = 512
+    front_seconds: _Seconds = 0.0
+    front_serial_seconds: _Seconds = 0.0
+    source: str = ""
+    usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # if none is stated
+    defaults: Annotated[list[VersionDefaults], Field(min_length=1)]
+
+    def defaults_on(self, gpu: GPU, version: Version | None = None) -> ServerDefaults:
+        """Return what the server of a version does without flags on a GPU; of the usual version by default."""
+        known = [entry for entry in self.defaults if tuple(entry.since) <= (version or tuple(self.usual_version))]
+        entry = (known or self.defaults[:1])[-1]
+        found = next(each for each in entry.by_gpu if each.covers(gpu))
+        reserved = found.reserved_bytes / gpu.usable_memory_bytes
+        return ServerDefaults(
+            self.name,
+            entry.version,
+            entry.source,
+            found.max_num_batched_tokens,
+            found.max_num_seqs,
+            round(found.gpu_memory_utilization - reserved, 3),
+            self.fraction_of,
+        )
+
+    def cache_formats(self, formats: Dtypes) -> Dtypes:
+        """Return the formats with the KV cache that the engine takes if no flag and no checkpoint names one."""
+        if formats.kv_given or self.kv_cache == "checkpoint" or formats.kv_bits >= _SIXTEEN:
+            return formats
+        return formats._replace(kv_bits=_SIXTEEN)
+
+
+@cache
+def _engines() -> dict[str, Engine]:
+    """Return the engines by runtime."""
+    raw: list[dict[str, Any]] = read_json(DATA / "engines.json")["engines"]
+    engines = [Engine(**entry) for entry in raw]
+    return {runtime: engine for engine in engines for runtime in engine.runtimes}
+
+
+def engine_of(runtime: str) -> Engine | None:
+    """Return the engine of a runtime; None for a runtime without a server on record."""
+    return _engines().get(runtime)
+
+
+def engine_for(runtime: str, version: Version | None = None) -> Engine:
+    """Return the engine of a runtime, for a port in the version that is given.
+
+    A runtime without a server on record gets that of the newest vLLM.
+    """
+    if version is not None and runtime.startswith("vllm-rocm"):
+        runtime = of_version("vllm", f"{version[0]}.{version[1]}")
+    return _engines().get(runtime) or _engines()[_NEWEST_VLLM]

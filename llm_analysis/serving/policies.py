@@ -1,0 +1,84 @@
+"""The scheduler, the KV cache and the host time of an engine for one scenario."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from llm_analysis.inference.engines import Engine, Version, limits_of
+from llm_analysis.inference.memory import runtime_bytes
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.models.forward import cached_bytes, stage_ops
+from llm_analysis.physics.operators import Step
+from llm_analysis.serving.scheduler import Policy
+from llm_analysis.serving.step_times import HEAD, Host
+from llm_analysis.units import Quantity, maximum, minimum
+
+_LEAST_BYTES = 1e-3  # of a cache: a model without one holds any number of tokens
+# Tokens of a pass of an engine whose limit is the longest context: more is not seen, since users lower that context.
+_LARGEST_PASS, _LEAST_PASS = 8192, 2048
+
+
+def policy_of(
+    engine: Engine, scenario: Scenario, mean_context: Quantity, *, version: Version | None = None, **changed: Any
+) -> Policy:
+    """Return the policy of an engine on the GPUs of a scenario; `changed` fields replace its defaults."""
+    defaults = engine.defaults_on(scenario.gpu, version)
+    utilization = changed.pop("gpu_memory_utilization", defaults.gpu_memory_utilization)
+    longest = min(max(scenario.model.max_position_embeddings, _LEAST_PASS), _LARGEST_PASS)
+    policy = Policy(
+        max_num_seqs=defaults.max_num_seqs,
+        max_num_batched_tokens=defaults.max_num_batched_tokens or longest,
+        mixed=engine.mixed,
+        chunked=engine.chunked,
+        reserve=engine.reserve,
+        front_seconds=engine.front_seconds,
+        front_serial_seconds=engine.front_serial_seconds,
+    )._replace(**changed)
+    if isinstance(policy.kv_tokens, float) and policy.kv_tokens == inf:
+        capacity = _kv_capacity(scenario, policy, engine.fraction_of, utilization, mean_context)
+        policy = policy._replace(kv_tokens=capacity)
+    return policy
+
+
+def host_of(engine: Engine, scenario: Scenario) -> Host:
+    """Return the host time of an engine for the model of an scenario."""
+    kernels = sum(
+        float(op.count)
+        for op in stage_ops(
+            scenario.model, Step(1.0, 1.0), scenario.dtypes, scenario.layout, 0, scenario.model.num_hidden_layers
+        )
+    )
+    return Host(
+        step=engine.host_step_seconds,
+        sequence=engine.host_sequence_seconds,
+        prefill=engine.launch_seconds * kernels,
+        graph_rows=float(engine.graph_rows),
+        overlapped=engine.host_overlapped,
+        stream=engine.stream_seconds,
+    )
+
+
+def _kv_capacity(
+    scenario: Scenario, policy: Policy, fraction_of: str, utilization: float, mean_context: Quantity
+) -> Any:
+    """Return the tokens that the KV cache of a replica holds, for sequences of `mean_context` tokens.
+
+    An engine gives the cache what the weights, the largest pass and the process leave of the usable memory.
+    """
+    a = scenario
+    limits = limits_of(fraction_of, utilization, a.gpu.usable_memory_bytes, runtime_bytes(a.layout))
+    tokens: Quantity = inf
+    rows, last = float(policy.max_num_batched_tokens), float(min(policy.max_num_seqs, policy.max_num_batched_tokens))
+    for first, end in a.layout.stages(a.model.num_hidden_layers):
+        ops = stage_ops(a.model, Step(1.0, rows), a.dtypes, a.layout, first, end)
+        weights = sum(float(op.count) * op.stored_bytes for op in ops)
+        widest = max(float(op.activation_bytes) for op in ops if op.name not in HEAD)
+        ops = stage_ops(a.model, Step(last, 1.0), a.dtypes, a.layout, first, end)
+        head = max((float(op.activation_bytes) for op in ops if op.name in HEAD), default=0.0)
+        activations = rows * a.model.hidden_size * a.dtypes.stream_bytes + max(widest, head)
+        each = cached_bytes(a.model, Step(1.0, 1.0, mean_context - 1.0, "decode"), a.dtypes, a.layout, first, end)
+        for limit in limits:
+            free = (limit.size - weights - limit.activations * activations) / limit.cache
+            tokens = minimum(tokens, free * mean_context / maximum(each, _LEAST_BYTES))
+    return tokens
