@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import inf, isfinite
 from pathlib import Path
-from random import Random
 from typing import NamedTuple
 
 from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
@@ -24,13 +23,13 @@ from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.serving.arrivals import arrival_times
-from llm_analysis.serving.lengths import Lengths, fixed, make_requests, uniform, workload
+from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
 from llm_analysis.serving.metrics import Summary, summarize
-from llm_analysis.serving.policies import host_of, policy_of
-from llm_analysis.serving.server import kv_link, prefill_and_decode
-from llm_analysis.serving.simulation import simulate, simulate_disaggregated
-from llm_analysis.serving.step_times import build_step_times
+from llm_analysis.serving.policies import host_of, kernels_of, policy_of
+from llm_analysis.serving.scheduler import Policy
+from llm_analysis.serving.server import Workload, kv_link, prefill_and_decode
+from llm_analysis.serving.simulation import Link, simulate, simulate_disaggregated
+from llm_analysis.serving.step_times import StepTimes, build_step_times
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 _STATISTICS = ("mean", "median", "p90", "p95", "p99")
@@ -69,6 +68,7 @@ class LoadRun(NamedTuple):
     max_num_seqs: float
     disagg: str
     notes: str
+    grade: str  # A: precisely defined, B: one unknown, C: something that matters is missing; empty if not given
     values: tuple[tuple[str, str, float], ...]
 
 
@@ -181,6 +181,7 @@ def _run(row: Mapping[str, str]) -> LoadRun:
         max_num_seqs=_number(row, "max_num_seqs"),
         disagg=text("disagg"),
         notes=text("notes"),
+        grade=text("grade"),
         values=(),
     )
 
@@ -206,7 +207,9 @@ def _lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
 
 
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
-_WITHOUT_HTTP = ("in-process", "LoadGen", "offline engine")
+# Words in a run's notes that say how requests reached the engine; HTTP without one of them.
+_IN_PROCESS = ("in-process", "one request at a time", "LoadGen")
+_OFFLINE = ("offline engine", "offline batch")
 _CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
 
 
@@ -235,8 +238,50 @@ def scenario_of(run: LoadRun) -> Scenario:
     return scenario
 
 
+def transport_of(run: LoadRun) -> str:
+    """Return how requests reached the engine: `http`, `in-process` (streamed too) or `offline` (not streamed)."""
+    if any(words in run.notes for words in _OFFLINE):
+        return "offline"
+    return "in-process" if any(words in run.notes for words in _IN_PROCESS) else "http"
+
+
+class Prepared(NamedTuple):
+    """A run as its simulation needs it; the host terms of `times` and `policy` may be replaced."""
+
+    run: LoadRun
+    times: StepTimes
+    policy: Policy
+    workload: Workload
+    count: int  # requests of one replica
+    rate: float
+    concurrency: float
+    steady: bool  # without ramp-up and drain
+    kernels: float  # launches of a pass with prefill
+    link: Link | None = None  # between prefill and decode workers
+
+    def summary(self) -> Summary:
+        """Return the metrics of the simulation, throughputs of all replicas."""
+        requests = self.workload.requests(self.count, self.rate)
+        workers = _WORKERS.fullmatch(self.run.disagg)
+        if workers and self.link:
+            prefill, decode = prefill_and_decode(self.policy)
+            numbers = int(workers[1]), int(workers[2])
+            simulated = simulate_disaggregated(
+                self.times, prefill, decode, self.link, requests, *numbers, self.concurrency
+            )
+        else:
+            simulated = simulate(self.times, self.policy, requests, self.concurrency)
+        found = summarize(simulated, steady=self.steady)
+        return found._replace(**{name: getattr(found, name) * self.run.dp_size for name in _THROUGHPUTS})
+
+
 def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
     """Return the metrics of the simulation of a run. Raises LLMAnalysisError."""
+    return prepare(run, seed).summary()
+
+
+def prepare(run: LoadRun, seed: int = 0) -> Prepared:
+    """Return what the simulation of a run needs. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
     inputs, outputs = _lengths_of(run)
     version = VERSION.search(run.version)
@@ -253,31 +298,31 @@ def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
             changed["max_num_batched_tokens"] = int(run.max_num_batched_tokens + run.max_num_seqs)
     policy = policy_of(engine, scenario, context, version=stated, **changed)
     host = host_of(engine, scenario)
-    if any(name in run.notes for name in _WITHOUT_HTTP):
+    if transport_of(run) != "http":
         policy = policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
-        host = host if "LoadGen" in run.notes else host._replace(stream=0.0)
+    if transport_of(run) == "offline":
+        host = host._replace(stream=0.0)
     dp = run.dp_size
-    count = run.num_requests / dp if run.num_requests > 0 else inf
-    most = max(MOST_REQUESTS, _WAVES * policy.max_num_seqs)
-    cut = count > most
-    count = most if cut else max(round(count), 1)
-    random = Random(seed)
-    concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.arrival == "closed" else inf
+    stated = run.num_requests / dp if run.num_requests > 0 else inf
+    concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.concurrency < inf else inf
+    most = max(MOST_REQUESTS, int(_WAVES * min(policy.max_num_seqs, concurrency)))
+    count = most if stated > most else max(round(stated), 1)
     rate = run.rate / dp if run.arrival in ("poisson", "constant") else inf
     shape = inf if run.arrival == "constant" else float(dp)  # every dp-th Poisson arrival has gaps of that shape
-    requests = make_requests(arrival_times(count, rate, shape, random), inputs, outputs, random)
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
-    longest = max(r.input_tokens + r.output_tokens for r in requests)
-    times = build_step_times(scenario, host, rows, min(policy.max_num_seqs, count), float(longest))
-    workers = _WORKERS.fullmatch(run.disagg)
-    if workers:
-        link, numbers = kv_link(scenario, context), (int(workers[1]), int(workers[2]))
-        prefill, decode = prefill_and_decode(policy)
-        simulated = simulate_disaggregated(times, prefill, decode, link, requests, *numbers, concurrency)
-    else:
-        simulated = simulate(times, policy, requests, concurrency)
-    found = summarize(simulated, steady=cut or "genai-perf" in run.notes)
-    return found._replace(**{name: getattr(found, name) * dp for name in _THROUGHPUTS})
+    longest = inputs.longest + outputs.longest
+    return Prepared(
+        run=run,
+        times=build_step_times(scenario, host, rows, min(policy.max_num_seqs, count), longest),
+        policy=policy,
+        workload=Workload(inputs, outputs, shape, seed),
+        count=count,
+        rate=rate,
+        concurrency=concurrency,
+        steady=stated > most or "genai-perf" in run.notes,
+        kernels=kernels_of(scenario),
+        link=kv_link(scenario, context) if _WORKERS.fullmatch(run.disagg) else None,
+    )
 
 
 def metric_of(summary: Summary, metric: str) -> float:
@@ -350,9 +395,14 @@ class ClassError(NamedTuple):
 
 
 def errors_by_class(scored: Sequence[tuple[LoadRun, LoadScore]]) -> list[ClassError]:
-    """Return the errors of each class. Each source, model and GPU counts the same, whatever number of values it has."""
+    """Return the errors of each class. Each source, model and GPU counts the same, whatever number of values it has.
+
+    Rows of grade C are left out.
+    """
     groups: dict[str, list[tuple[tuple[str, str, str], float]]] = {}
     for run, row in scored:
+        if run.grade == "C":
+            continue
         key = run.source, run.model_name, run.gpu_name
         groups.setdefault(class_of(row.metric), []).append((key, row.error))
     found = []

@@ -37,6 +37,11 @@ class Lengths(NamedTuple):
         return max(round(min(v0 + (v1 - v0) * (u - q0) / (q1 - q0), self.cap)), 1)
 
     @property
+    def longest(self) -> float:
+        """Largest length."""
+        return max(float(round(min(self.values[-1], self.cap))), 1.0)
+
+    @property
     def mean(self) -> float:
         """Mean length."""
         total = 0.0

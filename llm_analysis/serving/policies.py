@@ -41,18 +41,19 @@ def policy_of(
     return policy
 
 
+def kernels_of(scenario: Scenario) -> float:
+    """Return how many kernels a pass launches."""
+    layers = scenario.model.num_hidden_layers
+    ops = stage_ops(scenario.model, Step(1.0, 1.0), scenario.dtypes, scenario.layout, 0, layers)
+    return sum(float(op.count) for op in ops)
+
+
 def host_of(engine: Engine, scenario: Scenario) -> Host:
-    """Return the host time of an engine for the model of an scenario."""
-    kernels = sum(
-        float(op.count)
-        for op in stage_ops(
-            scenario.model, Step(1.0, 1.0), scenario.dtypes, scenario.layout, 0, scenario.model.num_hidden_layers
-        )
-    )
+    """Return the host time of an engine for the model of a scenario."""
     return Host(
         step=engine.host_step_seconds,
         sequence=engine.host_sequence_seconds,
-        prefill=engine.launch_seconds * kernels,
+        prefill=engine.launch_seconds * kernels_of(scenario),
         graph_rows=float(engine.graph_rows),
         overlapped=engine.host_overlapped,
         stream=engine.stream_seconds,

@@ -50,17 +50,23 @@ class Host(NamedTuple):
     stream: float = 0.0  # per output token, in the process that streams the answers; always overlapped
 
 
-class Table(NamedTuple):
-    """A function of one number, linear between grid points and beyond the last."""
+class Table:
+    """A function of one number, linear between grid points and beyond the last. Values are kept: steps repeat."""
 
-    x: list[float]
-    y: list[float]
+    __slots__ = ("_known", "x", "y")
+
+    def __init__(self, x: list[float], y: list[float]) -> None:
+        self.x, self.y = x, y
+        self._known: dict[float, float] = {}
 
     def __call__(self, x: float) -> float:
         """Return the value at `x`."""
-        i = min(max(bisect_right(self.x, x) - 1, 0), len(self.x) - 2)
-        x0, y0 = self.x[i], self.y[i]
-        return y0 + (self.y[i + 1] - y0) * (x - x0) / (self.x[i + 1] - x0)
+        found = self._known.get(x)
+        if found is None:
+            i = min(max(bisect_right(self.x, x) - 1, 0), len(self.x) - 2)
+            x0, y0 = self.x[i], self.y[i]
+            found = self._known[x] = y0 + (self.y[i + 1] - y0) * (x - x0) / (self.x[i + 1] - x0)
+        return found
 
 
 class StepTimes(NamedTuple):

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Ask
 
-from llm_analysis.calibration.load_scores import LOAD_EVIDENCE, class_of, estimate_run, metric_of, read_runs
+from llm_analysis.calibration.load_scores import (
+    LOAD_EVIDENCE,
+    class_of,
+    estimate_run,
+    metric_of,
+    prepare,
+    read_runs,
+    transport_of,
+)
 
 COLUMNS = (
     "id,source,runtime,model_name,gpu_name,dtype_name,arrival,request_rate_per_s,num_requests,dataset,"
@@ -73,6 +81,34 @@ def test_a_bound_below_the_error_fails(ask: Ask, tmp_path: Path) -> None:
     answer = ask("validate", "--load", "--measurements", path, "--max_median_error", "0.5")
     assert answer.status == 1
     assert "is above 50.0%" in answer.err
+
+
+def test_rows_of_grade_c_are_scored_but_count_in_no_class(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(COLUMNS.replace("run\n", "run,grade\n") + f"a,x,{RUN},ttft_median,0.05,r1,C\n")
+    found = json.loads(ask("validate", "--load", "--measurements", str(path), "--format", "json").out)
+    assert [row["id"] for row in found["rows"]] == ["a"]
+    assert found["classes"] == []
+
+
+@pytest.mark.parametrize(
+    ("notes", "transport"),
+    [
+        ("chat endpoint", "http"),
+        ("in-process async engine, no HTTP", "in-process"),
+        ("offline batch of request_count prompts", "offline"),
+        ("offline engine driven by arrival times, no HTTP", "offline"),
+    ],
+)
+def test_notes_say_how_requests_reached_the_engine(tmp_path: Path, notes: str, transport: str) -> None:
+    """Front end and streaming take time only where they were there."""
+    path = tmp_path / "m.csv"
+    path.write_text(COLUMNS.replace("run\n", "run,notes\n") + f'a,x,{RUN},tpot_mean,0.01,r1,"{notes}"\n')
+    run = read_runs(path)[0][0]
+    assert transport_of(run) == transport
+    found = prepare(run)
+    assert (found.policy.front_seconds > 0) == (transport == "http")
+    assert (found.times.host.stream > 0) == (transport != "offline")
 
 
 def test_classes_of_metrics() -> None:

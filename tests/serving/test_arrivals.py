@@ -23,6 +23,14 @@ def test_gaps_have_the_mean_and_the_spread_asked_for(burstiness: float) -> None:
     assert stdev(gaps) * 8 == pytest.approx(cv, rel=2 * sqrt((2 + 6 / burstiness) / COUNT))
 
 
+@pytest.mark.parametrize("first_at_zero", [True, False])
+def test_random_arrivals_take_as_long_as_equal_ones(first_at_zero: bool) -> None:
+    """`vllm bench serve` stretches the gaps in that way."""
+    times = arrival_times(200, 4.0, 1.0, Random(5), first_at_zero)
+    assert times[-1] == pytest.approx((200 - first_at_zero) / 4.0)
+    assert times == sorted(times)
+
+
 def test_equal_gaps_and_all_at_once() -> None:
     assert arrival_times(4, 2.0, inf, Random(0)) == [0.0, 0.5, 1.0, 1.5]
     assert arrival_times(3, inf, 1.0, Random(0)) == [0.0, 0.0, 0.0]
@@ -35,6 +43,6 @@ def test_a_seed_gives_the_same_times_on_every_platform() -> None:
 
 
 WRITTEN_DOWN = {
-    "poisson": [0.0, 1.860607111, 3.279236264, 3.82494941],
-    "gamma": [0.0, 0.00907119, 0.684708706, 2.230294765],
+    "poisson": [0.0, 1.459318996, 2.571984029, 3.0],
+    "gamma": [0.0, 0.012201781, 0.921011047, 3.0],
 }

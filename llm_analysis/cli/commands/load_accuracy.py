@@ -20,7 +20,7 @@ def load_score(measurements: str | None, format: str, limits: Mapping[str, float
     if not scored:
         raise BadValue(f"no row could be estimated: {skipped[0][1] if skipped else 'the table is empty'}")
     classes = errors_by_class(scored)
-    count = len(classes)
+    count = max(len(classes), 1)
     means = sum(c.median_abs_error for c in classes) / count, sum(c.p90_abs_error for c in classes) / count
     found = zip(limits.items(), means, strict=True)
     over = [
