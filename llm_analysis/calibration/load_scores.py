@@ -252,7 +252,7 @@ class Prepared(NamedTuple):
     times: StepTimes
     policy: Policy
     workload: Workload
-    count: int  # requests of one replica
+    num_requests: int  # of one replica
     rate: float
     concurrency: float
     steady: bool  # without ramp-up and drain
@@ -261,7 +261,7 @@ class Prepared(NamedTuple):
 
     def summary(self) -> Summary:
         """Return the metrics of the simulation, throughputs of all replicas."""
-        requests = self.workload.requests(self.count, self.rate)
+        requests = self.workload.requests(self.num_requests, self.rate)
         workers = _WORKERS.fullmatch(self.run.disagg)
         if workers and self.link:
             prefill, decode = prefill_and_decode(self.policy)
@@ -316,7 +316,7 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
         times=build_step_times(scenario, host, rows, min(policy.max_num_seqs, count), longest),
         policy=policy,
         workload=Workload(inputs, outputs, shape, seed),
-        count=count,
+        num_requests=count,
         rate=rate,
         concurrency=concurrency,
         steady=stated > most or "genai-perf" in run.notes,
