@@ -303,10 +303,10 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
     if transport_of(run) == "offline":
         host = host._replace(stream=0.0)
     dp = run.dp_size
-    stated = run.num_requests / dp if run.num_requests > 0 else inf
+    sent = run.num_requests / dp if run.num_requests > 0 else inf
     concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.concurrency < inf else inf
     most = max(MOST_REQUESTS, int(_WAVES * min(policy.max_num_seqs, concurrency)))
-    count = most if stated > most else max(round(stated), 1)
+    count = most if sent > most else max(round(sent), 1)
     rate = run.rate / dp if run.arrival in ("poisson", "constant") else inf
     shape = inf if run.arrival == "constant" else float(dp)  # every dp-th Poisson arrival has gaps of that shape
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
@@ -319,7 +319,7 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
         num_requests=count,
         rate=rate,
         concurrency=concurrency,
-        steady=stated > most or "genai-perf" in run.notes,
+        steady=sent > most or "genai-perf" in run.notes,
         kernels=kernels_of(scenario),
         link=kv_link(scenario, context) if _WORKERS.fullmatch(run.disagg) else None,
     )
