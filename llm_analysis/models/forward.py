@@ -28,7 +28,7 @@ from llm_analysis.models.layers.streams import (
     stream_sum,
 )
 from llm_analysis.physics.collectives import collective
-from llm_analysis.physics.dtypes import Dtypes
+from llm_analysis.physics.dtypes import BITS, Dtypes
 from llm_analysis.physics.operators import Op, Step, lookup, matmul
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
@@ -155,6 +155,13 @@ def num_params(model: ModelConfig) -> float:
     if "num_params" not in model.counts:
         model.counts["num_params"] = sum(float(op.count) * op.params for op in _counted(model))
     return model.counts["num_params"]
+
+
+def stored_bytes(model: ModelConfig, dtypes: Dtypes) -> float:
+    """Return the bytes of the weights of the whole model in these formats, on a GPU that has their rates."""
+    every_rate = dict.fromkeys(BITS, 1.0)
+    ops = forward(model, Step(1.0, 1.0), dtypes.on(every_rate, "any GPU"), Parallelism())
+    return sum(float(op.count) * op.stored_bytes for op in ops)
 
 
 def num_active_params(model: ModelConfig) -> float:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadConfig, shown
-from llm_analysis.models.reading.fields import Fields, by_letter, every, renamed
+from llm_analysis.models.reading.fields import Fields, by_letter, every, offer_turns, renamed
 
+NO_LIMIT = 10**6  # positions of a model whose state has no limit of its own
 ENCODER = "an encoder: it reads all tokens in one pass and generates none"
 
 
@@ -75,11 +76,17 @@ def read_opt(fields: Fields) -> None:
 
 def read_gpt_neo(fields: Fields) -> None:
     """Read GPT-Neo: alternating full and windowed layers; no bias on queries, keys and values."""
-    fields.pop("attention_types", None)
-    kinds = {"global": "full_attention", "local": "sliding_attention"}
-    listed = [kinds.get(str(kind), str(kind)) for kind in fields.take_items("attention_layers")]
-    turns = [*kinds.values()] * fields.whole("num_hidden_layers")
-    fields.offer(layer_types=listed or turns[: fields.whole("num_hidden_layers")])
+    kinds, layers = {"global": "full_attention", "local": "sliding_attention"}, fields.whole("num_hidden_layers")
+    turns: list[str] = []
+    for entry in fields.take_items("attention_types"):  # such as [["global", "local"], 12]
+        turn, number = entry if isinstance(entry, list) and len(entry) == 2 else ([], 0)
+        if isinstance(turn, list) and turn and isinstance(number, int):
+            turns += [str(kind) for kind in turn] * min(number, layers // len(turn) + 1)
+    listed = [str(kind) for kind in fields.take_items("attention_layers")]
+    if listed and turns and listed != turns:
+        fields.note("attention_types contradicts attention_layers, which counts")
+    chosen = listed or turns or ([*kinds] * layers)[:layers]
+    fields.offer(layer_types=[kinds.get(kind, kind) for kind in chosen])
 
 
 def read_gpt_neox(fields: Fields) -> None:
@@ -111,7 +118,7 @@ def read_llama4(fields: Fields) -> None:
     """Read Llama 4: `intermediate_size` is the width of all experts, `intermediate_size_mlp` that of dense layers."""
     expert = fields.whole("intermediate_size")
     fields.offer(moe_intermediate_size=expert, shared_expert_intermediate_size=expert)
-    fields["intermediate_size"] = fields.take_whole("intermediate_size_mlp", 2 * expert)
+    fields["intermediate_size"] = fields.take_assumed("intermediate_size_mlp", 2 * expert)
     layers, interval = fields.whole("num_hidden_layers"), fields.take_whole("no_rope_layer_interval", 4)
     rotary = fields.take_items("no_rope_layers") or [
         int((i + 1) % interval > 0) for i in range(layers if interval else 0)
@@ -123,8 +130,7 @@ def read_llama4(fields: Fields) -> None:
 
 def read_gated_delta(fields: Fields) -> None:
     """Read Qwen3-Next and Qwen3.5: attention in every fourth layer, gated delta-nets in the others."""
-    interval = fields.take_whole("full_attention_interval", 4)
-    fields.offer(layer_types=every(fields, interval, "full_attention", "linear_attention"))
+    offer_turns(fields, "full_attention_interval", 4, "full_attention", "linear_attention")
     fields["layer_types"] = [
         "gated_delta_net" if k == "linear_attention" else k for k in fields.items_of("layer_types")
     ]
@@ -143,7 +149,8 @@ def read_minimax(fields: Fields) -> None:
 
 def read_exaone_moe(fields: Fields) -> None:
     """Read K-EXAONE: the first layers have a dense feed-forward, which a list of the layers with experts repeats."""
-    fields.take_whole("first_last_k_dense_replace")
+    fields.offer(first_k_dense_replace=fields.whole("first_last_k_dense_replace"))
+    fields.agree("first_last_k_dense_replace", fields["first_k_dense_replace"], "first_k_dense_replace")
 
 
 def read_minimax_m2(fields: Fields) -> None:
@@ -154,36 +161,40 @@ def read_minimax_m2(fields: Fields) -> None:
 
 def read_mamba(fields: Fields) -> None:
     """Read Mamba: no attention; each channel is a head of one element."""
-    layers, inner = fields.whole("num_hidden_layers"), fields.take_whole("expand", 2) * fields.whole("hidden_size")
-    inner = fields.whole("intermediate_size", inner) or inner
-    fields.pop("d_inner", None)  # the same width under an older name
+    layers, hidden = fields.whole("num_hidden_layers"), fields.whole("hidden_size")
+    inner = fields.whole("intermediate_size") or fields.take_assumed("expand", 2) * hidden
+    fields.agree("d_inner", inner, "intermediate_size")
+    fields.agree("expand", inner // max(hidden, 1), "intermediate_size")
     rank = fields.pop("time_step_rank", "auto")
-    fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
+    fields["time_step_rank"] = -(-hidden // 16) if rank == "auto" else rank
     fields.offer(mamba_num_heads=inner, mamba_head_dim=1, mamba_proj_bias=fields.take_flag("use_bias"))
     fields.offer(layer_types=["mamba"] * layers, mlp_layer_types=["none"] * layers)
     fields.update(intermediate_size=0, num_attention_heads=inner, num_key_value_heads=inner, head_dim=1)
+    fields.offer(max_position_embeddings=NO_LIMIT)
 
 
 def read_mamba2(fields: Fields) -> None:
     """Read Mamba-2: no attention; each head of channels shares one state matrix."""
-    layers = fields.whole("num_hidden_layers")
-    fields.pop("expand", None)
-    heads, width = fields.whole("num_attention_heads"), fields.whole("head_dim", 64)
+    layers, hidden = fields.whole("num_hidden_layers"), max(fields.whole("hidden_size"), 1)
+    fields.assume(head_dim=64)
+    heads, width = fields.whole("num_attention_heads"), fields.whole("head_dim")
+    fields.agree("expand", heads * width // hidden, "the number of heads and their size")
     fields.offer(mamba_num_heads=heads, mamba_head_dim=width, mamba_proj_bias=fields.take_flag("use_bias"))
     fields.offer(layer_types=["mamba2"] * layers, mlp_layer_types=["none"] * layers)
     fields.pop("time_step_rank", None)
     fields.update(intermediate_size=0, num_key_value_heads=heads, head_dim=width)
+    fields.offer(max_position_embeddings=NO_LIMIT)
 
 
 def read_jamba(fields: Fields) -> None:
     """Read Jamba: attention in one of `attn_layer_period` layers, experts in one of `expert_layer_period`."""
-    inner = fields.take_whole("expand", 2) * fields.whole("hidden_size")
+    inner = fields.take_assumed("expand", 2) * fields.whole("hidden_size")
     rank = fields.pop("time_step_rank", "auto")
     fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
     fields.offer(mamba_num_heads=inner, mamba_head_dim=1)
-    period, offset = fields.take_whole("attn_layer_period", 8), fields.take_whole("attn_layer_offset", 4)
+    period, offset = fields.take_assumed("attn_layer_period", 8), fields.take_assumed("attn_layer_offset", 4)
     fields.offer(layer_types=every(fields, period, "full_attention", "mamba", offset))
-    period, offset = fields.take_whole("expert_layer_period", 2), fields.take_whole("expert_layer_offset", 1)
+    period, offset = fields.take_assumed("expert_layer_period", 2), fields.take_assumed("expert_layer_offset", 1)
     fields.offer(mlp_layer_types=every(fields, period, "sparse", "dense", offset))
 
 
@@ -200,17 +211,34 @@ def read_nemotron_h(fields: Fields) -> None:
     fields.offer(layer_types=[mixer for mixer, _ in layers], mlp_layer_types=[feed for _, feed in layers])
 
 
+def _read_expand(fields: Fields) -> None:
+    """Set heads of Mamba-2 and their size from `expand` as far as the file does not give them; note a contradiction."""
+    hidden = max(fields.whole("hidden_size"), 1)
+    if fields.get("mamba_head_dim") == "auto":
+        del fields["mamba_head_dim"]
+    inner = fields.whole("expand", 2) * hidden
+    if "mamba_num_heads" in fields:
+        fields.offer(mamba_head_dim=inner // max(fields.whole("mamba_num_heads"), 1))
+    fields.assume(mamba_head_dim=64)
+    width = fields.whole("mamba_head_dim")
+    fields.offer(mamba_num_heads=inner // max(width, 1))
+    factor = fields.whole("mamba_num_heads") * width // hidden
+    fields.agree("expand", factor, "the number of Mamba heads and their size")
+
+
 def read_bamba(fields: Fields) -> None:
     """Read Bamba: attention in the listed layers, Mamba-2 in the others."""
     attending, layers = fields.take_items("attn_layer_indices"), fields.whole("num_hidden_layers")
-    fields.take_whole("expand")
+    _read_expand(fields)
     fields.offer(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
 
 
 def read_granite_hybrid(fields: Fields) -> None:
     """Read Granite 4: attention in the listed layers, Mamba-2 in the others; without experts, a dense layer."""
-    fields.take_whole("expand")
     kinds = ["mamba2" if kind == "mamba" else kind for kind in fields.items_of("layer_types")]
+    if "mamba2" in kinds:
+        _read_expand(fields)
+    fields.pop("expand", None)
     fields["layer_types"] = kinds or ["full_attention"] * fields.whole("num_hidden_layers")
     if not fields.whole("num_experts"):
         fields["intermediate_size"] = fields.pop("shared_expert_intermediate_size", fields.whole("intermediate_size"))
@@ -263,20 +291,21 @@ def read_dbrx(fields: Fields) -> None:
 def read_bert(fields: Fields) -> None:
     """Read BERT: every token attends to all others; a note says that it generates no tokens."""
     layers = fields.whole("num_hidden_layers")
-    rows = fields.take_whole("type_vocab_size", 2)
+    rows = fields.take_assumed("type_vocab_size", 2)
     fields.pop("position_embedding_type", None)
     fields.offer(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
-    _add_note(fields, ENCODER)
+    fields.note(ENCODER)
 
 
-def _add_note(fields: Fields, note: str) -> None:
-    """Add a note on how the file was read."""
-    fields["notes"] = (*fields.get("notes", ()), note)
+def read_latent(fields: Fields) -> None:
+    """Read DeepSeek-V2 and V3: without a rank, queries have one matrix, as in DeepSeek-V2-Lite."""
+    if fields.whole("kv_lora_rank") and "q_lora_rank" not in fields.keys() | fields.nulls:
+        fields.note("q_lora_rank is not in the file: read as null; transformers assumes 1536")
 
 
 def read_sparse_latent(fields: Fields) -> None:
     """Read DeepSeek-V3.2: an indexer in every layer."""
-    _add_note(fields, "the KV cache includes the indexer's keys, in fp8 with a scale: 132 bytes per token and layer")
+    fields.note("the KV cache includes the indexer's keys, in fp8 with a scale: 132 bytes per token and layer")
 
 
 def read_indexed(fields: Fields) -> None:
@@ -286,7 +315,10 @@ def read_indexed(fields: Fields) -> None:
     first = fields.take_whole("index_skip_topk_offset", 2)
     if isinstance(pattern, str):
         kinds = by_letter("index_topk_pattern", pattern, {"F": "full", "S": "shared"})
-    kinds = kinds or ["shared" if max(i - first + 1, 0) % every_nth else "full" for i in range(layers)]
+    turns = ["shared" if max(i - first + 1, 0) % every_nth else "full" for i in range(layers)]
+    if kinds and every_nth > 1 and kinds != turns:
+        fields.note(f"index_topk_freq {every_nth} contradicts the list of indexers, which counts")
+    kinds = kinds or turns
     read_sparse_latent(fields)
     names = {"full": "sparse_latent_attention", "shared": "shared_index_latent_attention"}
     fields["layer_types"] = [names.get(str(kind), str(kind)) for kind in kinds]
@@ -315,16 +347,15 @@ def read_apertus(fields: Fields) -> None:
 
 def read_afmoe(fields: Fields) -> None:
     """Read AFMoE (Trinity): some layers with full attention, gated outputs, the first layers dense."""
-    period = fields.take_whole("global_attn_every_n_layers", 4)
-    fields.offer(layer_types=every(fields, period, "full_attention", "sliding_attention"))
-    fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers", 1)
+    offer_turns(fields, "global_attn_every_n_layers", 4, "full_attention", "sliding_attention")
+    fields["first_k_dense_replace"] = fields.take_assumed("num_dense_layers", 1)
 
 
 def read_step3(fields: Fields) -> None:
     """Read Step 3.5 and 3.7: more heads in windowed layers, one gate per head, a shared expert of another width."""
     fields["num_key_value_heads"] = fields.take_whole("num_attention_groups") or fields.whole("num_key_value_heads")
-    sliding = found if isinstance(found := fields.pop("attention_other_setting", {}), dict) else {}
-    heads = fields.take_whole("num_sliding_attention_heads") or renamed(sliding).whole("num_attention_heads")
+    sliding = fields.take_part("attention_other_setting")
+    heads = fields.take_whole("num_sliding_attention_heads") or sliding.whole("num_attention_heads")
     fields.offer(sliding_num_attention_heads=heads)
     layers, listed = fields.whole("num_hidden_layers"), fields.pop("moe_layers_enum", None)
     if isinstance(listed, str):
@@ -335,8 +366,15 @@ def read_step3(fields: Fields) -> None:
     width = fields.take_whole("share_expert_dim") or fields.take_whole("share_expert_dims")
     fields.offer(shared_expert_intermediate_size=width)
     fields.pop("n_shared_experts", None)
-    if fields.whole("num_sliding_attention_heads") == fields.whole("num_attention_heads"):
-        fields.pop("num_sliding_attention_heads", None)
+    if fields.get("model_type") == "step3p7":
+        fields.note(
+            "the file has no text_config, where transformers looks for the sizes of this type: its own are read"
+        )
+
+
+def read_older_phi(fields: Fields) -> None:
+    """Read Phi in the form of its first code, with other names of keys."""
+    fields.note("n_embd, n_layer and other older names of keys are read; transformers ignores them for this model")
 
 
 def read_mimo_v2(fields: Fields) -> None:
@@ -366,23 +404,28 @@ def read_lfm2(fields: Fields) -> None:
     attending, layers = fields.take_items("full_attn_idxs"), fields.whole("num_hidden_layers")
     kinds = fields.items_of("layer_types") or ["full_attention" if i in attending else "conv" for i in range(layers)]
     fields["layer_types"] = ["short_conv" if kind == "conv" else kind for kind in kinds]
-    fields["conv_kernel"] = fields.take_whole("conv_L_cache", 3)
-    width = fields.take_whole("block_ff_dim") or fields.whole("intermediate_size", 12288)
-    multiplier, multiple = fields.take_ratio("block_ffn_dim_multiplier", 1), fields.take_whole("block_multiple_of", 256)
+    fields["conv_kernel"] = fields.take_assumed("conv_L_cache", 3)
+    width = fields.take_whole("block_ff_dim") or fields.take_assumed("intermediate_size", 12288)
+    fields.agree("intermediate_size", width, "block_ff_dim")
+    multiplier = fields.take_ratio("block_ffn_dim_multiplier", 1)
     if fields.take_flag("block_auto_adjust_ff_dim", True) and "num_experts" not in fields:
-        width = -(-int((multiplier or 1) * int(2 * width / 3)) // (multiple or 1)) * (multiple or 1)
+        multiple = fields.take_assumed("block_multiple_of", 256) or 1
+        width = -(-int((multiplier or 1) * int(2 * width / 3)) // multiple) * multiple
+    fields.pop("block_multiple_of", None)
     fields["intermediate_size"] = width
     fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers")
     fields.offer(router_bias=fields.take_flag("use_expert_bias", True))
     for key in ("block_dim", "conv_dim", "conv_dim_out"):
-        fields.pop(key, None)
+        fields.agree(key, fields.whole("hidden_size"), "hidden_size")
 
 
 def read_falcon_h1(fields: Fields) -> None:
     """Read Falcon-H1: attention and Mamba-2 in parallel in every layer."""
-    inner = fields.take_whole("mamba_d_ssm") or fields.take_whole("expand", 2) * fields.whole("hidden_size")
-    heads = fields.whole("mamba_num_heads", 128)
+    inner = fields.whole("mamba_d_ssm") or fields.take_assumed("expand", 2) * fields.whole("hidden_size")
+    fields.assume(mamba_num_heads=128)
+    heads = fields.whole("mamba_num_heads")
     fields.offer(mamba_head_dim=inner // max(heads, 1), mamba_gated_norm=fields.take_flag("mamba_rms_norm"))
+    fields.agree("mamba_d_ssm", heads * fields.whole("mamba_head_dim"), "the number of Mamba heads and their size")
     for key in ("expand", "attn_layer_indices", "mamba_expand"):
         fields.pop(key, None)
     fields["layer_types"] = ["attention_and_mamba2"] * fields.whole("num_hidden_layers")
@@ -390,32 +433,42 @@ def read_falcon_h1(fields: Fields) -> None:
 
 def read_kimi_linear(fields: Fields) -> None:
     """Read Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
-    parts = renamed(found if isinstance(found := fields.pop("linear_attn_config", {}), dict) else {})
-    parts.offer(
-        head_dim=fields.take_whole("linear_head_dim", 128), num_attention_heads=fields.take_whole("linear_num_heads")
-    )
-    parts.offer(short_conv_kernel_size=fields.take_whole("short_conv_kernel_size", 4))
+    parts = fields.take_part("linear_attn_config")
+    heads, width = fields.take_whole("linear_num_heads"), fields.take_whole("linear_head_dim")
+    parts.offer(num_attention_heads=heads or fields.whole("num_attention_heads"))
+    parts.offer(**({"head_dim": width} if width else {}))
+    parts.offer(short_conv_kernel_size=fields.take_whole("short_conv_kernel_size"))
+    parts.assume(head_dim=128)
     full, layers = parts.items_of("full_attn_layers"), fields.whole("num_hidden_layers")
+    parts.agree("kda_layers", [i for i in range(1, layers + 1) if i not in full], "full_attn_layers")
     fields.offer(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
     kinds = ["latent_attention" if kind == "full_attention" else kind for kind in fields.items_of("layer_types")]
     fields["layer_types"] = kinds
     width, heads = parts.whole("head_dim"), parts.whole("num_attention_heads")
-    fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
-    fields.offer(linear_conv_kernel_dim=parts.whole("short_conv_kernel_size", 4), linear_gate_rank=width)
+    fields.offer(linear_num_value_heads=heads, linear_value_head_dim=width)
+    kernel = parts.take_whole("short_conv_kernel_size") or parts.take_assumed("short_conv_kernel_size", 4)
+    fields.offer(linear_conv_kernel_dim=kernel, linear_gate_rank=width)
     fields.offer(rotary=not fields.take_flag("mla_use_nope", True))
+    _note_states(fields)
+
+
+def _note_states(fields: Fields) -> None:
+    """Note how many layers have a state of fixed size in place of a KV cache."""
+    kinds = fields.items_of("layer_types")
+    states = f"{kinds.count('kimi_delta')} of {len(kinds)} layers keep a state of fixed size"
+    fields.note(f"{states}: only the others, with latent attention, have a KV cache")
 
 
 def read_bailing_hybrid(fields: Fields) -> None:
     """Read Ling 3: Kimi delta attention with full gates; the last layer of each group has gated latent attention."""
-    period = fields.take_whole("layer_group_size", 6)
-    fields.offer(layer_types=every(fields, period, "latent_attention", "kimi_delta"))
-    fields["layer_types"] = [
-        "latent_attention" if kind == "full_attention" else kind for kind in fields.items_of("layer_types")
-    ]
+    if "layer_types" in fields:
+        kinds = fields.items_of("layer_types")
+        fields["layer_types"] = ["latent_attention" if kind == "full_attention" else kind for kind in kinds]
+    offer_turns(fields, "layer_group_size", 6, "latent_attention", "kimi_delta")
     heads, width = fields.take_whole("linear_num_heads"), fields.take_whole("linear_head_dim", 128)
     fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
-    fields.offer(linear_conv_kernel_dim=fields.take_whole("short_conv_kernel_size", 4))
-    fields.pop("short_conv_kernel_size", None)
+    fields.offer(linear_conv_kernel_dim=fields.take_assumed("short_conv_kernel_size", 4))
+    _note_states(fields)
 
 
 def read_minicpm3(fields: Fields) -> None:
@@ -429,16 +482,16 @@ def read_zamba2(fields: Fields) -> None:
     for key, field in names.items():
         if key in fields:
             fields[field] = fields.pop(key)
-    layers, hybrid = fields.whole("num_hidden_layers"), fields.take_items("hybrid_layer_ids")
+    layers, hybrid = fields.whole("num_hidden_layers"), fields.items_of("hybrid_layer_ids")
     fields.pop("layer_types", None)
     kinds = fields.take_items("layers_block_type") or ["hybrid" if i in hybrid else "mamba" for i in range(layers)]
+    fields.agree("hybrid_layer_ids", [i for i, kind in enumerate(kinds) if kind == "hybrid"], "layers_block_type")
     fields["layer_types"] = ["shared_block_mamba2" if kind == "hybrid" else "mamba2" for kind in kinds]
     fields["mlp_layer_types"] = ["none"] * layers
-    inner = fields.take_whole("expand", 2) * fields.whole("hidden_size")
-    fields.offer(mamba_num_heads=inner // (fields.whole("mamba_head_dim", 64) or 64), mamba_head_dim=64)
+    _read_expand(fields)
     fields["head_dim"] = 2 * fields.whole("hidden_size") // max(fields.whole("num_attention_heads"), 1)
-    rank, adapted = fields.take_whole("adapter_rank", 128), fields.take_flag("use_shared_mlp_adapter", True)
-    rank = fields.take_whole("lora_rank") or rank
+    rank, adapted = fields.take_whole("lora_rank"), fields.take_flag("use_shared_mlp_adapter", True)
+    rank = rank or fields.take_assumed("adapter_rank", 128)
     if fields.take_flag("use_shared_attention_adapter") and fields.whole("num_mem_blocks"):
         raise BadConfig("use_shared_attention_adapter: adapters of the shared attention are not covered")
     fields["adapter_rank"] = rank if adapted else 0
@@ -454,10 +507,10 @@ def read_recurrent_gemma(fields: Fields) -> None:
     kinds = [names.get(str(kind), str(kind)) for kind in (turn * layers)[:layers]]
     given = [names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type")]
     fields["layer_types"] = (given or kinds)[:layers]
-    fields["intermediate_size"] = fields.whole("intermediate_size", 7680) // 2
+    fields["intermediate_size"] = fields.take_assumed("intermediate_size", 7680) // 2
     fields.offer(lru_width=fields.whole("hidden_size"))
-    fields["sliding_window"] = fields.take_whole("attention_window_size", 2048)
-    fields["conv_kernel"] = fields.take_whole("conv1d_width", 4)
+    fields["sliding_window"] = fields.take_assumed("attention_window_size", 2048)
+    fields["conv_kernel"] = fields.take_assumed("conv1d_width", 4)
 
 
 def read_olmo_hybrid(fields: Fields) -> None:
@@ -478,12 +531,12 @@ def read_longcat(fields: Fields) -> None:
     fields["shared_expert_intermediate_size"] = fields.whole("intermediate_size")
     fields.offer(num_key_value_heads=fields.whole("num_attention_heads"))
     note = f"a layer of this family counts as two: {layers} layers, every second one with experts"
-    _add_note(fields, f"{note}; experts that return their input have no weights")
+    fields.note(f"{note}; experts that return their input have no weights")
 
 
 def read_minimax_m3(fields: Fields) -> None:
     """Read MiniMax-M3: block-sparse attention after the first layers; `intermediate_size` is the width of an expert."""
-    sparse = renamed(found if isinstance(found := fields.pop("sparse_attention_config", {}), dict) else {})
+    sparse = fields.take_part("sparse_attention_config")
     expert = fields.whole("intermediate_size")
     fields["moe_intermediate_size"] = expert
     fields["intermediate_size"] = fields.take_whole("dense_intermediate_size", expert) or expert
@@ -493,12 +546,13 @@ def read_minimax_m3(fields: Fields) -> None:
         fields["layer_types"] = ["block_sparse_attention" if each else "full_attention" for each in chosen]
     kinds = ["block_sparse_attention" if "sparse" in str(k) else str(k) for k in fields.items_of("layer_types")]
     fields["layer_types"] = kinds or ["full_attention"] * layers
-    blocks = sparse.whole("sparse_topk_blocks") or fields.take_whole("index_topk_blocks", 16)
-    size = sparse.whole("sparse_block_size") or fields.take_whole("index_block_size", 128)
-    fields.offer(index_n_heads=sparse.whole("sparse_num_index_heads", 4))
-    fields.offer(index_head_dim=sparse.whole("sparse_index_dim", 128))
+    sparse.offer(sparse_num_index_heads=fields.whole("index_n_heads"), sparse_index_dim=fields.whole("index_head_dim"))
+    blocks = sparse.whole("sparse_topk_blocks") or fields.take_assumed("index_topk_blocks", 16)
+    size = sparse.whole("sparse_block_size") or fields.take_assumed("index_block_size", 128)
+    fields["index_n_heads"] = sparse.whole("sparse_num_index_heads") or fields.take_assumed("index_n_heads", 4)
+    fields["index_head_dim"] = sparse.whole("sparse_index_dim") or fields.take_assumed("index_head_dim", 128)
     fields["index_topk"] = blocks * size
-    _add_note(fields, "the KV cache includes one index key per token and layer, as wide as a head of the index")
+    fields.note("the KV cache includes one index key per token and layer, as wide as a head of the index")
     for key in ("index_topk_blocks", "index_block_size", "index_local_blocks"):
         fields.pop(key, None)
 
@@ -519,7 +573,7 @@ def read_deepseek_v4(fields: Fields) -> None:
     kinds = kinds or [by_ratio[4 if i % 2 and i > 1 else 128] for i in range(layers)]
     fields["layer_types"] = [names.get(str(kind), str(kind)) for kind in kinds[:layers]]
     fields["mlp_layer_types"] = ["sparse"] * layers
-    _add_note(fields, "the KV cache holds rows for groups of tokens, the keys of their index, and a window of tokens")
+    fields.note("the KV cache holds rows for groups of tokens, the keys of their index, and a window of tokens")
     fields.offer(intermediate_size=fields.whole("moe_intermediate_size"), num_key_value_heads=1)
     for key in ("num_hash_layers", "hc_sinkhorn_iters", "partial_rotary_factor"):
         fields.pop(key, None)
@@ -531,7 +585,7 @@ def read_mllama(fields: Fields) -> None:
     fields["layer_types"] = ["cross_attention" if i in crossing else "full_attention" for i in range(layers)]
     fields["mlp_layer_types"] = ["skipped_dense" if i in crossing else "dense" for i in range(layers)]
     note = f"{len(crossing)} layers attend to images: their weights are counted, and a text prompt skips them"
-    _add_note(fields, f"{note}; they have no KV cache")
+    fields.note(f"{note}; they have no KV cache")
 
 
 def read_gemma3n(fields: Fields) -> None:
@@ -551,6 +605,9 @@ def read_gemma3n(fields: Fields) -> None:
 def read_encoder(fields: Fields) -> None:
     """Read an encoder with rotary positions: every token attends to all others, or to those in a window."""
     layers, window = fields.whole("num_hidden_layers"), fields.take_whole("local_attention")
+    activation = fields.get("activation_function")
+    if activation is not None:
+        fields.offer(gated_mlp="glu" in str(activation))
     period = fields.take_whole("global_attn_every_n_layers", 1) or 1
     fields.offer(token_type_rows=fields.take_whole("type_vocab_size"))
     kinds = ["bidirectional_attention"] * layers
@@ -560,7 +617,7 @@ def read_encoder(fields: Fields) -> None:
             "bidirectional_attention" if i % period == 0 else "bidirectional_sliding_attention" for i in range(layers)
         ]
     fields["layer_types"] = kinds
-    _add_note(fields, ENCODER)
+    fields.note(ENCODER)
 
 
 def read_stablelm(fields: Fields) -> None:
@@ -661,6 +718,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gemma4": Family(GEMMA4, read_gemma4),
     "phi": Family(PLAIN | PARALLEL | biases(True) | {"head_bias": True}),
+    "phi-msft": Family(PLAIN | PARALLEL | biases(True) | {"head_bias": True}, read_older_phi),
     "phi3": Family(),
     "phimoe": Family(LAYERNORM),
     "gpt2": Family(GPT | LEARNED),
@@ -689,8 +747,8 @@ FAMILIES: dict[str, Family] = {
     "chatglm": Family({"output_head": True}, read_chatglm),
     "internlm": Family({}, read_attention_biased("bias", True)),
     "internlm2": Family({}, read_attention_biased("bias", False)),
-    "deepseek_v2": Family(),
-    "deepseek_v3": Family({"router_bias": True}),
+    "deepseek_v2": Family({}, read_latent),
+    "deepseek_v3": Family({"router_bias": True}, read_latent),
     "deepseek_v32": Family({"router_bias": True}, read_sparse_latent),
     "glm_moe_dsa": Family({"router_bias": True}, read_indexed),
     "deepseek_v4": Family({"attention_sinks": True, "hc_mult": 4, "sliding_window": 128}, read_deepseek_v4),
@@ -711,11 +769,13 @@ FAMILIES: dict[str, Family] = {
     "mimo_v2_flash": Family({"router_bias": True}, read_mimo_v2),
     "arctic": Family({}, read_arctic),
     "jamba": Family({"rotary": False, "mamba_inner_layernorms": True}, read_jamba),
-    "mamba": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6} | TIED, read_mamba),
-    "mamba2": Family({"norms_per_layer": 1, "max_position_embeddings": 10**6}, read_mamba2),
+    "mamba": Family({"norms_per_layer": 1} | TIED, read_mamba),
+    "mamba2": Family({"norms_per_layer": 1}, read_mamba2),
     "bamba": Family({}, read_bamba),
     "nemotron_h": Family(
-        {"norms_per_layer": 1, "gated_mlp": False, "rotary": False, "router_bias": True}, read_nemotron_h
+        {"norms_per_layer": 1, "gated_mlp": False, "rotary": False, "router_bias": True}
+        | {"chunk_size": 128, "state_dtype": "float32"},
+        read_nemotron_h,
     ),
     "falcon_h1": Family({}, read_falcon_h1, MAMBA2_SIZES),
     "zamba2": Family(
@@ -782,7 +842,6 @@ SAME_AS = {
     "exaone": "llama",
     "internlm3": "llama",
     "baichuan": "llama",
-    "phi-msft": "phi",
     "phi3_v": "phi3",
     "hunyuan_v1_moe": "hunyuan_v1_dense",
     "hunyuan": "hunyuan_v1_dense",
@@ -842,7 +901,7 @@ FOREIGN = (
 )
 
 
-def family_of(fields: Fields) -> tuple[Family, list[str]]:
+def family_of(fields: Fields) -> tuple[Family, str]:
     """Return the row of the file's `model_type`; that of Llama, with a note, for an unknown type with its keys.
 
     Raises BadConfig for any other unknown type.
@@ -851,9 +910,9 @@ def family_of(fields: Fields) -> tuple[Family, list[str]]:
     known = given.removesuffix("_text")
     family = FAMILIES.get(SAME_AS.get(known, known))
     if family is not None:
-        return family, []
+        return family, ""
     if not given:
-        return FAMILIES["llama"], [f"no model_type: {AS_A_LLAMA}"]
+        return FAMILIES["llama"], f"no model_type: {AS_A_LLAMA}"
     if known in UNLIKE:
         raise BadConfig(f"model_type {given!r} is not covered: {UNLIKE[known]}")
     missing = [key for key in LLAMA_NEEDS if key not in fields]
@@ -861,4 +920,4 @@ def family_of(fields: Fields) -> tuple[Family, list[str]]:
     if missing or strange:
         why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
         raise BadConfig(f"model_type {shown(given)} is not covered, and its file cannot be read as a Llama's: {why}")
-    return FAMILIES["llama"], [f"model_type {shown(given)} is unknown: {AS_A_LLAMA}"]
+    return FAMILIES["llama"], f"model_type {shown(given)} is unknown: {AS_A_LLAMA}"

@@ -89,6 +89,7 @@ _WITHOUT_EFFECT = frozenset(
         # scales and clips of activations and logits
         "scale_emb", "scale_depth", "route_scale", "logits_scaling", "clip_qkv", "swiglu_alpha", "logits_soft_cap",
         "gegelu_limit", "mup_attn_multiplier", "moe_normalize_expert_weights", "attention_scale", "softmax_scale",
+        "attention_value_scale", "kda_lower_bound",
         "embedding_scale", "output_multiplier_scale",
         # state-space details without weights
         "time_step_floor", "time_step_max", "time_step_min", "time_step_limit", "time_step_scale",
@@ -118,6 +119,8 @@ _SIZE_PATTERN = (
 )
 # Keys that look like sizes and give a note only: attention in chunks still reads the whole context.
 _NOTED = frozenset({"dual_chunk_attention_config"})
+# Numbers that describe the structure of a family, not its size; no published file has them as keys.
+_STRUCTURE = frozenset({"norms_per_layer", "position_offset", "chunk_size", "state_element_bytes"})
 # Where a model with images or audio keeps its language model, and where a few families keep the halves of a layer.
 LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
 _LAYER_PARTS = ("attn_config", "ffn_config")
@@ -127,7 +130,53 @@ _TIED_OUTSIDE = ("qwen3_vl_moe", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker
 
 
 class Fields(dict[str, Any]):
-    """Keys and values of a model file. `take_...` removes a key that only steers how other keys are read."""
+    """Keys and values of a model file. `take_...` removes a key that only steers how other keys are read.
+
+    `comments` are notes on how the file was read, `assumed` the values that it left to the class of its model type.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.comments: list[str] = []
+        self.assumed: dict[str, Any] = {}
+        self.nulls: set[str] = set()  # keys without a value
+        self.repeated: list[tuple[str, Any, str]] = []  # other names of a field with another value than it has
+
+    def note(self, text: str) -> None:
+        """Add a note on how the file was read, unless it has the same one."""
+        if text not in self.comments:
+            self.comments.append(text)
+
+    def assume(self, **values: Any) -> None:
+        """Set values that the file leaves out to those of its class, and remember the sizes for a note.
+
+        A null in the file is a value: no window, for example. A list of the layers' kinds makes patterns pointless.
+        """
+        for key, value in values.items():
+            if key in self or key in self.nulls or (key == "sliding_window_pattern" and "layer_types" in self):
+                continue
+            self[key] = value
+            is_size = type(value) in (int, float) and value and key not in _STRUCTURE
+            if is_size or key == "tie_word_embeddings":
+                self.assumed[key] = value
+
+    def take_assumed(self, key: str, default: int) -> int:
+        """Return `take_whole` of the key; a missing one is assumed to be `default`."""
+        self.assume(**{key: default})
+        return self.take_whole(key)
+
+    def take_part(self, key: str) -> Fields:
+        """Remove an object of the file and return its keys; notes on them are notes on the whole file."""
+        found = self.pop(key, None)
+        part = renamed(found if isinstance(found, dict) else {})
+        part.comments, part.assumed = self.comments, self.assumed
+        return part
+
+    def agree(self, key: str, value: object, other: str) -> None:
+        """Remove a key that repeats what the keys `other` say; note a value that contradicts them."""
+        given = self.pop(key, value)
+        if given != value:
+            self.note(f"{key} {brief(given)} contradicts {other}, which counts")
 
     def whole(self, key: str, default: int = 0) -> int:
         """Return the whole number under `key`. Raise BadConfig for anything else."""
@@ -181,6 +230,11 @@ class Fields(dict[str, Any]):
             self.setdefault(key, value)
 
 
+def brief(value: object) -> str:
+    """Return a value for a note: a list only by its length."""
+    return f"with {len(value)} entries" if isinstance(value, list) else shown(value)
+
+
 def is_hugging_face(raw: Mapping[str, Any]) -> bool:
     """Return whether the file is a published config.json, which holds many keys that this program does not need."""
     return any(key in raw for key in ("architectures", "transformers_version", "torch_dtype", "dtype", *LANGUAGE_PARTS))
@@ -195,7 +249,7 @@ def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
         inner = raw.get(part)
         if isinstance(inner, Mapping):
             found = {key: raw[key] for key in _SHARED_WITH_PARTS if raw.get(key) is not None}
-            own = {key: value for key, value in inner.items() if value is not None}
+            own = {key: value for key, value in inner.items() if value is not None or key not in found}
             if raw.get("model_type") in _TIED_OUTSIDE and "tie_word_embeddings" in found:
                 own.pop("tie_word_embeddings", None)
             found |= own
@@ -210,11 +264,12 @@ def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
 def renamed(raw: Mapping[str, Any]) -> Fields:
     """Return the keys that are not null under our names for them. Of several names the first in ALIASES counts."""
     fields = Fields({key: value for key, value in raw.items() if value is not None})
+    fields.nulls |= raw.keys() - fields.keys()
     for field, others in ALIASES.items():
         for other in others:
             value = fields.pop(other, None)
-            if value is not None:
-                fields.setdefault(field, value)
+            if value is not None and fields.setdefault(field, value) != value and field not in IGNORED:
+                fields.repeated.append((other, value, field))
     return fields
 
 
@@ -223,6 +278,19 @@ def every(fields: Fields, period: int, chosen: str, other: str, offset: int | No
     layers = range(fields.whole("num_hidden_layers"))
     at = period - 1 if offset is None else offset
     return [chosen if period and i % period == at % period else other for i in layers]
+
+
+def offer_turns(fields: Fields, key: str, period: int, chosen: str, other: str) -> None:
+    """Set `layer_types` to `chosen` in the last of each group of layers, else `other`; `key` may give the group's size.
+
+    A list in the file counts more; a size of the group that contradicts it is noted.
+    """
+    if "layer_types" in fields:
+        given = fields.take_whole(key)
+        if given and every(fields, given, chosen, other) != fields["layer_types"]:
+            fields.note(f"{key} {given} contradicts layer_types, which counts")
+    else:
+        fields["layer_types"] = every(fields, fields.take_assumed(key, period), chosen, other)
 
 
 def by_letter(key: str, pattern: str, meaning: Mapping[str, Any]) -> list[Any]:

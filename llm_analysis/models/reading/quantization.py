@@ -74,6 +74,7 @@ class Weights(NamedTuple):
 
     format: str = ""  # name of formats (see physics.dtypes); empty: those that the user asks for
     note: str = ""
+    prediction: str = ""  # formats of the layers for multi-token prediction
 
 
 def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = True) -> Weights:
@@ -83,7 +84,8 @@ def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = Tr
     """
     found: Any = raw.get("quantization_config") or raw.get("compression_config")
     if not isinstance(found, Mapping):
-        return Weights("fp8") if raw.get("use_fp8_e4m3") is True else Weights()
+        own = "fp8" if raw.get("use_fp8_e4m3") is True else ""
+        return Weights(own, prediction=own)
     config = dict(found)
     if isinstance(config.get("quantization"), Mapping):  # hf_quant_config.json
         config |= config["quantization"]
@@ -98,10 +100,12 @@ def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = Tr
     others += [f"+head:{head}"] if head != SIXTEEN else []
     narrow = _narrow_cache(config)
     base, cache = (f"{SIXTEEN}kv8", "") if narrow and base == SIXTEEN else (base, "+kv:fp8" if narrow else "")
+    whole = base + "".join(others) + cache
+    prediction = formats.of_prediction(layers) or whole
     if not others:
-        return Weights("" if base == SIXTEEN else base + cache)
+        return Weights("" if base == SIXTEEN else whole, prediction=prediction)
     described = ", ".join(f"{part} {_in_words(own)}" for part, own in (*parts.items(), ("output head", head)))
-    return Weights(base + "".join(others) + cache, f"quantized checkpoint: {described}")
+    return Weights(whole, f"quantized checkpoint: {described}", prediction)
 
 
 def _narrow_cache(config: Mapping[str, Any]) -> bool:
@@ -122,8 +126,10 @@ class Formats:
         self.default = _default_format(config)
         mixed = str(config.get("quant_algo", "")).upper() == "MIXED_PRECISION"
         self._own = _Modules(_module_formats(config))
+        ignored = _ignored_modules(config)
         # A mixed checkpoint of a quantized one: the modules that its second format leaves alone keep the first.
-        self._ignored = _Modules([] if mixed and self.default else _ignored_modules(config))
+        self._ignored = _Modules([] if mixed and self.default else [(name, SIXTEEN) for name in ignored])
+        self._left_alone = _Modules((name, self.default if mixed and self.default else SIXTEEN) for name in ignored)
         self.unknown = ""
         if not self.default and not self._own:
             method = str(config.get("quant_method", "")) or "unnamed"
@@ -142,6 +148,15 @@ class Formats:
         """Return the format of a part in a layer; None if no list names one of its modules."""
         names = [f"{prefix}layers.{layer}.{end}" for end in ends for prefix in _PREFIXES]
         return self._own.of_any(names, layer) or self._ignored.of_any(names, layer)
+
+    def of_prediction(self, layers: int) -> str | None:
+        """Return the format of the layers for multi-token prediction if it is not that of the others.
+
+        Their modules are named `mtp`, or like those of a layer after the last.
+        """
+        ends = [end for parts in _PARTS.values() for end in parts]
+        names = [f"{prefix}{end}" for end in ends for prefix in ("mtp.layers.0.", f"model.layers.{layers}.")]
+        return self._left_alone.of_any(names, layers)
 
     def of_head(self) -> str:
         """Return the format of the output head: 16 bits unless a list names it."""
@@ -196,11 +211,11 @@ def _expression(text: str) -> Callable[[str], bool]:
     return lambda name: compiled is not None and compiled.match(name) is not None
 
 
-def _ignored_modules(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the modules that stay in 16 bits."""
+def _ignored_modules(config: Mapping[str, Any]) -> list[str]:
+    """Return the modules that the checkpoint's format leaves alone."""
     keys = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
     found: list[Any] = next((config[key] for key in keys if isinstance(config.get(key), list)), [])
-    return [(str(name), SIXTEEN) for name in found]
+    return [str(name) for name in found]
 
 
 def _module_formats(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from llm_analysis.errors import BadConfig, nearest, one_line, shown
 from llm_analysis.models.config import MAX_LAYERS, ModelConfig
-from llm_analysis.models.forward import num_params
+from llm_analysis.models.forward import num_params, stored_bytes
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, KV_HEADS, MIXERS, base_name
 from llm_analysis.models.reading.families import Family, family_of
 from llm_analysis.models.reading.fields import (
@@ -21,6 +22,7 @@ from llm_analysis.models.reading.fields import (
     LANGUAGE_PARTS,
     MAX_SIZE,
     Fields,
+    brief,
     by_letter,
     every,
     is_hugging_face,
@@ -28,7 +30,8 @@ from llm_analysis.models.reading.fields import (
     renamed,
     unread,
 )
-from llm_analysis.models.reading.quantization import QUANTIZATION_KEYS, weights_of
+from llm_analysis.models.reading.quantization import QUANTIZATION_KEYS, Weights, weights_of
+from llm_analysis.physics.dtypes import of_checkpoint
 
 # Names of layer kinds in published files: our names for them.
 _OTHER_NAMES = {
@@ -39,8 +42,27 @@ _OTHER_NAMES = {
     "indexed_attention": "sparse_latent_attention",
     "deepseek_sparse_attention": "sparse_latent_attention",
 }
+# Sizes that a file with several parts may repeat outside the part of its language model.
+_OUTER_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+    *("intermediate_size", "max_position_embeddings", "sliding_window", "num_experts", "moe_intermediate_size"),
+)
+# Keys that say which layers have experts.
+_STEERING = (
+    *("first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "interleave_moe_layer_step"),
+    *("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval", "moe_layer_freq", "moe_layers"),
+    "is_moe_layer",
+)
+# Sizes that ModelConfig has a default for, and parts of the names of the mixers that use them.
+_DEFAULT_SIZES = {
+    "conv_kernel": ("mamba", "rg_lru"),
+    "n_groups": ("mamba2",),
+    "linear_conv_kernel_dim": ("delta",),
+}
 # Activations of a feed-forward with a gate, where the type of a file is unknown; others are used with and without one.
 _GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
+_UNGATED_ACTIVATIONS = ("relu", "relu2", "gelu_new", "gelu_fast")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 
 
 def read_model(
@@ -54,8 +76,9 @@ def read_model(
     if quantization and not raw.get("quantization_config"):
         raw = {**raw, "quantization_config": quantization}
     try:
-        model = ModelConfig(**_read_fields(raw, name))
-        note = _prediction_note(model)
+        fields, weights = _read_fields(raw, name)
+        model = ModelConfig(**fields)
+        note = _prediction_note(model, weights.prediction or model.weight_format)
         return model.model_copy(update={"notes": (*model.notes, note)}) if note else model
     except ValidationError as error:
         raise BadConfig(one_line(error, {*ModelConfig.model_fields, *ALIASES}, where)) from None
@@ -63,38 +86,47 @@ def read_model(
         raise BadConfig(f"{where}: {error}") from None
 
 
-def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the fields of a `ModelConfig`, with the unknown keys of a file of our own. Raise BadConfig."""
+def _read_fields(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Weights]:
+    """Return the fields of a `ModelConfig` and the formats of the weights. Raise BadConfig.
+
+    Unknown keys of a file of our own are among the fields, so that `ModelConfig` rejects them.
+    """
     published = is_hugging_face(raw)
     fields = renamed(language_model(raw))
-    family, notes = family_of(fields)
+    family, guess = family_of(fields)
     layers = fields.whole("num_hidden_layers")
     if layers > MAX_LAYERS:
         raise BadConfig(f"num_hidden_layers must be at most {MAX_LAYERS:,}, not {layers:,}")
-    guessed = bool(notes)
-    if guessed:
+    if guess:
+        fields.note(guess)
         _check_activation(fields)
     _rename_kinds(fields, family)
-    fields.offer(**family.defaults, **(family.sizes if published else {}))
+    if "max_position_embeddings" not in fields and "model_max_length" in fields:
+        fields["max_position_embeddings"] = fields.whole("model_max_length")
+    fields.assume(**family.defaults, **(family.sizes if published else {}))
+    fields.assume(tie_word_embeddings=False)
     quantization = {key: fields.pop(key) for key in QUANTIZATION_KEYS if key in fields}
     if "vision_config" in raw:
-        notes.append("only the language model is counted, not the vision part")
-    fields["notes"] = tuple(notes)
+        fields.note("only the language model is counted, not the vision part")
+    _note_outer_sizes(raw, fields)
     _read_layer_overrides(fields)
     if _is_embedder(raw, fields):
         fields.offer(output_head=False)
     family.read(fields)
+    fields.agree("model_max_length", fields.get("max_position_embeddings"), "max_position_embeddings")
     _read_yarn(fields)
     _fill_in(fields)
     _read_layers(fields)
     weights = weights_of(quantization, fields.whole("num_hidden_layers"), fields.whole("num_experts"), _has_mlp(fields))
     fields.offer(name=name, weight_format=weights.format)
-    fields["notes"] += (weights.note,) if weights.note else ()
+    if weights.note:
+        fields.note(weights.note)
     if "hf_ids" in fields:
         fields["hf_ids"] = tuple(fields.items_of("hf_ids"))
     known = {key: value for key, value in fields.items() if key in ModelConfig.model_fields}
     if not published:
-        return known | {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
+        rest = {key: value for key, value in fields.items() if key not in known and key not in IGNORED}
+        return known | rest | {"notes": tuple(fields.comments)}, weights
     sizes, others = unread(fields, known)
     if sizes:
         described = f"model_type {shown(str(fields.get('model_type', '')))}"
@@ -102,11 +134,42 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
             f"{_listed(sizes)}: not understood for {described}, and may change sizes; remove if without effect"
         )
     if others:
-        known["notes"] += (f"keys of the file that were not read: {_listed(others)}",)
-    return known
+        fields.note(f"keys of the file that were not read: {_listed(others)}")
+    _note_sizes(fields)
+    _note_activation(fields)
+    return known | {"notes": tuple(fields.comments)}, weights
 
 
-def _prediction_note(model: ModelConfig) -> str:
+def _note_outer_sizes(raw: Mapping[str, Any], fields: Fields) -> None:
+    """Note sizes beside the language model's part of a file that contradict it."""
+    part = next((key for key in LANGUAGE_PARTS if isinstance(raw.get(key), Mapping)), "")
+    if not part:
+        return
+    outer = renamed(raw)
+    differing = [key for key in _OUTER_SIZES if key in outer and outer[key] != fields.get(key)]
+    if differing:
+        fields.note(f"{_listed(differing)} beside {part} differ from its own values, which count")
+
+
+def _note_sizes(fields: Fields) -> None:
+    """Note sizes that a published file gives twice, or leaves to the class of its model type."""
+    for other, value, field in fields.repeated:
+        if value != fields.get(field):
+            fields.note(f"{other} {brief(value)} contradicts {field} {brief(fields.get(field))}, which counts")
+    if fields.get("output_head") is False:
+        fields.assumed.pop("tie_word_embeddings", None)
+    if fields["mlp_layer_types"] and "dense" not in fields["mlp_layer_types"]:
+        fields.assumed.pop("intermediate_size", None)
+    kinds = [base_name(kind) for kind in fields["layer_types"]]
+    for key, users in _DEFAULT_SIZES.items():
+        if key not in fields and any(user in kind for kind in kinds for user in users):
+            fields.assumed[key] = ModelConfig.model_fields[key].default
+    if fields.assumed:
+        values = ", ".join(f"{key} {json.dumps(value)}" for key, value in fields.assumed.items())
+        fields.note(f"not in the file, so as in the class of its model_type: {values}")
+
+
+def _prediction_note(model: ModelConfig, weight_format: str) -> str:
     """Return a note on the layers for multi-token prediction; empty if the model has none.
 
     Each is a layer like the last, after a projection of two hidden states to one (DeepSeek-V3 report, 2024, 2.2).
@@ -116,11 +179,14 @@ def _prediction_note(model: ModelConfig) -> str:
         return ""
     last = {key: (*kinds, kinds[-1]) for key in ("layer_types", "mlp_layer_types") if (kinds := getattr(model, key))}
     longer = model.model_copy(update={"num_hidden_layers": model.num_hidden_layers + 1, **last})
-    params = count * (num_params(longer) - num_params(model) + 2 * model.hidden_size**2)
-    layers = "layer" if count == 1 else "layers"
+    projection = 2 * model.hidden_size**2
+    params = count * (num_params(longer) - num_params(model) + projection)
+    dtypes = of_checkpoint(weight_format)
+    size = count * (stored_bytes(longer, dtypes) - stored_bytes(model, dtypes) + projection * dtypes.head.weight_bytes)
+    which, them = ("1 layer", "it") if count == 1 else (f"{count} layers", "them")
     return (
-        f"{count} {layers} for multi-token prediction, {params / 1e9:.1f} billion parameters, not counted: "
-        "engines load them for speculative decoding only"
+        f"{which} for multi-token prediction ({params / 1e9:.1f} billion parameters, {size / 1e9:.1f} GB of the "
+        f"checkpoint) not counted: engines load {them} for speculative decoding only"
     )
 
 
@@ -159,6 +225,16 @@ def _check_activation(fields: Fields) -> None:
         )
 
 
+def _note_activation(fields: Fields) -> None:
+    """Note an activation that is usual for the other kind of feed-forward, with a gate or without one."""
+    activation = next((str(fields[key]) for key in _ACTIVATIONS if key in fields), "")
+    gated = fields.get("gated_mlp", True)
+    has_feed_forward = set(fields["mlp_layer_types"] or ("dense",)) != {"none"}
+    if has_feed_forward and activation in (_UNGATED_ACTIVATIONS if gated else _GATED_ACTIVATIONS):
+        kind = "with a gate" if gated else "without a gate"
+        fields.note(f"hidden_act {shown(activation)}: the feed-forward is read {kind}, as its model_type has it")
+
+
 def _rename_kinds(fields: Fields, family: Family) -> None:
     """Translate the kinds of layers in a file into our names, `linear_attention` into the family's recurrence."""
     names = _OTHER_NAMES | ({"linear_attention": family.linear_attention} if family.linear_attention else {})
@@ -189,6 +265,7 @@ def _read_layer_overrides(fields: Fields) -> None:
         elif key in ("head_dim", "num_key_value_heads") and set(values) == full and len({*values.values()}) == 1:
             field = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}[key]
             fields[field] = next(iter(values.values()))
+            fields.assumed.pop(field, None)
         else:
             raise BadConfig(f"per_layer_config gives {key} of some layers, which is not covered")
 
@@ -210,13 +287,17 @@ def _read_yarn(fields: Fields) -> None:
 def _fill_in(fields: Fields) -> None:
     """Set sizes that follow from others, and read keys that most families share."""
     heads, hidden = fields.whole("num_attention_heads"), fields.whole("hidden_size")
+    ratio = fields.take_ratio("expansion_ratio", 4)
+    usual = {"intermediate_size": int(ratio * hidden)} | ({"num_key_value_heads": heads} if heads else {})
+    # Files of the older decoders, such as GPT-2, have no key for KV heads, and null for four times the hidden size.
+    older = fields.whole("kv_lora_rank") or not fields.get("gated_mlp", True) or not fields.get("output_head", True)
+    if not older:
+        fields.assume(**usual)
+    fields.offer(**usual)
     if heads:
-        fields.offer(num_key_value_heads=heads, head_dim=hidden // heads)
-    fields.offer(intermediate_size=int(fields.take_ratio("expansion_ratio", 4) * hidden))
+        fields.offer(head_dim=hidden // heads)
     bias = fields.take_flag("attention_bias")
     fields.offer(qkv_bias=bias, attention_output_bias=bias)
-    if "model_max_length" in fields:
-        fields.offer(max_position_embeddings=fields.take_whole("model_max_length"))
     kind = fields.pop("qk_norm_kind", "head")
     if fields.take_flag("use_qk_norm"):
         fields.offer(qk_norm=kind)
@@ -265,6 +346,18 @@ def _check_own_size(key: str, kind: str, own_size: str, fields: Fields) -> None:
 def _read_windows(fields: Fields) -> None:
     """Set `layer_types` from a sliding window and its pattern; drop a window no shorter than the context."""
     window, pattern = fields.whole("sliding_window"), fields.pop("sliding_window_pattern", None)
+    layers = fields.whole("num_hidden_layers")
+    turns: list[str] = []
+    if isinstance(pattern, str):
+        turn = by_letter("sliding_window_pattern", pattern, {"L": "sliding_attention", "G": "full_attention"})
+        turns = (turn * layers)[:layers]
+    elif isinstance(pattern, int) and pattern > 0:
+        turns = every(fields, pattern, "full_attention", "sliding_attention")
+    elif pattern:
+        raise BadConfig(f"sliding_window_pattern must be a whole number or letters, not {shown(pattern)}")
+    listed = [str(kind).removeprefix("shared_") for kind in fields.items_of("layer_types")]
+    if turns and listed and turns != listed:
+        fields.note(f"sliding_window_pattern {shown(pattern)} contradicts layer_types, which counts")
     full_until = fields.take_whole("max_window_layers")
     used = fields.take_flag("use_sliding_window", True)
     if not used or not window or window >= fields.whole("max_position_embeddings", MAX_SIZE):
@@ -273,27 +366,19 @@ def _read_windows(fields: Fields) -> None:
         if kinds:
             fields["layer_types"] = kinds
         return
-    layers = fields.whole("num_hidden_layers")
-    if isinstance(pattern, str):
-        turn = by_letter("sliding_window_pattern", pattern, {"L": "sliding_attention", "G": "full_attention"})
-        fields.offer(layer_types=(turn * layers)[:layers])
-    elif isinstance(pattern, int) and pattern > 0:
-        fields.offer(layer_types=every(fields, pattern, "full_attention", "sliding_attention"))
-    elif pattern is not None:
-        raise BadConfig(f"sliding_window_pattern must be a whole number or letters, not {shown(pattern)}")
     full = min(full_until, layers)
-    fields.offer(layer_types=["full_attention"] * full + ["sliding_attention"] * (layers - full))
+    fields.offer(layer_types=turns or ["full_attention"] * full + ["sliding_attention"] * (layers - full))
 
 
 def _read_latent(fields: Fields) -> None:
     """Set latent attention in all layers if the file has a rank for keys and values."""
     if not fields.whole("kv_lora_rank"):
         return
-    fields.pop("qk_head_dim", None)
     for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         if not fields.whole(key):
             raise BadConfig(f"missing key {key!r}, which latent attention (kv_lora_rank) needs")
     fields["head_dim"] = fields.whole("qk_nope_head_dim") + fields.whole("qk_rope_head_dim")
+    fields.agree("qk_head_dim", fields["head_dim"], "qk_nope_head_dim + qk_rope_head_dim")
     if set(map(str, fields.items_of("indexer_types"))) <= {"full"}:
         fields.pop("indexer_types", None)
     kind = "sparse_latent_attention" if fields.whole("index_topk") else "latent_attention"
@@ -302,15 +387,22 @@ def _read_latent(fields: Fields) -> None:
 
 def _read_experts(fields: Fields) -> None:
     """Set the sizes of experts, and `mlp_layer_types` from the keys that say which layers have experts."""
-    kinds = _sparse_layers(fields)
+    steered = any(fields.get(key) for key in _STEERING)
+    sparse = _sparse_layers(fields)
     number = fields.take_whole("n_shared_experts")
     if not fields.whole("num_experts"):
         return
+    kinds = ["sparse" if each else "dense" for each in sparse]
+    if steered and fields.get("mlp_layer_types", kinds) != kinds:
+        fields.note("the keys that say which layers have experts contradict the list of layers, which counts")
     if not 0 < fields.whole("num_experts_per_tok") <= fields.whole("num_experts"):
         raise BadConfig("num_experts_per_tok must be from 1 to num_experts in a model with experts")
     fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
-    fields.offer(shared_expert_intermediate_size=number * fields.whole("moe_intermediate_size"))
-    fields.offer(mlp_layer_types=["sparse" if sparse else "dense" for sparse in kinds])
+    width = number * fields.whole("moe_intermediate_size")
+    if number > 1 and fields.get("shared_expert_intermediate_size", width) != width:
+        shared = fields["shared_expert_intermediate_size"]
+        fields.note(f"{number} shared experts: read as one of shared_expert_intermediate_size {shared}")
+    fields.offer(shared_expert_intermediate_size=width, mlp_layer_types=kinds)
 
 
 def _sparse_layers(fields: Fields) -> list[bool]:
@@ -325,7 +417,10 @@ def _sparse_layers(fields: Fields) -> list[bool]:
     listed, flags = fields.take_items("moe_layers"), fields.take_items("is_moe_layer")
     frequency = flags or frequency
     if isinstance(frequency, list):
-        return [bool(sparse) for sparse in frequency]
+        sparse = [bool(each) for each in frequency]
+        if dense_first and sparse[:dense_first] != [False] * dense_first:
+            fields.note(f"first_k_dense_replace {dense_first} contradicts the list of layers, which counts")
+        return sparse
     if not isinstance(frequency, int) or frequency < 1:
         raise BadConfig(f"moe_layer_freq must be a whole number or a list, not {shown(frequency)}")
     return [

@@ -150,6 +150,8 @@ def test_each_layer_may_have_sizes_of_its_own() -> None:
 # --- keys that nothing reads, and files that transformers 5 has saved
 
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
+# Keys that a file may leave to its class; a note lists them where it does.
+USUAL = {"tie_word_embeddings": False, "num_key_value_heads": 32, "head_dim": 128, "conv_kernel": 4, "n_groups": 1}
 
 
 @pytest.mark.parametrize(
@@ -165,13 +167,15 @@ EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 
 def test_an_unread_key_that_changes_sizes_is_rejected(model_type: str, key: str, value: Any) -> None:
     pattern = {"hybrid_override_pattern": "M*E-" * 8, **EXPERTS} if model_type == "nemotron_h" else {}
     pattern |= {"mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64} if pattern else {}
+    pattern |= USUAL
     assert not published(model_type, **pattern).notes
     with pytest.raises(BadConfig, match=f"{key}: not understood for model_type '{model_type}'"):
         published(model_type, **pattern, **{key: value})
 
 
 def test_other_unread_numbers_lists_and_objects_are_listed_in_one_note() -> None:
-    model = published("llama", some_number=2.5, some_list=[1], some_object={"a": 1}, some_flag=True, some_text="a")
+    unread = {"some_number": 2.5, "some_list": [1], "some_object": {"a": 1}, "some_flag": True, "some_text": "a"}
+    model = published("llama", **USUAL, **unread)
     assert model.notes == ("keys of the file that were not read: some_number, some_list, some_object",)
     many = published("llama", **{f"key{i}": i + 1 for i in range(9)})
     assert many.notes[0].endswith("key5 and 3 more")
@@ -179,7 +183,7 @@ def test_other_unread_numbers_lists_and_objects_are_listed_in_one_note() -> None
 
 def test_keys_without_effect_give_no_note() -> None:
     harmless = {"temperature": 0.7, "image_token_id": 5, "attention_dropout": 0.1, "logits_scaling": 8.0}
-    assert not published("llama", **harmless, rope_parameters={"rope_theta": 1e4}, id2label={"0": "a"}).notes
+    assert not published("llama", **USUAL, **harmless, rope_parameters={"rope_theta": 1e4}, id2label={"0": "a"}).notes
 
 
 def test_the_activation_of_an_unknown_type_must_tell_whether_there_is_a_gate() -> None:
@@ -222,8 +226,9 @@ def test_sizes_of_single_layers_that_transformers_5_writes() -> None:
 def test_layers_for_multi_token_prediction_are_mentioned_and_not_counted() -> None:
     model = published("llama", num_nextn_predict_layers=2)
     assert num_params(model) == num_params(published("llama"))
-    layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
-    assert f"2 layers for multi-token prediction, {2 * (layer + 2 * 4096**2) / 1e9:.1f} billion" in model.notes[0]
+    params = 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096 + 2 * 4096**2) / 1e9
+    size = f"{params:.1f} billion parameters, {2 * params:.1f} GB of the checkpoint"
+    assert f"2 layers for multi-token prediction ({size}) not counted" in model.notes[-1]
 
 
 def test_a_class_without_output_head_is_an_embedding_model() -> None:

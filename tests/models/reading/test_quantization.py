@@ -117,6 +117,20 @@ def test_mixed_precision_on_top_of_fp8_keeps_fp8_elsewhere() -> None:
     assert formats(config | {"quantized_layers": layers, "ignore": ["*.attn.*"]}, experts=8) == "fp8_block+nvfp4"
 
 
+def test_layers_for_multi_token_prediction_may_keep_another_format() -> None:
+    nvfp4 = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    over_fp8 = fp8 | {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"layers.0.ffn.experts": {}}}
+    for config, expected in (
+        (nvfp4, "nvfp4"),
+        (nvfp4 | {"ignore": ["mtp*"]}, SIXTEEN),
+        (nvfp4 | {"exclude_modules": [f"model.layers.{LAYERS}*"]}, SIXTEEN),
+        (fp8 | {"modules_to_not_convert": [f"model.layers.{LAYERS}.eh_proj"]}, "fp8_block"),
+        (over_fp8 | {"ignore": ["mtp.*"]}, "fp8_block"),
+    ):
+        assert weights_of({"quantization_config": config}, LAYERS, 64).prediction == expected, config
+
+
 def test_a_regular_expression_that_could_take_forever_is_not_tried() -> None:
     slow = ["re:(model|m|o)*(.*)*(.*)*x", "re:((((", "re:" + "a" * 10_000]
     assert formats({"quant_method": "fp8", "ignore": slow}) == "fp8"

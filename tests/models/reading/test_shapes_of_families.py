@@ -4,6 +4,9 @@ Every file has the sizes in BASE unless it gives its own; none is a published on
 that `AutoModelForCausalLM.from_config` makes on the meta device.
 """
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +184,9 @@ SMALL: list[tuple[str, int, float, dict[str, Any]]] = [
 ]
 
 
+SAVED = Path(__file__).with_name("saved_by_transformers_5.jsonl").read_text(encoding="utf-8").splitlines()
+
+
 def small(model_type: str, **keys: Any) -> ModelConfig:
     raw = BASE | {"model_type": model_type} | keys
     return read_model({key: value for key, value in raw.items() if value is not None}, model_type)
@@ -207,6 +213,53 @@ def test_the_weights_that_a_pass_stores_are_those_of_the_model(
     two = sum(float(op.count) * op.stored_bytes for op in forward(model, step, BF16, Parallelism(tp_size=2)))
     assert one == pytest.approx(2 * params, rel=2e-3)  # some kernels hold small weights without bytes of their own
     assert one / 2 <= two <= one
+
+
+# Keys that change no size: which layers route by a table, which have rotary positions, the head of latent attention.
+UNUSED = {"architectures", "num_hash_layers", "no_rope_layers", "head_dim"}
+
+
+def changed(raw: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each number of a file, also in a list or an object, and the file with other numbers in its place."""
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            for inner, files in changed(value):
+                yield f"{key}.{inner}", [raw | {key: file} for file in files]
+        elif isinstance(value, list):
+            doubled = [2 * each if isinstance(each, int) else each for each in value]
+            yield key, [raw | {key: other} for other in (value[:-1], [*value, value[-1]], doubled)]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield key, [raw | {key: other} for other in (2 * value + 1, value // 2, value + 1)]
+
+
+@pytest.mark.parametrize(("model_type", "params", "kv", "keys"), SMALL, ids=[row[0] for row in SMALL])
+def test_no_number_of_a_file_is_ignored(model_type: str, params: int, kv: float, keys: dict[str, Any]) -> None:
+    """Another number changes the answer, adds a note, or is an error."""
+
+    def answer(raw: dict[str, Any]) -> object:
+        try:
+            return read_model(raw, "x")
+        except BadConfig as error:
+            return str(error)
+
+    raw = {key: value for key, value in (BASE | {"model_type": model_type} | keys).items() if value is not None}
+    usual = answer(raw)
+    ignored = [key for key, files in changed(raw) if all(answer(file) == usual for file in files)]
+    assert set(ignored) <= UNUSED
+    assert "head_dim" not in ignored or "kv_lora_rank" in keys
+
+
+@pytest.mark.parametrize("row", range(len(SMALL)), ids=[row[0] for row in SMALL])
+def test_a_file_that_transformers_has_saved_again_is_the_same_model(row: int) -> None:
+    """The saved forms of the files above are those that transformers 5.23 writes: all keys of the class, new names."""
+    model_type, params, kv, keys = SMALL[row]
+    model = read_model(json.loads(SAVED[row]), model_type)
+    assert num_params(model) == params
+    assert kv_bytes_per_token(model, BF16) == kv
+    original = small(model_type, **keys)
+    assert model.layer_kinds == original.layer_kinds
+    assert num_active_params(model) == num_active_params(original)
+    assert not any("not read" in note or "contradict" in note or "differ" in note for note in model.notes)
 
 
 def test_longer_contexts_cost_no_less_in_any_new_kind_of_layer() -> None:
