@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from conftest import Ask
-from fuzz import command_lines, mutated_files, violation, with_file
+from fuzz import command_lines, violation
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mutations import FILES as INPUTS
+from mutations import ODD, mutated_files, with_file, write_files
 from shared import ACHIEVED, FRACTIONS, INFER, INTEGERS, gpu_file, refused
 
 from llm_analysis.cli import main
@@ -28,21 +30,24 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_random_command_lines(ask: Ask, elsewhere: Path, seed: int) -> None:
+    write_files(elsewhere)
     for arguments in command_lines(seed, LINES):
         assert violation(arguments, ask(*arguments)) == "", arguments
-    assert not list(elsewhere.iterdir())
+    written = {path.suffix for path in elsewhere.iterdir() if path.name not in INPUTS}
+    assert written <= {".png", ".json"}  # the default names of plot and calibrate
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_mutated_files(ask: Ask, seed: int) -> None:
-    for flag, content in mutated_files(seed, FILES):
-        Path("odd.json").write_bytes(content)
-        arguments = with_file(flag, Path("odd.json"))
-        assert violation(arguments, ask(*arguments)) == "", content
+def test_mutated_files(ask: Ask, elsewhere: Path, seed: int) -> None:
+    write_files(elsewhere)
+    for arguments, content in mutated_files(seed, FILES):
+        Path(ODD).write_bytes(content)
+        assert violation(arguments, ask(*arguments)) == "", (arguments, content)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_the_random_command_lines_have_every_outcome(ask: Ask, status: int) -> None:
+def test_the_random_command_lines_have_every_outcome(ask: Ask, elsewhere: Path, status: int) -> None:
+    write_files(elsewhere)
     assert any(ask(*arguments).status == status for arguments in command_lines(0, LINES))
 
 
