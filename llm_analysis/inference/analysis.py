@@ -112,8 +112,8 @@ def _check_positions(model: ModelConfig, workload: Workload) -> None:
 _MAX_COST = 1e12  # per GPU and hour: more is a typing error in any currency
 
 
-def _price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: Quantity) -> Quantity | None:
-    """Return the cost of a million generated tokens, in the currency of `cost_per_gpu_hour`. Raises BadValue."""
+def hourly_cost(cost_per_gpu_hour: object) -> float | None:
+    """Return the price of one GPU for one hour; None for None. Raises BadValue."""
     if cost_per_gpu_hour is None:
         return None
     hourly = number("cost_per_gpu_hour", cost_per_gpu_hour)
@@ -121,7 +121,13 @@ def _price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: Quantity
         raise BadValue(f"cost_per_gpu_hour must not be negative, not {hourly:g}")
     if hourly > _MAX_COST:
         raise BadValue(f"cost_per_gpu_hour must be at most {_MAX_COST:g}, not {hourly:g}")
-    return hourly / 3600 * num_gpus * seconds_per_token * 1e6
+    return hourly
+
+
+def _price(cost_per_gpu_hour: object, num_gpus: int, seconds_per_token: Quantity) -> Quantity | None:
+    """Return the cost of a million generated tokens, in the currency of `cost_per_gpu_hour`. Raises BadValue."""
+    hourly = hourly_cost(cost_per_gpu_hour)
+    return None if hourly is None else hourly / 3600 * num_gpus * seconds_per_token * 1e6
 
 
 class LLMAnalysis:

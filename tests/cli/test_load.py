@@ -106,6 +106,7 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--method", "published"), "no serving engine"),
         (("--plot", "x.pdf", "--request_rate", "1,2"), "plot must end in .png or .svg"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
+        (("--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
     ],
 )
 def test_bad_input_gets_one_line(ask: Ask, flags: tuple[str, ...], part: str) -> None:
@@ -148,6 +149,9 @@ def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
         (("--max_concurrency", "0"), "max_concurrency must be a whole number from 1"),
         (("--max_concurrency", "8", "--batch_size_per_gpu", "2"), "takes no batch_size_per_gpu"),
         (("--max_concurrency", "8", "--num_samples", "2"), "takes no num_samples"),
+        (("--max_concurrency", "8", "--disaggregated"), "takes no disaggregated"),
+        (("--max_concurrency", "8", "--use_kv_cache", "False"), "takes no use_kv_cache"),
+        (("--max_concurrency", "8", "--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
     ],
 )
 def test_the_steady_state_refuses_what_it_cannot_use(ask: Ask, flags: tuple[str, ...], part: str) -> None:

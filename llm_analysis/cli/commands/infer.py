@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Annotated, Any
 
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
@@ -9,7 +10,7 @@ from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice, number
-from llm_analysis.inference.analysis import estimate
+from llm_analysis.inference.analysis import estimate, hourly_cost
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.question import question
@@ -168,15 +169,16 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
         raise BadValue(f"max_concurrency must be a whole number from 1 to {MOST_REQUESTS:,}, not {requests:g}")
     other = [name for name in workload.served if name != "cached_prefix_len"]
     if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
-        names = [name for name in ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir") if name in flags]
-        wrong = next(name for name in names if flags[name] not in (None, 1, True))
+        names = ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir")
+        plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
+        wrong = next(name for name in names if flags[name] != plain[name])
         raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
     changed: dict[str, Any] = {"cached_prefix": workload.cached_prefix_len / workload.seq_len}
     if workload.gpu_memory_utilization != 1.0:
         changed["gpu_memory_utilization"] = workload.gpu_memory_utilization
     tokens = workload.seq_len, workload.num_tokens_to_generate
     state = steady_state(scenario, *tokens, requests, **changed)
-    found = as_dict(scenario, workload, int(requests), state, flags["cost_per_gpu_hour"])
+    found = as_dict(scenario, workload, int(requests), state, hourly_cost(flags["cost_per_gpu_hour"]))
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
 

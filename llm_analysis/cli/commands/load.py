@@ -12,6 +12,7 @@ from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue, choice, number, shown
+from llm_analysis.inference.analysis import hourly_cost
 from llm_analysis.report.load import rendered
 from llm_analysis.serving.lengths import Lengths, check_lengths, fixed, read_trace, uniform, workload
 from llm_analysis.serving.load import Question, answer, parse_limits
@@ -124,7 +125,7 @@ def load(
         trace=requests,
         limits=None if goodput is None else parse_limits(goodput),
         share=share,
-        cost_per_gpu_hour=flags["cost_per_gpu_hour"],
+        cost_per_gpu_hour=hourly_cost(flags["cost_per_gpu_hour"]),
     )
     with_bar = _bar() if sys.stderr.isatty() else None
     found = answer(question, with_bar)

@@ -568,9 +568,9 @@ def read_deepseek_v4(fields: Fields) -> None:
         "compressed_sparse_attention": f"compressed_sparse_attention:{fine}",
         "heavily_compressed_attention": f"compressed_attention:{coarse}",
     }
-    by_ratio = {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
-    kinds = fields.items_of("layer_types") or [by_ratio.get(ratio, str(ratio)) for ratio in ratios]
-    kinds = kinds or [by_ratio[4 if i % 2 and i > 1 else 128] for i in range(layers)]
+    by_ratio = {"0": "sliding_attention", "4": "compressed_sparse_attention", "128": "heavily_compressed_attention"}
+    kinds = fields.items_of("layer_types") or [by_ratio.get(str(ratio), str(ratio)) for ratio in ratios]
+    kinds = kinds or [by_ratio["4" if i % 2 and i > 1 else "128"] for i in range(layers)]
     fields["layer_types"] = [names.get(str(kind), str(kind)) for kind in kinds[:layers]]
     fields["mlp_layer_types"] = ["sparse"] * layers
     fields.note("the KV cache holds rows for groups of tokens, the keys of their index, and a window of tokens")

@@ -368,6 +368,7 @@ def test_sizes_that_a_text_part_leaves_to_its_class() -> None:
         ("hunyuan_v1_dense", {"use_cla": True}, "shares KV caches across layers"),
         ("zamba2", ZAMBA2 | {"use_shared_attention_adapter": True}, "adapters of the shared attention"),
         ("deepseek_v4", {"compress_ratios": [0, 4, 16, 4], "q_lora_rank": 96}, "layer_types has '16'"),
+        ("deepseek_v4", {"compress_ratios": [0, 4, [1], 4], "q_lora_rank": 96}, "layer_types has '\\[1\\]'"),
     ],
 )
 def test_variants_that_are_not_covered_are_named(model_type: str, keys: dict[str, Any], complaint: str) -> None:
