@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 OVERHEAD = {"cuda_context": 0.5e9, "cuda_graphs": 1.0e9}
 NCCL_BYTES = 24 * 2 * 2 * 4 * 2.0**20
 
+_ROUNDING = 1e-9  # of a sum of bytes that are divided and multiplied again
 _MOST_SEQUENCES = 10**9  # the largest batch that can be asked for
 _PHYSICAL = 2**30 / 1e9  # memory is sold in GB and made in GiB: an "80 GB" GPU has up to 7 % more
 
@@ -250,20 +251,30 @@ def _largest_batch(budget: _Budget, stage: _Stage) -> Quantity:
 def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     """Return the most tokens that each sequence of the batch can have on a stage; 0 if none fit.
 
-    At most the model's positions, or the tokens asked for if these are more. Activations are taken in proportion to the
-    prompt's tokens, or to a chunk's; the tokens that a chunk expands or gathers are those of the prompt asked for.
+    At most the model's positions, or the tokens asked for if these are more. Activations grow with the prompt's tokens,
+    or with a chunk's; those of a model that expands or scores the whole context for each token are counted anew.
     """
     w, weights = budget.workload, sum(stage.weights.values())
     own = w.num_tokens_to_generate + w.cached_prefix_len
+    positions = budget.scenario.model.max_position_embeddings
+    low, high = own + 1.0, real(maximum(w.seq_len + w.num_tokens_to_generate, positions))
+
+    def anew(tokens: Quantity) -> _Stage:
+        """Return the stage for a prompt that makes sequences of `tokens`."""
+        prompt = maximum(tokens - w.num_tokens_to_generate, w.cached_prefix_len + 1.0)
+        return _Stage.of(budget._replace(workload=w.model_copy(update={"seq_len": prompt})), *stage.layers)
+
+    growing = some(anew(high).row_bytes > (1 + _ROUNDING) * stage.row_bytes)
 
     def over(tokens: Quantity) -> Quantity:
         """Return the bytes beyond what is available, for sequences of `tokens`."""
+        if growing:
+            grown = anew(tokens)
+            return -budget.left(weights, grown.kv_cache, grown.activations)
         prompt = maximum(tokens - own, 1)
         rows = minimum(real(w.batch_size_per_gpu * prompt), float(w.prefill_chunk_size or inf))
         return -budget.left(weights, budget.kv_cache(stage.layers, tokens), stage.activations_of(rows))
 
-    positions = budget.scenario.model.max_position_embeddings
-    low, high = own + 1.0, real(maximum(w.seq_len + w.num_tokens_to_generate, positions))
     at_low, at_high = over(low), over(high)
     none, all_fit = at_low > 0, at_high <= 0
     searched = where(none | all_fit, 0.0, 1.0) > 0

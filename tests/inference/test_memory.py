@@ -232,6 +232,26 @@ def test_the_longest_context_fits_and_one_token_more_does_not(
         assert left(max(longest, 32) + 1) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("model", "question"),
+    [
+        ("deepseek-v3.2", {"tp_size": 16, "batch_size_per_gpu": 8}),
+        ("minimax-m3", {"tp_size": 4, "pp_size": 2, "batch_size_per_gpu": 51}),
+        ("deepseek-v2-lite", {"batch_size_per_gpu": 32, "prefill_chunk_size": 512}),
+    ],
+)
+def test_the_longest_context_counts_what_a_long_prompt_expands_or_scores(model: str, question: dict[str, Any]) -> None:
+    """An indexer scores the whole context, a chunk of latent attention expands it: more bytes for each row."""
+    longest = int(estimate(model, **question, seq_len=100, num_tokens_to_generate=1).max_context_len)
+    assert 0 < longest < get_model(model).max_position_embeddings
+    at_limit, beyond = (
+        estimate(model, **question, seq_len=tokens - 1, num_tokens_to_generate=1).fits
+        for tokens in (longest, longest + 1)
+    )
+    assert at_limit
+    assert not beyond
+
+
 def test_the_longest_context_by_hand() -> None:
     """llama-3.1-8b on 24 GB: a token has 131,072 bytes of KV cache, and during prefill 2 x 4,096 bytes of residual
     stream and 2 x (28,672 + 14,336) bytes as input and output of the activation function."""
