@@ -16,6 +16,7 @@ from math import floor, isfinite, log
 from llm_analysis.errors import BadValue, shown
 
 _CONSTANTS = {"true": True, "false": False, "none": None}
+_OWN_NONE = ("runtime",)  # flags with a value that is called none
 _MOST_VALUES = 10**6  # of one flag
 
 Value = str | int | float | bool | None
@@ -49,7 +50,7 @@ def _values_in(flag: str, part: str, text: bool) -> Iterable[Value]:
     if not part:
         raise BadValue(f"{flag} has an empty entry in its list")
     if text:
-        return [_CONSTANTS.get(part.lower(), part)]
+        return [part if flag in _OWN_NONE else _CONSTANTS.get(part.lower(), part)]
     pieces = part.split(":")
     if len(pieces) == 1:
         number = _number(part)

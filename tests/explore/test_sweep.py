@@ -71,6 +71,14 @@ def test_a_row_is_identical_to_infer_to_the_last_digit(given: dict[str, Any]) ->
         assert row == {name: expected[name] for name in COLUMNS}
 
 
+def test_the_runtime_none_is_a_runtime() -> None:
+    asked = flags(model_name="llama-3.1-8b", gpu_name="h100-sxm-80gb")
+    rows = Sweep(asked | {"runtime": "none,vllm-v1"}).table()
+    assert rows["runtime"].tolist() == ["none", "vllm-v1"]
+    alone = estimate(*question(asked | {"runtime": "none"}))
+    assert rows["decode_latency"].tolist()[0] == alone.decode_latency < rows["decode_latency"].tolist()[1]
+
+
 def test_method_published_is_identical_too() -> None:
     given: dict[str, Any] = {"model_name": "test-13b", "gpu_name": "a100-sxm-40gb", "dtype_name": "w16a16e16"}
     given |= {"method": "published", "flops_efficiency": 0.7, "hbm_memory_efficiency": 0.9}
