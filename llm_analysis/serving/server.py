@@ -126,12 +126,15 @@ def kv_link(scenario: Scenario, mean_context: float) -> Link:
     return Link(empty, (whole - empty) / mean_context)
 
 
-def saturation_rate(server: Server, workload: Workload, max_concurrency: float = inf) -> float:
-    """Return the requests per second that the server completes when there are always more waiting."""
-    slots = server.policy.max_num_seqs * max(server.num_replicas, server.num_decode_workers)
-    count = int(min(max(4 * min(slots, max_concurrency), LEAST_PROBE), MOST_PROBE * max(server.num_replicas, 1)))
-    run = server.run(workload.requests(count, inf), max_concurrency)
-    return summarize(run, steady=True).request_throughput
+def saturation_rate(server: Server, workload: Workload) -> float:
+    """Return the requests per second that the server completes when there are always more waiting.
+
+    Replicas that always have work do not depend on each other: one is simulated, the others are like it.
+    """
+    slots = server.policy.max_num_seqs * max(server.num_decode_workers, 1)
+    count = min(max(4 * slots, LEAST_PROBE), MOST_PROBE)
+    run = server._replace(num_replicas=1).run(workload.requests(count, inf))
+    return server.num_replicas * summarize(run, steady=True).request_throughput
 
 
 def attainment(run: Run, limits: Mapping[str, float]) -> float:
@@ -150,13 +153,16 @@ def goodput_rate(
 ) -> float:
     """Return the highest request rate at which `share` of the requests meet `limits`; 0 if none does.
 
-    By bisection below the saturation rate. All rates see the same requests, so that they differ in nothing else.
+    By bisection up to the saturation rate: beyond it only a run that is too short meets limits. All rates see the same
+    requests, so that they differ in nothing else.
     """
-    low, high = 0.0, 1.2 * saturation
+    low, high = 0.0, saturation
 
     def good(rate: float) -> bool:
         return attainment(server.run(workload.requests(count, rate)), limits) >= share
 
+    if good(high):
+        return high
     if not good(high / 2**_BISECTIONS):
         return 0.0
     for _ in range(_BISECTIONS):

@@ -107,6 +107,7 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--plot", "x.pdf", "--request_rate", "1,2"), "plot must end in .png or .svg"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
         (("--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
+        (("--dp_size", "100000"), "dp_size must be a whole number from 1 to 256"),
     ],
 )
 def test_bad_input_gets_one_line(ask: Ask, flags: tuple[str, ...], part: str) -> None:

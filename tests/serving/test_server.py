@@ -101,6 +101,14 @@ def test_more_replicas_never_lower_goodput(server: Server) -> None:
     assert 0 < found[0] <= found[1] <= found[2]
 
 
+def test_replicas_saturate_at_the_sum_of_their_rates(server: Server) -> None:
+    """One replica is simulated for all of them; a run of them together differs by what each draws of the lengths."""
+    found = saturation_rate(server._replace(num_replicas=3), CHAT)
+    assert found == pytest.approx(3 * saturation_rate(server, CHAT))
+    together = server._replace(num_replicas=3).run(CHAT.requests(6000, inf))
+    assert found == pytest.approx(summarize(together, steady=True).request_throughput, rel=0.05)
+
+
 def test_the_queue_is_bounded_below_saturation_and_grows_beyond(server: Server) -> None:
     """Twice as many requests leave TTFT as it is, or double it."""
     saturation = saturation_rate(server, CHAT)

@@ -45,6 +45,7 @@ NOT_SHARED = (  # flags of infer that a server has no use for
 QUIET_SECONDS = 1.0  # before a progress bar appears
 BAR = 40  # characters
 MOST_PROMPTS = 10**6
+MOST_REPLICAS = 256  # or workers of each kind; the router looks at all of them for each request
 
 _arrivals = partial(Flag, group="Arrivals")
 _requests = partial(Flag, group="Requests")
@@ -92,6 +93,7 @@ def load(
     """
     scenario, _ = asked(flags | {"draft_model_name": None, "num_draft_tokens": 0} | _no_efficiencies())
     choice("router", router, ROUTERS)
+    count_of("dp_size", scenario.layout.dp_size, MOST_REPLICAS)
     rates = [inf] if trace is not None else _rates(request_rate)
     burst, hit = number_above("burstiness", burstiness), number("prefix_cache_hit_rate", prefix_cache_hit_rate)
     if not 0 <= hit < 1:
@@ -112,8 +114,8 @@ def load(
         sum(r.input_tokens + r.output_tokens / 2 for r in sample) / len(sample),
         changed=changed,
         router=router,
-        num_prefill_workers=count_of("num_prefill_workers", num_prefill_workers, 10**4, 0),
-        num_decode_workers=count_of("num_decode_workers", num_decode_workers, 10**4, 0),
+        num_prefill_workers=count_of("num_prefill_workers", num_prefill_workers, MOST_REPLICAS, 0),
+        num_decode_workers=count_of("num_decode_workers", num_decode_workers, MOST_REPLICAS, 0),
     )
     question = Question(
         scenario=scenario,
