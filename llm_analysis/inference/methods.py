@@ -19,11 +19,12 @@ from llm_analysis.hardware.roofline import IDEAL, Efficiency, Timed, pass_second
 from llm_analysis.inference import passes, published
 from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.pipeline import schedule
-from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
+from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, NONE, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.gguf_average import with_gguf_mix
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
+from llm_analysis.physics.gguf import MIXES
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from llm_analysis.inference.scenario import Scenario
 
 METHODS = ("calibrated", "published", "ideal")
+GGUF_RUNTIME = "llama.cpp"
 _DEFAULT_METHOD = "calibrated"
 _LEAST_FRACTION = 1e-6  # a smaller efficiency is a slip, and its times leave the range of floats
 _FUSED = Efficiency(memory=inf)  # the measured attention kernels rotate Q and K and write the cache themselves
@@ -293,6 +295,13 @@ def with_cache(
     if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
         notes += (f"8-bit KV cache: int8; {gpu.name} would expand fp8 in software, slower than it reads 16 bits",)
     return dtypes, notes
+
+
+def gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:
+    """Return a note if the weights are in a GGUF format and another engine than llama.cpp is assumed."""
+    if dtypes.weights not in MIXES or runtime is None or runtime.name in (GGUF_RUNTIME, NONE.name):
+        return ()
+    return (f"{dtypes.weights} is a GGUF format, which llama.cpp runs: --runtime {GGUF_RUNTIME} for its times",)
 
 
 def with_norms(dtypes: Dtypes, layernorm_dtype_bytes: object) -> Dtypes:

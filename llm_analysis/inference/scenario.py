@@ -20,6 +20,7 @@ from llm_analysis.inference.methods import (
     Method,
     choose_method,
     formats_for,
+    gguf_notes,
     with_cache,
     with_norms,
 )
@@ -88,6 +89,7 @@ class Scenario(NamedTuple):
             *format_notes,
             *formats.notes,
             *cache_notes,
+            *gguf_notes(formats, runtime),
             *check_layout(layout, model),
         )
         check_links(gpu, layout)

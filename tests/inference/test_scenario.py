@@ -4,6 +4,7 @@ import pytest
 
 from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import Unsupported
+from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import Scenario
 
 
@@ -39,3 +40,13 @@ def test_an_analysis_is_a_scenario_with_questions() -> None:
     asked = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"))
     parts = (asked.model, asked.gpu, asked.dtypes, asked.layout, asked.runtime)
     assert parts == tuple(getattr(asked.scenario, name) for name in ("model", "gpu", "dtypes", "layout", "runtime"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "runtime", "noted"),
+    [("q4_k_m", None, True), ("q4_k_m", "vllm", True), ("q4_k_m", "llama.cpp", False), ("int4", None, False)],
+)
+def test_a_gguf_format_under_another_engine_names_llama_cpp(dtype: str, runtime: str | None, noted: bool) -> None:
+    parts = get_model("llama-3.1-8b"), get_gpu("a100-sxm-80gb"), get_dtypes(dtype)
+    notes = Scenario.of(*parts, runtime=get_runtime(runtime) if runtime else None).notes
+    assert any("--runtime llama.cpp" in note for note in notes) is noted
