@@ -13,7 +13,7 @@ from llm_analysis.explore.sweep import Selection, Sweep
 from llm_analysis.explore.table import Table
 from llm_analysis.inference.analysis import estimate as estimated
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.question import scenario_of, workload_of
+from llm_analysis.inference.question import question
 from llm_analysis.inference.workload import Workload
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.report.estimate import rendered as estimate_text
@@ -108,7 +108,7 @@ def estimate(model: str, gpu: str, **flags: Any) -> Answer:
     for name, value in asked.items():
         if isinstance(value, (list, tuple, range)):
             raise BadValue(f"estimate takes one value of {name}, or a numpy array of lengths; sweep takes lists")
-    return Answer(*estimated(scenario_of(asked), workload_of(asked), asked.get("cost_per_gpu_hour")))
+    return Answer(*estimated(*question(asked), asked.get("cost_per_gpu_hour")))
 
 
 def sweep(
@@ -171,7 +171,8 @@ def _flags() -> list[str]:
 def _defaults() -> dict[str, Any]:
     """Return the flags with their defaults."""
     fields = Workload.model_fields | Parallelism.model_fields
-    return {name: fields[name].default if name in fields else None for name in _flags()} | {"allow_download": False}
+    own = {name: fields[name].default if name in fields else None for name in _flags()}
+    return own | {"allow_download": False, "gpu_memory_utilization": None}
 
 
 def _checked(flags: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:

@@ -80,13 +80,18 @@ ALIASES = {
     "context_parallel_size": "cp_size",
     "num_speculative_tokens": "num_draft_tokens",
     "concurrency": "max_concurrency",
+    "max_num_batched_tokens": "prefill_chunk_size",
+    "chunked_prefill_size": "prefill_chunk_size",
+    "max_num_tokens": "prefill_chunk_size",
+    "max_running_requests": "max_num_seqs",
+    "max_batch_size": "max_num_seqs",
+    "mem_fraction_static": "gpu_memory_utilization",
+    "free_gpu_memory_fraction": "gpu_memory_utilization",
 }
 # Flags of other programs without an equal here, with the nearest thing to do.
 HINTS = {
     "max_model_len": "the longest sequence is --seq_len plus --num_tokens_to_generate; the answer shows the "
     "longest context that fits",
-    "max_num_seqs": "load takes it; here a batch has --batch_size_per_gpu sequences",
-    "max_num_batched_tokens": "load takes it; here give --prefill_chunk_size, the most tokens in one prefill pass",
     "enable_chunked_prefill": "give --prefill_chunk_size, the most tokens in one prefill pass",
     "max_concurrency": "infer and load take it; here give --batch_size_per_gpu, the sequences in the batch",
     "quantization": "give --dtype_name, for example fp8 or int4",

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     Column = NDArray[Any]
 
 COLUMNS = tuple(key for key in KEYS if key not in ("operators", "notes"))
-TEXT = frozenset(("model_name", "gpu_name", "dtype_name", "method", "runtime", "draft_model_name", "total_latency_is"))
+TEXT = frozenset(
+    ("model_name", "gpu_name", "dtype_name", "method", "runtime", "engine", "draft_model_name", "total_latency_is")
+)
 TRUTH = frozenset(("use_kv_cache", "disaggregated", "fits"))
 WHOLE = frozenset(
     (
@@ -25,6 +27,7 @@ WHOLE = frozenset(
         "num_samples",
         "cached_prefix_len",
         "prefill_chunk_size",
+        "max_num_seqs",
         "num_draft_tokens",
         "tp_size",
         "cp_size",

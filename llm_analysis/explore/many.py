@@ -20,6 +20,7 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.bands import band_for
+from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import Method, formats_for, with_cache, with_norms
 from llm_analysis.inference.question import scenario_of, workload_of
@@ -193,6 +194,16 @@ class Grouping:
         found: Runtime = self._read("runtime", choice["runtime"] or DEFAULT_RUNTIME, get_runtime)
         return found
 
+    def _engine_runtime(self, gpu: GPU, choice: Mapping[str, Any]) -> Runtime | None:
+        """Return the runtime of a choice on a GPU; None under a method without one."""
+        return build_for(self._runtime(choice), gpu) if choice["method"] in (None, "calibrated") else None
+
+    def _server(self, gpu: GPU, choice: Mapping[str, Any]) -> tuple[object, ...]:
+        """Return the runtime and what its server does without flags on a GPU."""
+        runtime = self._engine_runtime(gpu, choice)
+        engine = engine_of(runtime.name) if runtime else None
+        return runtime and runtime.name, engine and engine.defaults_on(gpu)
+
     def _skip(self, error: LLMAnalysisError, points: int) -> None:
         """Count points that make no sense."""
         self.skipped[str(error)] = self.skipped.get(str(error), 0) + points
@@ -217,7 +228,7 @@ class Grouping:
                 self._skip(error, prod(sizes))
                 continue
             nodes = min(device.gpus_per_node, layout.num_gpus)
-            found.setdefault((formats, nodes, device.vendor == "AMD"), []).append(row)
+            found.setdefault((formats, nodes, self._server(device, choice)), []).append(row)
         yield from found.values()
 
     def _device(self, gpu: GPU, gpus_per_node: int | None) -> GPU:
@@ -236,7 +247,7 @@ class Grouping:
             model = self._model(choice)
             asked = None if choice["dtype_name"] is None else get_dtypes(choice["dtype_name"])
             formats, _ = formats_for(model, asked, gpu)
-            runtime = build_for(self._runtime(choice), gpu) if choice["method"] in (None, "calibrated") else None
+            runtime = self._engine_runtime(gpu, choice)
             found, _ = with_cache(formats, gpu, choice["kv_cache_dtype_bytes"], runtime)
             found = with_norms(found, choice["layernorm_dtype_bytes"])
             experts = found.experts._replace(notes=()) if found.experts else None
@@ -256,7 +267,7 @@ class Grouping:
             self._packed[key] = _GPUs(devices), _Kernels(methods)
         packed, kernels = self._packed[key]
         together = scenario._replace(gpu=packed, method=kernels)  # type: ignore[arg-type]
-        found = estimate(together, workload_of({**flags, **open_axes}), flags.get("cost_per_gpu_hour"))
+        found = estimate(together, workload_of({**flags, **open_axes}, scenario), flags.get("cost_per_gpu_hour"))
         return _Group(rows, inner, found, names, _bands(scenario, devices, found))
 
     def _method(self, scenario: Scenario, gpu: GPU) -> Method:

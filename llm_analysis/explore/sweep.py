@@ -22,6 +22,7 @@ from llm_analysis.explore.where import Condition, column_named, parse_where
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.question import model_of, scenario_of, workload_of
+from llm_analysis.inference.workload import Workload
 
 if TYPE_CHECKING:
     from llm_analysis.explore.columns import Column
@@ -90,7 +91,8 @@ class Sweep:
         for name, values in self._open.items():
             wrong = next((v for v in values if not isinstance(v, int) or isinstance(v, bool) or v < 1), None)
             if wrong is not None:
-                workload_of({name: wrong})  # raises the error of a single value
+                single: dict[str, Any] = {name: wrong}
+                Workload(**single)  # raises the error of a single value
 
     @property
     def points(self) -> int:
@@ -241,7 +243,7 @@ class Sweep:
             flags[name] = values[0] if len(values) == 1 else np.array(values)[index]
             shape.append(len(values))
         cost = flags.get("cost_per_gpu_hour")
-        return Block(number, tuple(shape), estimate(scenario, workload_of(flags), cost))
+        return Block(number, tuple(shape), estimate(scenario, workload_of(flags, scenario), cost))
 
 
 class Top:

@@ -11,12 +11,11 @@ total = prefill + n decode; for the others the prefill gives the first token: to
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
-from llm_analysis.errors import BadValue, number, one_line
+from llm_analysis.errors import BadValue, number
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, pass_seconds
 from llm_analysis.inference.bands import latency_bands
+from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.estimate import Basis, Estimate
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.methods import Efficiencies
@@ -42,7 +41,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
     s.method.check_workload(w)
     n = w.num_tokens_to_generate
     prefill, decode = s.method.prefill(s, w), s.method.decode(s, w)
-    one_pass = s.method.per_kernel and layout.pp_size == 1 and w.prefill_chunk_size is None and not w.num_draft_tokens
+    one_pass = s.method.per_kernel and layout.pp_size == 1 and w.fits_one_pass and not w.num_draft_tokens
     memory = Memory(s, w, prefill if one_pass else None)
     prefill_latency, decode_latency = pass_seconds(prefill), pass_seconds(decode)
     total_decode = s.method.decode_steps(n) * decode_latency
@@ -54,6 +53,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
         dtype_name=s.dtypes.name,
         method=s.method.name,
         runtime=s.runtime.name if s.method.serves else None,
+        engine=_engine(s),
         flops_efficiency=None if efficiencies is None else efficiencies.flops or 1.0,
         hbm_memory_efficiency=None if efficiencies is None else efficiencies.memory or 1.0,
         batch_size_per_gpu=w.batch_size_per_gpu,
@@ -63,6 +63,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
         num_samples=w.num_samples,
         cached_prefix_len=w.cached_prefix_len,
         prefill_chunk_size=w.prefill_chunk_size,
+        max_num_seqs=w.max_num_seqs,
         draft_model_name=s.draft.name if s.draft and w.num_draft_tokens else None,
         num_draft_tokens=w.num_draft_tokens,
         acceptance_rate=w.acceptance_rate,
@@ -99,6 +100,12 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
         cost_per_million_tokens=_price(cost_per_gpu_hour, layout.gpus_of_replica, total / (w.num_sequences * n)),
         basis=Basis(s, w, prefill, decode, memory),
     )
+
+
+def _engine(scenario: Scenario) -> str | None:
+    """Return the engine with the version whose defaults hold; None without one."""
+    engine = scenario.engine
+    return f"{engine.name} {engine.in_version().version}" if engine else None
 
 
 def _check_positions(model: ModelConfig, workload: Workload) -> None:
@@ -227,27 +234,28 @@ class LLMAnalysis:
         num_draft_tokens: int = 0,
         acceptance_rate: float | None = None,
         disaggregated: bool = False,
-        gpu_memory_utilization: float = 1.0,
+        gpu_memory_utilization: float | None = None,
+        max_num_seqs: int | None = None,
         cost_per_gpu_hour: float | None = None,
     ) -> Estimate:
         """Return the answer for a static batch: `seq_len` prompt and `num_tokens_to_generate` new tokens per sequence.
 
-        Batch, lengths and cached prefix may be numpy arrays that broadcast.
+        Batch, lengths and cached prefix may be numpy arrays that broadcast. The last three settings of the server have
+        the engine's defaults if they are None; a prefill_chunk_size of 0 takes whole prompts in one pass.
         """
-        try:
-            workload = Workload(
-                batch_size_per_gpu=batch_size_per_gpu,
-                seq_len=seq_len,
-                num_tokens_to_generate=num_tokens_to_generate,
-                use_kv_cache=use_kv_cache,
-                num_samples=num_samples,
-                cached_prefix_len=cached_prefix_len,
-                prefill_chunk_size=prefill_chunk_size,
-                num_draft_tokens=num_draft_tokens,
-                acceptance_rate=acceptance_rate,
-                disaggregated=disaggregated,
-                gpu_memory_utilization=gpu_memory_utilization,
-            )
-        except ValidationError as error:
-            raise BadValue(one_line(error)) from None
+        given = {
+            "batch_size_per_gpu": batch_size_per_gpu,
+            "seq_len": seq_len,
+            "num_tokens_to_generate": num_tokens_to_generate,
+            "use_kv_cache": use_kv_cache,
+            "num_samples": num_samples,
+            "cached_prefix_len": cached_prefix_len,
+            "num_draft_tokens": num_draft_tokens,
+            "acceptance_rate": acceptance_rate,
+            "disaggregated": disaggregated,
+            "prefill_chunk_size": prefill_chunk_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "max_num_seqs": max_num_seqs,
+        }
+        workload = Workload(**server_settings(self.scenario.engine, self.gpu, given))
         return self.estimate(workload, cost_per_gpu_hour)

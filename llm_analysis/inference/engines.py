@@ -10,6 +10,7 @@ cache a fraction f of the GPU's memory, and means one of three things by that (`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -118,10 +119,14 @@ class Engine(BaseModel):
     usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # if none is stated
     defaults: Annotated[list[VersionDefaults], Field(min_length=1)]
 
+    def in_version(self, version: Version | None = None) -> VersionDefaults:
+        """Return the defaults of a version; of the usual one by default."""
+        known = [entry for entry in self.defaults if tuple(entry.since) <= (version or tuple(self.usual_version))]
+        return (known or self.defaults[:1])[-1]
+
     def defaults_on(self, gpu: GPU, version: Version | None = None) -> ServerDefaults:
         """Return what the server of a version does without flags on a GPU; of the usual version by default."""
-        known = [entry for entry in self.defaults if tuple(entry.since) <= (version or tuple(self.usual_version))]
-        entry = (known or self.defaults[:1])[-1]
+        entry = self.in_version(version)
         found = next(each for each in entry.by_gpu if each.covers(gpu))
         reserved = found.reserved_bytes / gpu.usable_memory_bytes
         return ServerDefaults(
@@ -139,6 +144,27 @@ class Engine(BaseModel):
         if formats.kv_given or self.kv_cache == "checkpoint" or formats.kv_bits >= _SIXTEEN:
             return formats
         return formats._replace(kv_bits=_SIXTEEN)
+
+
+def server_settings(engine: Engine | None, gpu: GPU, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a workload with the defaults of an engine for those that are missing or None.
+
+    A prefill_chunk_size of 0 asks for whole prompts in one pass.
+    """
+    settings = {name: value for name, value in given.items() if value is not None}
+    chunk = settings.get("prefill_chunk_size")
+    if isinstance(chunk, int) and not isinstance(chunk, bool) and chunk == 0:
+        settings["prefill_chunk_size"] = None
+    if engine is None:
+        return settings
+    found = engine.defaults_on(gpu)
+    defaults: dict[str, Any] = {
+        "max_num_seqs": found.max_num_seqs,
+        "gpu_memory_utilization": found.gpu_memory_utilization,
+    }
+    if settings.get("use_kv_cache", True) is True:
+        defaults["prefill_chunk_size"] = found.max_num_batched_tokens
+    return defaults | settings
 
 
 @cache

@@ -73,6 +73,11 @@ class Basis:
         if some(tokens > limit):
             shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
             found += (f"{shown} in the end are beyond the {limit} positions of {s.model.name}",)
+        if w.max_num_seqs and some(w.num_sequences > w.max_num_seqs):
+            found += (
+                f"the server runs {w.max_num_seqs} sequences at a time, and this batch has more: the estimate assumes "
+                f"that it runs all; give it a larger --max_num_seqs",
+            )
         fits = self.memory.fits
         if isinstance(fits, bool) and not fits:
             found += remedies(self.memory, s, w)
@@ -94,6 +99,7 @@ class Estimate(NamedTuple):
     dtype_name: str
     method: str
     runtime: str | None
+    engine: str | None  # with the version whose defaults hold
     flops_efficiency: float | None
     hbm_memory_efficiency: float | None
     batch_size_per_gpu: Figure
@@ -103,6 +109,7 @@ class Estimate(NamedTuple):
     num_samples: int
     cached_prefix_len: Figure
     prefill_chunk_size: int | None
+    max_num_seqs: int | None
     draft_model_name: str | None
     num_draft_tokens: int
     acceptance_rate: float | None

@@ -340,7 +340,10 @@ def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[st
                 break
     need, have = memory.needed / GB, memory.capacity / GB
     would = f"would fit: {', or '.join(found)}" if found else _in_vain(bool(longer), [name for name, _ in narrower])
-    return (f"does not fit: needs {need:,.1f} GB of the {have:,.1f} GB of {scenario.gpu.name}; {would}",)
+    fraction = workload.gpu_memory_utilization
+    name = scenario.gpu.name
+    room = f"the {have:,.1f} GB of {name}" if fraction == 1 else f"{have:,.1f} GB, {fraction:.3g} of {name}"
+    return (f"does not fit: needs {need:,.1f} GB of {room}; {would}",)
 
 
 def _fits(scenario: Scenario, workload: Workload) -> bool:

@@ -54,7 +54,9 @@ def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
 
 def check_workload(workload: Workload) -> None:
     """Raise Unsupported for serving options that the published model does not cover."""
-    given = [*workload.served, *(["gpu_memory_utilization"] if workload.gpu_memory_utilization != 1 else [])]
+    limited = workload.gpu_memory_utilization != 1
+    given = [*workload.served, *(["gpu_memory_utilization"] if limited else [])]
+    given += ["max_num_seqs"] if workload.max_num_seqs else []
     if given:
         raise Unsupported(f"method published has no {given[0]}: it covers a plain static batch; try --method ideal")
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadValue, one_line, shown
+from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.methods import Efficiencies
 from llm_analysis.inference.passes import MTP, own_draft
 from llm_analysis.inference.runtimes import get_runtime
@@ -24,12 +25,17 @@ Known = TypeVar("Known")
 
 def question(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
     """Return the scenario and the workload that the flags ask for. Raises LLMAnalysisError."""
-    return scenario_of(flags), workload_of(flags)
+    scenario = scenario_of(flags)
+    return scenario, workload_of(flags, scenario)
 
 
-def workload_of(flags: Mapping[str, Any]) -> Workload:
-    """Return the workload that the flags ask for. Flags that are missing have their defaults. Raises BadValue."""
-    return _part(Workload, flags)
+def workload_of(flags: Mapping[str, Any], scenario: Scenario) -> Workload:
+    """Return the workload that the flags ask for. Raises BadValue.
+
+    Flags that are missing or None have the defaults of the scenario's serving engine, or else of `Workload`.
+    """
+    given = {name: flags[name] for name in Workload.model_fields if name in flags}
+    return _part(Workload, server_settings(scenario.engine, scenario.gpu, given))
 
 
 def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] | None = None) -> Scenario:

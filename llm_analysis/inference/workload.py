@@ -87,6 +87,7 @@ class Workload(BaseModel):
     acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None  # of a drafted token
     disaggregated: bool = False  # prefill and decode on separate GPUs
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0  # the fraction of the memory that may be used
+    max_num_seqs: Count | None = None  # most sequences that the server runs at a time
 
     if not TYPE_CHECKING:  # type checkers take the parameters from the fields
 
@@ -139,10 +140,16 @@ class Workload(BaseModel):
             )
 
     @property
+    def fits_one_pass(self) -> bool:
+        """Whether the prefill of the whole batch is one pass."""
+        chunk = self.prefill_chunk_size
+        return chunk is None or not some(self.batch_size_per_gpu * self.new_prompt_tokens > chunk)
+
+    @property
     def widest_pass(self) -> Step:
         """The prefill pass with most activations: the whole batch, the prompts that a chunk holds, or a last chunk."""
         b, new, chunk = real(self.batch_size_per_gpu), real(self.new_prompt_tokens), self.prefill_chunk_size
-        if chunk is None:
+        if chunk is None or self.fits_one_pass:
             return Step(b, new, real(self.cached_prefix_len))
         prompts = new <= chunk
         batch = where(b * new <= chunk, b, where(prompts, chunk / new, 1.0))
@@ -210,7 +217,7 @@ def prefill_passes(workload: Workload) -> Iterator[tuple[Quantity, Step]]:
     """Yield (times, pass) of the prefill of the whole batch, in order."""
     w, chunk = workload, workload.prefill_chunk_size
     b, new, prefix = real(w.batch_size_per_gpu), real(w.new_prompt_tokens), real(w.cached_prefix_len)
-    if chunk is None:
+    if chunk is None or w.fits_one_pass:
         yield 1.0, Step(b, new, prefix)
         return
     whole, prompts = b * new <= chunk, new <= chunk

@@ -73,7 +73,7 @@ def heading(e: Estimate, style: str = "table", view: View = View()) -> str:  # n
     gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
     work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out{_served(e)}"
     question = f"{e.model_name} {e.dtype_name} on {gpus}"
-    lines = [f"{question}: {work}", f"method {e.method}{_basis(e)}"]
+    lines = [f"{question}: {work}", f"method {e.method}{_basis(e)}", *([_server(e)] if e.engine else [])]
     if style != "markdown":
         if len(lines[0]) > view.width:
             lines[:1] = [question, work]
@@ -88,11 +88,25 @@ def _served(e: Estimate) -> str:
     parts = [
         f"{e.num_samples} samples of each prompt" if e.num_samples > 1 else "",
         f"{e.cached_prefix_len} of the tokens in cached" if e.cached_prefix_len else "",
-        f"prefill in chunks of {e.prefill_chunk_size}" if e.prefill_chunk_size else "",
+        f"prefill in chunks of {e.prefill_chunk_size}" if _is_chunked(e) else "",
         f"{e.num_draft_tokens} tokens drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
         "prefill and decode on separate GPUs" if e.disaggregated else "",
     ]
     return "".join(f"; {part}" for part in parts if part)
+
+
+def _is_chunked(e: Estimate) -> bool:
+    """Return whether the prefill takes more than one pass."""
+    tokens = e.batch_size_per_gpu * (e.seq_len - e.cached_prefix_len)
+    return e.prefill_chunk_size is not None and tokens > e.prefill_chunk_size
+
+
+def _server(e: Estimate) -> str:
+    """Return the settings of the server, which are the defaults of its engine unless flags give others."""
+    chunk = f"{e.prefill_chunk_size:,} tokens in a pass" if e.prefill_chunk_size else "whole prompts in a pass"
+    sequences = f", at most {e.max_num_seqs:,} sequences" if e.max_num_seqs else ""
+    cache = f"{e.basis.scenario.dtypes.kv_bits}-bit KV cache"
+    return f"server as {e.engine}: {chunk}{sequences}, {cache}, {e.gpu_memory_utilization:.3g} of the memory"
 
 
 def _basis(e: Estimate) -> str:
@@ -224,7 +238,7 @@ def _file_name(e: Estimate) -> str:
     options = {
         "-n": e.num_samples if e.num_samples > 1 else 0,
         "-prefix": e.cached_prefix_len,
-        "-chunk": e.prefill_chunk_size,
+        "-chunk": e.prefill_chunk_size if _is_chunked(e) else 0,
         "-draft": e.num_draft_tokens,
     }
     served = "".join(f"{name}{value}" for name, value in options.items() if value)

@@ -171,13 +171,13 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_else(ask: Ask, elsewhere: P
 
 
 def test_a_model_that_does_not_fit_is_an_answer(ask: Ask) -> None:
-    question = ["infer", "--model_name", "llama-2-70b", "--gpu_name", "a100-sxm-40gb"]
+    question = ["infer", "--model_name", "llama-2-70b", "--gpu_name", "a100-sxm-80gb"]
     answer = json.loads(ask(*question, "--format", "json").out)
     assert answer["fits"] is False
     assert answer["max_batch_size_per_gpu"] == 0
     assert answer["memory_left_per_gpu"] < 0
     note = " ".join(answer["notes"])
-    assert re.search(r"does not fit: needs 13\d\.\d GB of the 40\.0 GB of a100-sxm-40gb; would fit: ", note)
+    assert re.search(r"does not fit: needs 13\d\.\d GB of 72\.0 GB, 0\.9 of a100-sxm-80gb; would fit: ", note)
     wider = re.search(r"tp_size (\d+)", note)
     narrower = re.search(r"dtype_name (\w+)", note)
     assert wider

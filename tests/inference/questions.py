@@ -28,7 +28,7 @@ from llm_analysis.inference.estimate import KEYS
 from llm_analysis.inference.explain import explanation
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.methods import Efficiencies
-from llm_analysis.inference.question import scenario_of, workload_of
+from llm_analysis.inference.question import question
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
@@ -110,7 +110,7 @@ def _question(rng: random.Random) -> Question | None:
         flags["num_tokens_to_generate"] = _between(rng, 1, min(longest, 2048))
         if rng.random() < 0.1 and flags["method"] != "published" and flags["seq_len"] > 1:
             flags["cached_prefix_len"] = rng.randrange(1, flags["seq_len"])
-        scenario, workload = scenario_of(flags), workload_of(flags)
+        scenario, workload = question(flags)
         estimate(scenario, workload)
     except LLMAnalysisError:
         return None

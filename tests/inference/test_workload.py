@@ -211,7 +211,7 @@ def test_disaggregation_needs_an_inter_node_bandwidth() -> None:
     [
         ({"cached_prefix_len": 512}, "cached_prefix_len 512 must be below seq_len 512"),
         ({"cached_prefix_len": -1}, "cached_prefix_len must be greater than or equal to 0"),
-        ({"prefill_chunk_size": 0}, "prefill_chunk_size must be greater than 0"),
+        ({"prefill_chunk_size": -1}, "prefill_chunk_size must be greater than 0"),
         ({"num_samples": 0}, "num_samples must be greater than 0"),
         ({"num_draft_tokens": 3}, "num_draft_tokens and acceptance_rate need each other"),
         ({"acceptance_rate": 0.5}, "num_draft_tokens and acceptance_rate need each other"),

@@ -56,7 +56,14 @@ def infer(
     num_samples: Annotated[int, _work("outputs for each prompt; they share the KV cache of the prompt")] = 1,
     cached_prefix_len: Annotated[int, _work("prompt tokens that are already in the KV cache", unit="tokens")] = 0,
     prefill_chunk_size: Annotated[
-        int | None, _work("chunked prefill: most tokens in one prefill pass, over all prompts", unit="tokens")
+        int | None,
+        _work(
+            "chunked prefill: most tokens in one pass, over all prompts; the default is the engine's, 0 is no limit",
+            unit="tokens",
+        ),
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, _work("most sequences that the server runs at a time; the default is the engine's")
     ] = None,
     use_kv_cache: Annotated[bool, _work("False recomputes the whole sequence for each token")] = True,
     disaggregated: Annotated[
@@ -99,7 +106,9 @@ def infer(
     acceptance_rate: Annotated[
         float | None, _draft("probability that a proposed token is accepted if all earlier ones are")
     ] = None,
-    gpu_memory_utilization: Annotated[float, _memory("usable fraction of the GPU memory; 0.9 in vLLM")] = 1.0,
+    gpu_memory_utilization: Annotated[
+        float | None, _memory("usable fraction of the GPU memory; the default is the engine's, 1 without an engine")
+    ] = None,
     must_fit: Annotated[bool, _memory("exit with status 3 if the model does not fit")] = False,
     kv_cache_dtype_bytes: Annotated[
         float | None, _memory("size of one KV cache element; the default is the activation format", unit="bytes")
@@ -167,15 +176,17 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     requests = number("max_concurrency", flags["max_concurrency"])
     if not 1 <= requests <= MOST_REQUESTS or requests != int(requests):
         raise BadValue(f"max_concurrency must be a whole number from 1 to {MOST_REQUESTS:,}, not {requests:g}")
-    other = [name for name in workload.served if name != "cached_prefix_len"]
+    other = [name for name in workload.served if name not in ("cached_prefix_len", "prefill_chunk_size")]
     if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
         names = ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir")
         plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
         wrong = next(name for name in names if flags[name] != plain[name])
         raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
     changed: dict[str, Any] = {"cached_prefix": workload.cached_prefix_len / workload.seq_len}
-    if workload.gpu_memory_utilization != 1.0:
-        changed["gpu_memory_utilization"] = workload.gpu_memory_utilization
+    settings = {"prefill_chunk_size": "max_num_batched_tokens"}
+    for name in ("gpu_memory_utilization", "max_num_seqs", "prefill_chunk_size"):
+        if flags[name]:
+            changed[settings.get(name, name)] = getattr(workload, name)
     tokens = workload.seq_len, workload.num_tokens_to_generate
     state = steady_state(scenario, *tokens, requests, **changed)
     found = as_dict(scenario, workload, int(requests), state, hourly_cost(flags["cost_per_gpu_hour"]))

@@ -34,6 +34,7 @@ NOT_SHARED = (  # flags of infer that a server has no use for
     "acceptance_rate",
     *PRINTING,
     "must_fit",
+    "max_num_seqs",
     "gpu_memory_utilization",
     "flops_efficiency",
     "hbm_memory_efficiency",

@@ -64,7 +64,8 @@ def _searched(kind: str, flags: Mapping[str, Any], limits: Mapping[str, Any]) ->
         values = values_of(name, flags[name])
         if len(values) > 1:
             raise BadValue(f"plot --kind {kind} takes one value of {name}, not {len(values)}")
-        asked[name] = values[0]
+        if values[0] is not None:
+            asked[name] = values[0]
     asked |= {"request_rate": 1.0, "mode": "aggregated", **limits}
     return pareto_figure(planned(asked), cost=kind == "cost")
 
