@@ -103,10 +103,10 @@ def _is_chunked(e: Estimate) -> bool:
 
 def _server(e: Estimate) -> str:
     """Return the settings of the server, which are the defaults of its engine unless flags give others."""
-    chunk = f"{e.prefill_chunk_size:,} tokens in a pass" if e.prefill_chunk_size else "whole prompts in a pass"
-    sequences = f", at most {e.max_num_seqs:,} sequences" if e.max_num_seqs else ""
+    chunk = f"{e.prefill_chunk_size:,} tokens a pass" if e.prefill_chunk_size else "whole prompts"
+    sequences = f", {e.max_num_seqs:,} sequences" if e.max_num_seqs else ""
     cache = f"{e.basis.scenario.dtypes.kv_bits}-bit KV cache"
-    return f"server as {e.engine}: {chunk}{sequences}, {cache}, {e.gpu_memory_utilization:.3g} of the memory"
+    return f"{e.engine}: {chunk}{sequences}, {cache}, memory {e.gpu_memory_utilization:.3g}"
 
 
 def _basis(e: Estimate) -> str:
