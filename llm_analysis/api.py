@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_analysis.errors import BadValue, nearest
 from llm_analysis.explore.plan import Plan
 from llm_analysis.explore.plan_flags import DEFAULTS, planned
 from llm_analysis.explore.sweep import Selection, Sweep
 from llm_analysis.explore.table import Table
+from llm_analysis.explore.where import ALIASES
 from llm_analysis.inference.analysis import estimate as estimated
-from llm_analysis.inference.estimate import Estimate
+from llm_analysis.inference.estimate import KEYS, Estimate
 from llm_analysis.inference.question import question
 from llm_analysis.inference.workload import Workload
+from llm_analysis.names import ALIASES as FLAG_ALIASES
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.report.estimate import rendered as estimate_text
 from llm_analysis.report.plan import as_html as plan_html
@@ -49,6 +51,12 @@ class Answer(Estimate):
     """An `Estimate` that prints as the tables of infer."""
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise AttributeError with the field that an alias such as `ttft` stands for, or with the nearest names."""
+        field = ALIASES.get(name)
+        hint = f"; it is called {field}" if field else nearest(name, KEYS)
+        raise AttributeError(f"an estimate has no {name}{hint}")
 
     def __repr__(self) -> str:
         """Return the tables of infer; a short text if the quantities are arrays."""
@@ -179,5 +187,6 @@ def _checked(flags: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
     """Return the flags. Raises BadValue for an unknown one, with the nearest known names."""
     for name in flags:
         if name not in known:
-            raise BadValue(f"unknown keyword {name}{nearest(name, known)}")
+            same = FLAG_ALIASES.get(name, name)
+            raise BadValue(f"unknown keyword {name}{nearest(same if same in known else name, known)}")
     return dict(flags)

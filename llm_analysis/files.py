@@ -1,4 +1,4 @@
-"""Read files: the package's own data folder, and JSON files and tables of users.
+"""Files: the package's own data folder, JSON files and tables of users, cells of CSV files.
 
 Only regular files are read, up to a size limit, so that a pipe or a device given as a file cannot block the program.
 """
@@ -113,6 +113,17 @@ def read_table(path: Path, required: Sequence[str], rows: str = "rows") -> list[
     if not found:
         raise BadConfig(f"{path_text(path)}: no {rows}")
     return found
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a cell of a CSV file; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def path_text(path: Path) -> str:

@@ -21,7 +21,41 @@ _WEIGHT_FORMATS = {"fp8": "fp8", "awq": "int4", "nvfp4": "nvfp4"}
 # Chips that were sold in several forms, and the form that the bare name means.
 _USUAL_FORMS = {"h100": "h100-sxm-80gb", "a100": "a100-sxm-80gb", "h200": "h200-sxm-141gb"}
 
-
+# Names of the same flags elsewhere: short forms, Hugging Face, vLLM, SGLang, TensorRT-LLM, genai-perf.
+ALIASES = {
+    "model": "model_name",
+    "gpu": "gpu_name",
+    "dtype": "dtype_name",
+    "draft_model": "draft_model_name",
+    "isl": "seq_len",
+    "input_len": "seq_len",
+    "input_length": "seq_len",
+    "osl": "num_tokens_to_generate",
+    "output_len": "num_tokens_to_generate",
+    "output_length": "num_tokens_to_generate",
+    "max_new_tokens": "num_tokens_to_generate",
+    "batch_size": "batch_size_per_gpu",
+    "tp": "tp_size",
+    "pp": "pp_size",
+    "dp": "dp_size",
+    "ep": "ep_size",
+    "cp": "cp_size",
+    "sp": "sp_size",
+    "tensor_parallel_size": "tp_size",
+    "pipeline_parallel_size": "pp_size",
+    "data_parallel_size": "dp_size",
+    "expert_parallel_size": "ep_size",
+    "context_parallel_size": "cp_size",
+    "num_speculative_tokens": "num_draft_tokens",
+    "concurrency": "max_concurrency",
+    "max_num_batched_tokens": "prefill_chunk_size",
+    "chunked_prefill_size": "prefill_chunk_size",
+    "max_num_tokens": "prefill_chunk_size",
+    "max_running_requests": "max_num_seqs",
+    "max_batch_size": "max_num_seqs",
+    "mem_fraction_static": "gpu_memory_utilization",
+    "free_gpu_memory_fraction": "gpu_memory_utilization",
+}
 # Names of number formats in PyTorch, Hugging Face and vLLM.
 _DTYPES = {
     "float32": "fp32",

@@ -1,6 +1,7 @@
 """The Python API: functions from names and keywords, their reprs, and the examples in docstrings."""
 
 import doctest
+from copy import copy
 
 import numpy as np
 import pytest
@@ -45,6 +46,28 @@ def test_unknown_keywords_are_named_with_the_nearest() -> None:
             call()
     with pytest.raises(BadValue, match="unknown keyword max_tpott; did you mean max_tpot"):
         plan("llama-3.1-8b", "t4", request_rate=1, max_tpott="20ms")
+
+
+@pytest.mark.parametrize(("alias", "name"), [("tp", "tp_size"), ("max_new_tokens", "num_tokens_to_generate")])
+def test_a_flag_of_another_program_is_named_in_ours(alias: str, name: str) -> None:
+    with pytest.raises(BadValue, match=f"unknown keyword {alias}; did you mean {name}"):
+        estimate("llama-3.1-8b", "h100-sxm-80gb", **{alias: 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ttft", "an estimate has no ttft; it is called prefill_latency"),
+        ("tpot", "it is called decode_latency"),
+        ("prefil_latency", "did you mean prefill_latency"),
+    ],
+)
+def test_a_field_that_is_missing_is_named_with_the_right_one(name: str, hint: str) -> None:
+    answer = estimate("llama-3.1-8b", "h100-sxm-80gb")
+    with pytest.raises(AttributeError, match=hint):
+        getattr(answer, name)
+    assert not hasattr(answer, "_repr_png_")
+    assert copy(answer) == answer
 
 
 def test_keywords_are_the_flags_of_the_commands() -> None:

@@ -16,6 +16,7 @@ from functools import wraps
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 from llm_analysis.errors import BadValue, UsageError, nearest, shown
+from llm_analysis.names import ALIASES
 
 _FLAG = re.compile(r"--?[a-zA-Z]")
 _NEGATIVE_WORDS = ("-inf", "-infinity", "-nan")  # values that look like flags
@@ -53,41 +54,6 @@ class Declared(NamedTuple):
         return self.kind is bool and not self.flag.raw
 
 
-# Names of the same flags elsewhere: short forms, Hugging Face, vLLM, SGLang, TensorRT-LLM, genai-perf.
-ALIASES = {
-    "model": "model_name",
-    "gpu": "gpu_name",
-    "dtype": "dtype_name",
-    "draft_model": "draft_model_name",
-    "isl": "seq_len",
-    "input_len": "seq_len",
-    "input_length": "seq_len",
-    "osl": "num_tokens_to_generate",
-    "output_len": "num_tokens_to_generate",
-    "output_length": "num_tokens_to_generate",
-    "max_new_tokens": "num_tokens_to_generate",
-    "batch_size": "batch_size_per_gpu",
-    "tp": "tp_size",
-    "pp": "pp_size",
-    "dp": "dp_size",
-    "ep": "ep_size",
-    "cp": "cp_size",
-    "sp": "sp_size",
-    "tensor_parallel_size": "tp_size",
-    "pipeline_parallel_size": "pp_size",
-    "data_parallel_size": "dp_size",
-    "expert_parallel_size": "ep_size",
-    "context_parallel_size": "cp_size",
-    "num_speculative_tokens": "num_draft_tokens",
-    "concurrency": "max_concurrency",
-    "max_num_batched_tokens": "prefill_chunk_size",
-    "chunked_prefill_size": "prefill_chunk_size",
-    "max_num_tokens": "prefill_chunk_size",
-    "max_running_requests": "max_num_seqs",
-    "max_batch_size": "max_num_seqs",
-    "mem_fraction_static": "gpu_memory_utilization",
-    "free_gpu_memory_fraction": "gpu_memory_utilization",
-}
 # Flags of other programs without an equal here, with the nearest thing to do.
 HINTS = {
     "max_model_len": "the longest sequence is --seq_len plus --num_tokens_to_generate; the answer shows the "

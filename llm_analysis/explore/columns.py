@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_analysis.errors import BadValue
 from llm_analysis.explore.where import column_named
+from llm_analysis.files import csv_cell
 from llm_analysis.inference.estimate import KEYS
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ WHOLE = frozenset(
 )
 
 
+def larger_is_better(name: str) -> bool:
+    """Return whether the best value of a column is the largest: throughput, what fits, and what is left."""
+    return name.endswith("tokens_per_sec") or name.startswith("max_") or name in ("fits", "memory_left_per_gpu")
+
+
 def array_of(name: str, value: Any, shape: tuple[int, ...]) -> Column:
     """Return one field of an estimate as a flat column for the points of a block."""
     import numpy as np
@@ -71,6 +77,12 @@ def plain_values(name: str, column: Column) -> list[Any]:
         whole = name in WHOLE
         return [None if value != value else int(value) if whole else value for value in values]
     return values
+
+
+def csv_values(name: str, column: Column) -> list[Any]:
+    """Return a column as a list of cells of a CSV file."""
+    values = plain_values(name, column)
+    return [csv_cell(value) for value in values] if name in TEXT else values
 
 
 def checked_columns(names: Sequence[str]) -> list[str]:

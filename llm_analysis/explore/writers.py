@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llm_analysis.errors import BadValue, LLMAnalysisError, shown
-from llm_analysis.explore.columns import TEXT, TRUTH, WHOLE, plain_values
+from llm_analysis.explore.columns import TEXT, TRUTH, WHOLE, csv_values, plain_values
 
 if TYPE_CHECKING:
     from llm_analysis.explore.columns import Column
@@ -113,7 +113,8 @@ class _CSV(_Text):
         return self._file
 
     def _write(self, columns: Mapping[str, Column]) -> None:
-        csv.writer(self._open_file, lineterminator="\n").writerows(zip(*self._lists(columns), strict=True))
+        cells = (csv_values(name, columns[name]) for name in self.names)
+        csv.writer(self._open_file, lineterminator="\n").writerows(zip(*cells, strict=True))
         self._open_file.flush()
 
 

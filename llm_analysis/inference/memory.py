@@ -13,7 +13,6 @@ All of it must fit into the fraction of the GPU's memory that may be used; engin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import product
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -316,8 +315,9 @@ _CHUNK = 8192  # tokens of a prefill pass: the default of TensorRT-LLM and of a 
 def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[str, ...]:
     """Return a note on what is missing and what would make it fit.
 
-    Tried in turn: chunks, a smaller batch, more tensor-parallel GPUs (or context-parallel ones), narrower weights, or
-    the last two together. Each remedy is evaluated: with the named flags the same question is accepted, and fits.
+    Tried in turn: chunks, a smaller batch, more tensor-parallel GPUs (or context-parallel ones), narrower weights, and
+    the last two together where narrower weights alone do not fit and need fewer GPUs. Each remedy is evaluated: with
+    the named flags the same question is accepted, and fits.
     """
     found = []
     chunked = workload.model_copy(update={"prefill_chunk_size": _CHUNK})
@@ -333,17 +333,27 @@ def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[st
     more = more or next((f"cp_size {s.layout.cp_size}" for s in longer if _fits(s, workload)), "")
     less = next((f"dtype_name {name}" for name, s in narrower if _fits(s, workload)), "")
     found += [text for text in (more, less) if text]
-    if not found:
-        for (name, s), w in product(narrower[-1:], wider):
-            if (both := _changed(s, layout=w.layout)) and _fits(both, workload):
-                found.append(f"{_named(w.layout)} with dtype_name {name}")
-                break
+    if not less and (both := _fewer_gpus(workload, narrower, wider)):
+        found.append(both)
     need, have = memory.needed / GB, memory.capacity / GB
     would = f"would fit: {', or '.join(found)}" if found else _in_vain(bool(longer), [name for name, _ in narrower])
     fraction = workload.gpu_memory_utilization
     name = scenario.gpu.name
     room = f"the {have:,.1f} GB of {name}" if fraction == 1 else f"{have:,.1f} GB, {fraction:.3g} of {name}"
     return (f"does not fit: needs {need:,.1f} GB of {room}; {would}",)
+
+
+def _fewer_gpus(workload: Workload, narrower: list[tuple[str, Scenario]], wider: list[Scenario]) -> str:
+    """Return the widest of the narrower formats that fits on fewer GPUs than the weights as they are, with its layout.
+
+    `wider` are layouts, the fewest GPUs first. Empty if there is none.
+    """
+    enough = next((i for i, s in enumerate(wider) if _fits(s, workload)), len(wider))
+    for name, s in narrower:
+        for other in wider[:enough]:
+            if (both := _changed(s, layout=other.layout)) and _fits(both, workload):
+                return f"{_named(other.layout)} with dtype_name {name}"
+    return ""
 
 
 def _fits(scenario: Scenario, workload: Workload) -> bool:

@@ -97,8 +97,13 @@ def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Non
 
 def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:
     """Return the record whose fields are among the flags. Raises BadValue."""
+    given = {name: flags[name] for name in kind.model_fields if name in flags}
+    for name, value in given.items():
+        if isinstance(value, (list, tuple)) and value:
+            several = ",".join(map(str, value))
+            raise BadValue(f"{name} takes one value, not {shown(several)}; llm-analysis sweep and compare take lists")
     try:
-        return kind(**{name: flags[name] for name in kind.model_fields if name in flags})
+        return kind(**given)
     except ValidationError as error:
         raise BadValue(one_line(error)) from None
 

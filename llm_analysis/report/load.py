@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
-from llm_analysis.report.tables import csv_of, table
+from llm_analysis.report.tables import csv_of, table, wrapped
 from llm_analysis.serving.load import Load, Point
 from llm_analysis.serving.metrics import Distribution
 
 _WIDTH = 62
+_COLUMNS = 80  # of a note
 METRICS = (
     ("ttft", "Time to First Token", "TTFT"),
     ("tpot", "Time per Output Token (excl. 1st token)", "TPOT"),
@@ -25,7 +26,7 @@ def rendered(load: Load, style: str) -> str:
         return csv_of(_curve_rows(load) if len(load.points) > 1 else _request_rows(load.points[0]))
     body = block(load) if len(load.points) == 1 and style == "table" else curve(load, style)
     notes = [*load.notes, *(note for point in load.points for note in point.notes)]
-    return "\n".join([body, *(f"note: {note}" for note in dict.fromkeys(notes))])
+    return "\n".join([body, *(wrapped(f"note: {note}", _COLUMNS) for note in dict.fromkeys(notes))])
 
 
 def _line(label: str, value: str) -> str:
@@ -96,7 +97,7 @@ def _capacity(load: Load, point: Point) -> list[str]:
         _line("KV cache per replica (tokens):", f"{load.kv_cache_tokens:,.0f}"),
         _line("Peak KV cache usage:", f"{point.peak_kv_cache_usage:.1%}"),
         _line("Preemptions:", f"{point.preemptions:,}"),
-        _line("GPU busy:", f"{point.busy_fraction:.1%}"),
+        _line("Time with a step running:", f"{point.busy_fraction:.1%}"),
     ]
     if point.cost_per_million_tokens is not None:
         lines.append(_line("Cost per million output tokens:", f"{point.cost_per_million_tokens:,.3f}"))

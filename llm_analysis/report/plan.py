@@ -126,7 +126,8 @@ def _answer(found: Plan, best: Configuration, style: str) -> list[str]:
     shown = [*losers, *own[: max(_MOST_LOSERS - len(losers), 3)]]
     if shown:
         rows = [[_price_text(each), _named(each.configuration), each.reason] for each in shown]
-        lines = "\n".join(wrapped(f"{price:>6}  {name}: {why}", "        ") for price, name, why in rows)
+        width = max(len(price) for price, _, _ in rows) + 2
+        lines = "\n".join(wrapped(f"{price:>{width}}  {name}: {why}", " " * (width + 2)) for price, name, why in rows)
         parts.append(f"runners-up, and why they lost ({_unit(best)} more than the best):\n{lines}")
     if found.misses:
         lines = "\n".join(wrapped(f"  {name}: {_miss_text(miss)}", "    ") for name, miss in found.misses.items())
@@ -203,8 +204,9 @@ def _edge(found: Plan, best: Configuration) -> str:
 
 
 def _price_text(loser: Loser) -> str:
-    """Return how much more a runner-up costs."""
-    return f"{loser.excess:+.0%}"
+    """Return how much more a runner-up costs, and the cost of an hour if there are prices."""
+    hourly = loser.configuration.cost_per_hour
+    return f"{loser.excess:+.0%}" + (f" {hourly:,.2f}/h" if hourly is not None else "")
 
 
 def _named(c: Configuration) -> str:

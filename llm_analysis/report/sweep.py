@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_analysis.explore.columns import COLUMNS, TEXT, TRUTH, WHOLE, plain_values
+from llm_analysis.explore.columns import COLUMNS, TEXT, TRUTH, WHOLE, csv_values, plain_values
 from llm_analysis.explore.table import Table
 from llm_analysis.explore.where import BYTES, unit_of
 from llm_analysis.report.tables import table
@@ -75,7 +75,7 @@ def as_csv(found: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(found)
-    writer.writerows(zip(*(plain_values(name, column) for name, column in found.items()), strict=True))
+    writer.writerows(zip(*(csv_values(name, column) for name, column in found.items()), strict=True))
     return out.getvalue().rstrip("\n")
 
 

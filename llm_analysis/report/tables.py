@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tabulate
 
+from llm_analysis.files import csv_cell
 from llm_analysis.units import GB
 
 FORMATS = ("table", "json", "csv", "markdown")
@@ -107,21 +108,10 @@ def scaled(values: Sequence[float], units: Mapping[float, str]) -> tuple[list[st
     return [f"{value / unit:,.{digits}f}" if value else "-" for value in values], units[unit]
 
 
-def _as_cell(value: Any) -> Any:
-    """Return a CSV cell; text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
-
-
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows with the same keys as CSV, under a line of these keys."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue().rstrip("\n")

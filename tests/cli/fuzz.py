@@ -24,10 +24,11 @@ from typing import Any
 from mutations import FILES, ODD, misspelled, mutated_files, random_text, write_files
 
 from llm_analysis import catalog
-from llm_analysis.cli.flags import ALIASES, Declared, flags_of
+from llm_analysis.cli.flags import Declared, flags_of
 from llm_analysis.cli.main import COMMANDS, load
 from llm_analysis.explore.columns import COLUMNS
 from llm_analysis.files import DATA
+from llm_analysis.names import ALIASES
 from llm_analysis.physics.dtypes import EVERYDAY
 from llm_analysis.serving.lengths import workload_names
 

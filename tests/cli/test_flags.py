@@ -14,7 +14,8 @@ from shared import INFER, Case, refused, short
 
 from llm_analysis.cli import main
 from llm_analysis.cli.commands import infer
-from llm_analysis.cli.flags import ALIASES, HINTS, Flag, flags_of, parsers, with_flags_of
+from llm_analysis.cli.flags import HINTS, Flag, flags_of, parsers, with_flags_of
+from llm_analysis.names import ALIASES
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -135,6 +135,12 @@ def test_a_bad_trace_is_refused(ask: Ask, tmp_path: Path, rows: str, part: str) 
     assert part in answer.err
 
 
+def test_notes_are_wrapped(ask: Ask) -> None:
+    answer = ask(*SERVER, "--num_prompts", "20", "--request_rate", "3")
+    assert "note: at 3 requests/s 20 requests arrive" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
 def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
     flags = ("infer", *SERVER[1:], "--seq_len", "2048", "--num_tokens_to_generate", "256")
     found = json.loads(ask(*flags, "--concurrency", "64", "--format", "json").out)

@@ -79,7 +79,7 @@ def value_cases() -> list[Case]:
 
 VALUES: list[Case] = [
     ([*INFER, "--tp_size="], 1, r"tp_size must be a whole number, not ''"),
-    ([*INFER, "--tp_size", "1,2,4"], 1, r"tp_size must be a whole number, not \(1, 2, 4\)"),
+    ([*INFER, "--tp_size", "1,2,4"], 1, r"tp_size takes one value, not '1,2,4'; llm-analysis sweep"),
     ([*INFER, "--tp_size", "True"], 1, r"tp_size must be a whole number, not True"),
     ([*INFER, "--tp_size", "0"], 1, r"tp_size must be greater than 0, not 0"),
     ([*INFER, "--tp_size", "-1"], 1, r"tp_size must be greater than 0, not -1"),
@@ -133,7 +133,7 @@ LAYOUTS: list[Case] = [
     (["infer", "--model_name=mixtral-8x7b", *INFER[3:], "--expert_imbalance=1.5"], 1, r"imbalance 1.5 .*give ep_size"),
     ([*INFER, "--cp_size", "513"], 1, r"cp_size 513 is more than the 512 tokens of a prompt .*; try cp_size 512"),
     ([*INFER, "--cp_size", "8", "--seq_len", "5"], 1, r"cp_size 8 is more than the 5 tokens .*; try cp_size 5"),
-    ([*INFER, "--cp_size", "2,4"], 1, r"cp_size must be a whole number, not \(2, 4\)"),
+    ([*INFER, "--cp_size", "2,4"], 1, r"cp_size takes one value, not '2,4'"),
     ([*INFER[:4], "t4", "--cp_size", "9"], 1, r"t4 has no .*bandwidth on record, which 9 GPUs need"),
     ([*INFER[:4], "t4", "--tp_size", "20"], 1, r"t4 has no .*bandwidth on record, which 20 GPUs need"),
 ]

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
 from llm_analysis.calibration.fitting.runtime_fit import FACTORS
 from llm_analysis.catalog import names
-from llm_analysis.cli.flags import ALIASES
 from llm_analysis.inference.bands import cells
 from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
+from llm_analysis.names import ALIASES
 
 # GPUs: prefill and decode per token in ms, as examples/fastertransformer/README.md cites them.
 MEASURED = {1: (63.17, 22.0), 2: (45.45, 13.5)}

@@ -1,6 +1,7 @@
 """The search for the cheapest way to serve a model."""
 
 import json
+import re
 import shlex
 from functools import cache
 from itertools import pairwise
@@ -261,6 +262,7 @@ def test_the_command_answers_with_reasons_and_launch_commands(ask: Ask, tmp_path
     for part in ("best: ", "margin", "runners-up, and why they lost (cost more than the best)", "searched "):
         assert part in found.out
     assert "limits the batch to" in found.out
+    assert re.search(r"\+\d+% \d+\.\d\d/h  \d+ x ", found.out)  # a runner-up: what it costs more, and in an hour
     prose = [line for line in found.out.splitlines() if not line.startswith(("  vllm", "  python", "  trtllm"))]
     assert max(map(len, prose)) <= 80
     as_json = json.loads(ask("plan", *QUESTION, "--gpu_name", ",".join(GPUS), *limits, "--format", "json").out)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Ask
+from conftest import ROOT, Ask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -175,6 +175,33 @@ def test_top_keeps_the_first_rows_in_order() -> None:
         best.add(selection.rows(block))
     assert best.table is not None
     assert best.table["batch_size_per_gpu"].tolist() == [64, 63, 62]
+
+
+@pytest.mark.parametrize(
+    ("sort", "order", "batches"),
+    [
+        ("total_tokens_per_sec", (), ["8", "4", "2", "1"]),
+        ("total_tokens_per_sec", ("--descending", "False"), ["1", "2", "4", "8"]),
+        ("tpot", (), ["1", "2", "4", "8"]),
+        ("memory_left_per_gpu", (), ["1", "2", "4", "8"]),
+    ],
+)
+def test_the_best_value_of_the_column_comes_first(
+    ask: Ask, sort: str, order: tuple[str, ...], batches: list[str]
+) -> None:
+    answer = ask("sweep", *SMALL, "--sort", sort, *order, "--columns", "batch", "--format", "csv")
+    assert [row["batch_size_per_gpu"] for row in csv.DictReader(answer.out.splitlines())] == batches
+
+
+def test_a_name_that_starts_a_formula_is_quoted(ask: Ask, tmp_path: Path) -> None:
+    raw = json.loads((ROOT / "model_configs" / "llama-3.1-8b.json").read_text()) | {"name": "=1+1"}
+    path = tmp_path / "formula.json"
+    path.write_text(json.dumps(raw))
+    asked = ("sweep", "--model_name", str(path), *SMALL[2:], "--columns", "model")
+    written = tmp_path / "rows.csv"
+    ask(*asked, "--output_file", str(written))
+    for text in (ask(*asked, "--format", "csv").out, written.read_text()):
+        assert {row["model_name"] for row in csv.DictReader(text.splitlines())} == {"'=1+1"}
 
 
 def test_the_command_shows_what_varies_and_counts(ask: Ask) -> None:

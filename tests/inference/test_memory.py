@@ -409,6 +409,7 @@ def check_remedies(model: str, gpu: str, method: str, question: Question) -> Non
         ("llama-3.1-405b", "t4", "ideal", {}, "no possible tp_size or cp_size would do, nor int4"),
         ("llama-3.1-405b", "t4", "ideal", {"dtype_name": "int4"}, "no possible tp_size or cp_size would do"),
         ("llama-3.1-405b", "h100-sxm-80gb", "ideal", {"tp_size": 8, "sp_size": 8}, ".*tp_size 16 and sp_size 16.*"),
+        ("llama-3.1-405b", "h100-sxm-80gb", "ideal", {}, "would fit: tp_size 16, or tp_size 8 with dtype_name fp8"),
     ],
 )
 def test_impossible_remedies_are_not_listed(

@@ -12,7 +12,7 @@ from llm_analysis.cli.output import Format, Output, complaint, set_log_level
 from llm_analysis.cli.progress import Progress, orderly_stop
 from llm_analysis.cli.writing import existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
-from llm_analysis.explore.columns import COLUMNS
+from llm_analysis.explore.columns import COLUMNS, larger_is_better
 from llm_analysis.explore.sweep import Selection, Sweep, Top
 from llm_analysis.explore.table import Table
 from llm_analysis.explore.where import column_named
@@ -31,7 +31,10 @@ def sweep(
     *,
     where: Annotated[str | None, Flag('rows to keep, such as "tpot<20ms and fits=1"', OUTPUT)] = None,
     sort: Annotated[str | None, Flag("column to order by; a JSON key of infer, ttft or tpot", OUTPUT)] = None,
-    descending: Annotated[bool, Flag("largest first", OUTPUT)] = False,
+    descending: Annotated[
+        bool | None,
+        Flag("largest first; the default for throughput, for memory left and for what fits", OUTPUT),
+    ] = None,
     top: Annotated[int | None, Flag("rows to show or write; the default of a table is 20", OUTPUT)] = None,
     columns: Annotated[str | None, Flag("columns to show or write, joined by commas", OUTPUT)] = None,
     output_file: Annotated[
@@ -57,6 +60,7 @@ def sweep(
         sort = column_named(sort, COLUMNS)
         if sort not in selection.columns:
             selection = selection._replace(columns=(*selection.columns, sort))
+        descending = larger_is_better(sort) if descending is None else descending
     if shard is not None:
         return _sharded(found, selection, shard, output_file)
     if output_file is not None and sort is None and limit is None:
@@ -64,7 +68,7 @@ def sweep(
     people = format in ("table", "markdown") and output_file is None
     if people and columns is None:
         selection = selection._replace(columns=_for_people(found, selection, sort))
-    rows, matching = _collected(found, selection, limit or (DEFAULT_TOP if people else None), sort, descending)
+    rows, matching = _collected(found, selection, limit or (DEFAULT_TOP if people else None), sort, bool(descending))
     last = summary(rows, matching, where is not None)
     if output_file is not None:
         with writer_of(_target(output_file), list(rows)) as writer:

@@ -318,7 +318,9 @@ def _read_layers(fields: Fields) -> None:
         kinds = [str(kind) for kind in fields.items_of(key)]
         for kind in dict.fromkeys(kinds):
             if base_name(kind) not in known:
-                raise BadConfig(f"{key} has {shown(kind)}, a kind of layer that is not covered{nearest(kind, known)}")
+                usual = f"known are {', '.join(list(known)[:4])} and {len(known) - 4} others"
+                problem = f"{key} has {shown(kind)}, a kind of layer that is not covered"
+                raise BadConfig(problem + nearest(kind, known, usual))
             _check_own_size(key, kind, known[base_name(kind)].own_size, fields)
         if kinds and len(kinds) != layers:
             raise BadConfig(f"{key} gives the kinds of {len(kinds)} layers, but the model has {layers}")
