@@ -130,21 +130,15 @@ def read_llama4(fields: Fields) -> None:
 
 def read_gated_delta(fields: Fields) -> None:
     """Read Qwen3-Next and Qwen3.5: attention in every fourth layer, gated delta-nets in the others."""
-    offer_turns(fields, "full_attention_interval", 4, "full_attention", "linear_attention")
-    fields["layer_types"] = [
-        "gated_delta_net" if k == "linear_attention" else k for k in fields.items_of("layer_types")
-    ]
+    offer_turns(fields, "full_attention_interval", 4, "full_attention", "gated_delta_net")
     fields.offer(shared_expert_gate=fields.whole("shared_expert_intermediate_size") > 0)
 
 
 def read_minimax(fields: Fields) -> None:
     """Read MiniMax-01 and M1: softmax attention in every eighth layer, lightning attention in the others."""
-    listed = ["full_attention" if kind == 1 else "linear_attention" for kind in fields.take_items("attn_type_list")]
-    fields.offer(layer_types=listed or every(fields, 8, "full_attention", "linear_attention"))
+    listed = ["full_attention" if kind == 1 else "lightning_attention" for kind in fields.take_items("attn_type_list")]
+    fields.offer(layer_types=listed or every(fields, 8, "full_attention", "lightning_attention"))
     fields["chunk_size"] = fields.take_whole("block_size", 256) or 256
-    fields["layer_types"] = [
-        "lightning_attention" if k == "linear_attention" else k for k in fields.items_of("layer_types")
-    ]
 
 
 def read_exaone_moe(fields: Fields) -> None:
@@ -235,11 +229,10 @@ def read_bamba(fields: Fields) -> None:
 
 def read_granite_hybrid(fields: Fields) -> None:
     """Read Granite 4: attention in the listed layers, Mamba-2 in the others; without experts, a dense layer."""
-    kinds = ["mamba2" if kind == "mamba" else kind for kind in fields.items_of("layer_types")]
-    if "mamba2" in kinds:
+    fields.offer(layer_types=["full_attention"] * fields.whole("num_hidden_layers"))
+    if "mamba2" in fields.items_of("layer_types"):
         _read_expand(fields)
     fields.pop("expand", None)
-    fields["layer_types"] = kinds or ["full_attention"] * fields.whole("num_hidden_layers")
     if not fields.whole("num_experts"):
         fields["intermediate_size"] = fields.pop("shared_expert_intermediate_size", fields.whole("intermediate_size"))
 
@@ -402,8 +395,7 @@ def read_arctic(fields: Fields) -> None:
 def read_lfm2(fields: Fields) -> None:
     """Read LFM2: gated short convolutions in most layers; the feed-forward has two thirds of the given width."""
     attending, layers = fields.take_items("full_attn_idxs"), fields.whole("num_hidden_layers")
-    kinds = fields.items_of("layer_types") or ["full_attention" if i in attending else "conv" for i in range(layers)]
-    fields["layer_types"] = ["short_conv" if kind == "conv" else kind for kind in kinds]
+    fields.offer(layer_types=["full_attention" if i in attending else "short_conv" for i in range(layers)])
     fields["conv_kernel"] = fields.take_assumed("conv_L_cache", 3)
     width = fields.take_whole("block_ff_dim") or fields.take_assumed("intermediate_size", 12288)
     fields.agree("intermediate_size", width, "block_ff_dim")
@@ -434,20 +426,21 @@ def read_falcon_h1(fields: Fields) -> None:
 def read_kimi_linear(fields: Fields) -> None:
     """Read Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
     parts = fields.take_part("linear_attn_config")
-    heads, width = fields.take_whole("linear_num_heads"), fields.take_whole("linear_head_dim")
-    parts.offer(num_attention_heads=heads or fields.whole("num_attention_heads"))
-    parts.offer(**({"head_dim": width} if width else {}))
-    parts.offer(short_conv_kernel_size=fields.take_whole("short_conv_kernel_size"))
-    parts.assume(head_dim=128)
+    inner = {
+        "linear_num_heads": "num_attention_heads",
+        "linear_head_dim": "head_dim",
+    }  # transformers 5 has no such part
+    for key, name in (*inner.items(), ("short_conv_kernel_size", "short_conv_kernel_size")):
+        if key in fields:
+            parts.setdefault(name, fields.pop(key))
+    parts.offer(num_attention_heads=fields.whole("num_attention_heads"))
+    parts.assume(head_dim=128, short_conv_kernel_size=4)
     full, layers = parts.items_of("full_attn_layers"), fields.whole("num_hidden_layers")
     parts.agree("kda_layers", [i for i in range(1, layers + 1) if i not in full], "full_attn_layers")
     fields.offer(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
-    kinds = ["latent_attention" if kind == "full_attention" else kind for kind in fields.items_of("layer_types")]
-    fields["layer_types"] = kinds
     width, heads = parts.whole("head_dim"), parts.whole("num_attention_heads")
-    fields.offer(linear_num_value_heads=heads, linear_value_head_dim=width)
-    kernel = parts.take_whole("short_conv_kernel_size") or parts.take_assumed("short_conv_kernel_size", 4)
-    fields.offer(linear_conv_kernel_dim=kernel, linear_gate_rank=width)
+    fields.offer(linear_num_value_heads=heads, linear_value_head_dim=width, linear_gate_rank=width)
+    fields.offer(linear_conv_kernel_dim=parts.whole("short_conv_kernel_size"))
     fields.offer(rotary=not fields.take_flag("mla_use_nope", True))
     _note_states(fields)
 
@@ -461,9 +454,6 @@ def _note_states(fields: Fields) -> None:
 
 def read_bailing_hybrid(fields: Fields) -> None:
     """Read Ling 3: Kimi delta attention with full gates; the last layer of each group has gated latent attention."""
-    if "layer_types" in fields:
-        kinds = fields.items_of("layer_types")
-        fields["layer_types"] = ["latent_attention" if kind == "full_attention" else kind for kind in kinds]
     offer_turns(fields, "layer_group_size", 6, "latent_attention", "kimi_delta")
     heads, width = fields.take_whole("linear_num_heads"), fields.take_whole("linear_head_dim", 128)
     fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
@@ -637,7 +627,7 @@ class Family(NamedTuple):
     defaults: Mapping[str, Any] = {}
     read: Callable[[Fields], None] = nothing
     sizes: Mapping[str, Any] = {}
-    linear_attention: str = ""  # kind of the layers that transformers 5 calls `linear_attention`
+    kinds: Mapping[str, str] = {}  # our names for kinds of layers that its files name in their own way
 
 
 TIED = {"tie_word_embeddings": True}
@@ -664,6 +654,8 @@ GEMMA3_SIZES = {
 }
 GEMMA4 = GEMMA | {"norms_per_layer": 4, "qk_norm": "head", "sliding_window": 512, "global_head_dim": 512}
 DELTA = {"qk_norm": "head", "attention_output_gate": True, "state_element_bytes": 4, "chunk_size": 64}
+DELTA_KINDS = {"linear_attention": "gated_delta_net"}
+KIMI_KINDS = {"linear_attention": "kimi_delta", "full_attention": "latent_attention"}
 LLAMA_SIZES = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -697,9 +689,9 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": Family(QKV_BIAS | SHARED_GATE),
     "qwen3": Family({"qk_norm": "head"}, sizes=QWEN2_SIZES | {"head_dim": 128}),
     "qwen3_moe": Family({"qk_norm": "head"}),
-    "qwen3_next": Family(DELTA, read_gated_delta),
-    "qwen3_5": Family(DELTA, read_gated_delta),
-    "qwen3_5_moe": Family(DELTA | {"intermediate_size": 0}, read_gated_delta),
+    "qwen3_next": Family(DELTA, read_gated_delta, kinds=DELTA_KINDS),
+    "qwen3_5": Family(DELTA, read_gated_delta, kinds=DELTA_KINDS),
+    "qwen3_5_moe": Family(DELTA | {"intermediate_size": 0}, read_gated_delta, kinds=DELTA_KINDS),
     "gemma": Family(GEMMA, sizes=GEMMA_SIZES),
     "gemma2": Family(GEMMA2, sizes=GEMMA2_SIZES),
     "gemma3": Family(GEMMA3, sizes=GEMMA3_SIZES),
@@ -753,16 +745,16 @@ FAMILIES: dict[str, Family] = {
     "glm_moe_dsa": Family({"router_bias": True}, read_indexed),
     "deepseek_v4": Family({"attention_sinks": True, "hc_mult": 4, "sliding_window": 128}, read_deepseek_v4),
     "longcat_flash": Family({}, read_longcat),
-    "kimi_linear": Family({"router_bias": True, "chunk_size": 64}, read_kimi_linear, linear_attention="kimi_delta"),
+    "kimi_linear": Family({"router_bias": True, "chunk_size": 64}, read_kimi_linear, kinds=KIMI_KINDS),
     "bailing_moe": Family({"router_bias": True}, read_biased("use_bias", False)),
     "bailing_hybrid": Family(
         {"router_bias": True, "attention_head_gate": True, "chunk_size": 64},
         read_bailing_hybrid,
-        linear_attention="kimi_delta",
+        kinds=KIMI_KINDS,
     ),
     "minicpm": Family(),
     "minicpm3": Family(TIED, read_minicpm3, {"qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "q_lora_rank": 768}),
-    "minimax": Family({}, read_minimax),
+    "minimax": Family({}, read_minimax, kinds={"linear_attention": "lightning_attention"}),
     "minimax_m2": Family({"qk_norm_kind": "full", "router_bias": True}, read_minimax_m2),
     "minimax_m3_vl": Family({"qk_norm_kind": "head", "router_bias": True}, read_minimax_m3),
     "mimo": Family(SPARE_OUTPUT_BIAS | {"attention_bias": True}),
@@ -783,11 +775,11 @@ FAMILIES: dict[str, Family] = {
         read_zamba2,
         {"ssm_state_size": 64, "max_position_embeddings": 4096},
     ),
-    "lfm2": Family(TIED | {"qk_norm": "head", "conv_bias": False}, read_lfm2),
+    "lfm2": Family(TIED | {"qk_norm": "head", "conv_bias": False}, read_lfm2, kinds={"conv": "short_conv"}),
     "olmo_hybrid": Family(
         DELTA | {"qk_norm": "full", "attention_output_gate": False},
         read_olmo_hybrid,
-        linear_attention="gated_delta_net",
+        kinds=DELTA_KINDS,
     ),
     "nemotron-nas": Family({}, read_nemotron_nas),
     "nemotron": Family(LAYERNORM | {"gated_mlp": False}),
@@ -799,7 +791,7 @@ FAMILIES: dict[str, Family] = {
     "stablelm": Family(LAYERNORM, read_stablelm),
     "granite": Family(TIED),
     "granitemoe": Family(TIED),
-    "granitemoehybrid": Family(TIED, read_granite_hybrid, linear_attention="mamba2"),
+    "granitemoehybrid": Family(TIED, read_granite_hybrid, kinds={"mamba": "mamba2", "linear_attention": "mamba2"}),
     "exaone4": Family({"qk_norm": "head"}),
     "exaone_moe": Family({"qk_norm": "head", "router_bias": True}, read_exaone_moe),
     "solar_open": Family({"intermediate_size": 10240, "router_bias": True}),

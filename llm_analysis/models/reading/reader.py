@@ -38,7 +38,7 @@ _OTHER_NAMES = {
     "attention": "full_attention",
     "moe": "sparse",
     "mlp": "dense",
-    # Written by transformers 5; `linear_attention` is the recurrence of the family (Family.linear_attention).
+    # Written by transformers 5, which also writes `linear_attention` for the recurrence of a family (see Family.kinds).
     "indexed_attention": "sparse_latent_attention",
     "deepseek_sparse_attention": "sparse_latent_attention",
 }
@@ -236,11 +236,11 @@ def _note_activation(fields: Fields) -> None:
 
 
 def _rename_kinds(fields: Fields, family: Family) -> None:
-    """Translate the kinds of layers in a file into our names, `linear_attention` into the family's recurrence."""
-    names = _OTHER_NAMES | ({"linear_attention": family.linear_attention} if family.linear_attention else {})
+    """Translate the kinds of layers in a file into our names: those of many families, then those of this one."""
     for key in ("layer_types", "mlp_layer_types"):
         if key in fields:
-            fields[key] = [names.get(str(kind), str(kind)) for kind in fields.items_of(key)]
+            usual = [_OTHER_NAMES.get(str(kind), str(kind)) for kind in fields.items_of(key)]
+            fields[key] = [family.kinds.get(kind, kind) for kind in usual]
 
 
 def _read_layer_overrides(fields: Fields) -> None:

@@ -101,7 +101,7 @@ def test_every_published_file_is_read_or_rejected_by_its_type() -> None:
 
 
 def test_counts_are_those_of_transformers_but_for_the_reasons_given() -> None:
-    """Within 0.1 %: parameters, those active in a token, bytes of KV cache that a token adds."""
+    """Within 0.1 %: parameters, those active in a token, bytes of KV cache that a token adds. Others carry a note."""
     wrong, used, compared = [], set(), 0
     for file in published():
         kind = str(file.raw["model_type"])
@@ -113,7 +113,7 @@ def test_counts_are_those_of_transformers_but_for_the_reasons_given() -> None:
         if any(off(mine, true) for mine, true in zip(ours, file.truth, strict=True)):
             reasons = {kind, file.path.name} & (set(DIFFERENT) | set(SINGLE))
             used |= reasons
-            wrong += [] if reasons else [(file.path.name, ours, file.truth)]
+            wrong += [] if reasons and model.notes else [(file.path.name, ours, file.truth)]
     assert wrong == []
     assert used == set(DIFFERENT) | set(SINGLE)  # a reason that is no longer needed is removed
     assert compared > 140
