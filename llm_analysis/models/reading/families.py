@@ -426,11 +426,8 @@ def read_falcon_h1(fields: Fields) -> None:
 def read_kimi_linear(fields: Fields) -> None:
     """Read Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
     parts = fields.take_part("linear_attn_config")
-    inner = {
-        "linear_num_heads": "num_attention_heads",
-        "linear_head_dim": "head_dim",
-    }  # transformers 5 has no such part
-    for key, name in (*inner.items(), ("short_conv_kernel_size", "short_conv_kernel_size")):
+    moved = {"linear_num_heads": "num_attention_heads", "linear_head_dim": "head_dim"}  # by transformers 5
+    for key, name in (moved | {"short_conv_kernel_size": "short_conv_kernel_size"}).items():
         if key in fields:
             parts.setdefault(name, fields.pop(key))
     parts.offer(num_attention_heads=fields.whole("num_attention_heads"))
@@ -455,7 +452,7 @@ def _note_states(fields: Fields) -> None:
 def read_bailing_hybrid(fields: Fields) -> None:
     """Read Ling 3: Kimi delta attention with full gates; the last layer of each group has gated latent attention."""
     offer_turns(fields, "layer_group_size", 6, "latent_attention", "kimi_delta")
-    heads, width = fields.take_whole("linear_num_heads"), fields.take_whole("linear_head_dim", 128)
+    heads, width = fields.take_whole("linear_num_heads"), fields.take_assumed("linear_head_dim", 128)
     fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
     fields.offer(linear_conv_kernel_dim=fields.take_assumed("short_conv_kernel_size", 4))
     _note_states(fields)
