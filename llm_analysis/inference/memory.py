@@ -157,8 +157,9 @@ class _Stage(NamedTuple):
     weights: dict[str, Quantity]  # by class
     kv_cache: Quantity
     rows: Quantity  # tokens of the widest prefill pass
+    sequences: Quantity  # of which it computes tokens
     row_bytes: Quantity  # of each: the residual stream, and an operator's inputs and outputs
-    head_bytes: Quantity  # inputs and outputs of the output head and the like, which see few rows; without the stream
+    head_bytes: Quantity  # of each sequence: inputs and outputs of the output head and the like, without the stream
     stream_bytes: Quantity  # of each row, this GPU's part
     layers: tuple[int, int]
 
@@ -178,18 +179,18 @@ class _Stage(NamedTuple):
         rows, shared = step.rows, s.layout.share(step).rows
         stream = s.model.hidden_size * s.dtypes.stream_bytes * (shared / rows)
         widest = _peak(op for op in prefill if not op.last_only) / rows
-        head = _peak(op for op in prefill if op.last_only)
+        head = _peak(op for op in prefill if op.last_only) / step.batch
         cache = budget.kv_cache((first, last), w.seq_len + w.num_tokens_to_generate)
-        return cls(weights, cache, rows, stream + widest, head, stream, (first, last))
+        return cls(weights, cache, rows, step.batch, stream + widest, head, stream, (first, last))
 
     @property
     def activations(self) -> Quantity:
         """Bytes at the peak of the prefill."""
-        return self.activations_of(self.rows)
+        return self.activations_of(self.rows, self.sequences)
 
-    def activations_of(self, rows: Quantity) -> Quantity:
-        """Return the same for a pass of as many sequences, but `rows` tokens."""
-        return maximum(rows * self.row_bytes, rows * self.stream_bytes + self.head_bytes)
+    def activations_of(self, rows: Quantity, sequences: Quantity) -> Quantity:
+        """Return the same for a pass over `rows` tokens of `sequences`."""
+        return maximum(rows * self.row_bytes, rows * self.stream_bytes + sequences * self.head_bytes)
 
     @property
     def tensors(self) -> Quantity:
@@ -207,6 +208,7 @@ def _fuller(one: _Stage, other: _Stage) -> _Stage:
         weights,
         where(more, other.kv_cache, one.kv_cache),
         where(more, other.rows, one.rows),
+        where(more, other.sequences, one.sequences),
         where(more, other.row_bytes, one.row_bytes),
         where(more, other.head_bytes, one.head_bytes),
         where(more, other.stream_bytes, one.stream_bytes),
@@ -258,10 +260,13 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     positions = budget.scenario.model.max_position_embeddings
     low, high = own + 1.0, real(maximum(w.seq_len + w.num_tokens_to_generate, positions))
 
+    def longer(tokens: Quantity) -> Workload:
+        """Return the workload with a prompt that makes sequences of `tokens`."""
+        return w.model_copy(update={"seq_len": maximum(tokens - w.num_tokens_to_generate, w.cached_prefix_len + 1.0)})
+
     def anew(tokens: Quantity) -> _Stage:
-        """Return the stage for a prompt that makes sequences of `tokens`."""
-        prompt = maximum(tokens - w.num_tokens_to_generate, w.cached_prefix_len + 1.0)
-        return _Stage.of(budget._replace(workload=w.model_copy(update={"seq_len": prompt})), *stage.layers)
+        """Return the stage for sequences of `tokens`."""
+        return _Stage.of(budget._replace(workload=longer(tokens)), *stage.layers)
 
     growing = some(anew(high).row_bytes > (1 + _ROUNDING) * stage.row_bytes)
 
@@ -270,9 +275,9 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         if growing:
             grown = anew(tokens)
             return -budget.left(weights, grown.kv_cache, grown.activations)
-        prompt = maximum(tokens - own, 1)
-        rows = minimum(real(w.batch_size_per_gpu * prompt), float(w.prefill_chunk_size or inf))
-        return -budget.left(weights, budget.kv_cache(stage.layers, tokens), stage.activations_of(rows))
+        step = longer(tokens).widest_pass
+        activations = stage.activations_of(step.rows, step.batch)
+        return -budget.left(weights, budget.kv_cache(stage.layers, tokens), activations)
 
     at_low, at_high = over(low), over(high)
     none, all_fit = at_low > 0, at_high <= 0

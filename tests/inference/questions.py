@@ -215,9 +215,15 @@ class Laws:
         classes = [name for name in e._fields if name.endswith("_weight_memory_per_gpu")]
         weights = e.weight_memory_per_gpu
         yield equal("classes of weights add up", sum(getattr(e, name) for name in classes), weights)
-        parts = weights + e.kv_cache_memory_per_gpu + e.activation_memory_per_gpu + e.runtime_memory_per_gpu
-        usable = e.memory_per_gpu * e.gpu_memory_utilization
-        yield equal("parts of the memory add up", parts + e.memory_left_per_gpu, usable)
+        held = weights + e.activation_memory_per_gpu + e.runtime_memory_per_gpu
+        parts, cache, share = held + e.kv_cache_memory_per_gpu, e.kv_cache_memory_per_gpu, e.gpu_memory_utilization
+        left = {  # by what the fraction of an engine is of
+            "everything": share * e.memory_per_gpu - parts,
+            "free": share * (e.memory_per_gpu - held) - cache,
+            "weights_and_cache": min(share * e.memory_per_gpu - weights - cache, e.memory_per_gpu - parts),
+        }[self.s.engine.fraction_of if self.s.engine else "everything"]
+        rest = abs(e.memory_left_per_gpu - left)
+        yield law("parts of the memory add up", rest <= ROUNDING * e.memory_per_gpu, f"{e.memory_left_per_gpu} {left}")
         yield law("it fits if memory is left", e.fits == (e.memory_left_per_gpu >= 0), f"{e.memory_left_per_gpu}")
         least = min(getattr(e, name) for name in (*classes, "kv_cache_memory_per_gpu", "activation_memory_per_gpu"))
         yield at_least("no part of the memory is negative", least, 0)
@@ -503,7 +509,7 @@ class Laws:
                 yield at_most("steady state: throughput below saturation", state.request_throughput, most)
             output = state.request_throughput * tokens[1]
             yield equal("steady state: tokens of requests", state.output_token_throughput, output)
-        for fewer, more in pairwise(states):
+        for fewer, more in pairwise(states if tokens[1] >= 32 else ()):
             yield at_least("steady state: TPOT with more in flight", more.tpot, fewer.tpot * (1 - 1e-6))
         if self.rng.random() < 0.1:
             yield from self._simulated(tokens)
