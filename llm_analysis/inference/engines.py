@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Version = tuple[int, int]
 _NEWEST_VLLM = "vllm-v1"
 _SIXTEEN = 16
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(gt=0)]
 
 
@@ -96,7 +95,7 @@ class ServerDefaults(NamedTuple):
 
 
 class Engine(BaseModel):
-    """How an engine schedules, its host time in a simulation, and its defaults by version and GPU."""
+    """How an engine schedules, and its defaults by version and GPU."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -107,14 +106,9 @@ class Engine(BaseModel):
     reserve: Annotated[float, Field(ge=0, le=1)] = 0.0
     fraction_of: Literal["everything", "weights_and_cache", "free"] = "everything"
     kv_cache: Literal["activations", "checkpoint"] = "activations"  # format of a KV cache that is left to the engine
-    host_step_seconds: _Seconds = 0.0
-    host_sequence_seconds: _Seconds = 0.0
-    host_overlapped: bool = False
-    stream_seconds: _Seconds = 0.0  # per output token, HTTP front end
-    launch_seconds: _Seconds = 0.0  # per kernel of a step with prefill beyond the CUDA-graph size
-    graph_rows: Annotated[int, Field(ge=0)] = 512
-    front_seconds: _Seconds = 0.0
-    front_serial_seconds: _Seconds = 0.0
+    host_overlapped: bool = False  # the next step is prepared while the GPU works
+    streams_in_step: bool = False  # tokens are sent to clients between steps, not by a process of its own
+    graph_rows: Annotated[int, Field(ge=0)] = 512  # rows up to which steps with prompts are replayed from CUDA graphs
     source: str = ""
     usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # if none is stated
     defaults: Annotated[list[VersionDefaults], Field(min_length=1)]

@@ -6,22 +6,24 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from llm_analysis.calibration.load_scores import LoadRun, LoadScore, errors_by_class
+from llm_analysis.calibration.load_runs import LoadRun
+from llm_analysis.calibration.load_scores import LoadScore, errors_by_class
 from llm_analysis.report.tables import csv_of, table
 
 Scored = Sequence[tuple[LoadRun, LoadScore]]
 
 
-def rendered(scored: Scored, skipped: Sequence[tuple[str, str]], style: str) -> str:
+def rendered(scored: Scored, goodput: Scored, skipped: Sequence[tuple[str, str]], style: str) -> str:
     """Return the score in one of the output formats; JSON and CSV list all values."""
     rows = [row._asdict() for _, row in scored]
-    classes = errors_by_class(scored)
+    classes = errors_by_class([*scored, *goodput])
     if style == "csv":
         return csv_of(rows)
     if style == "json":
         answer = {
             "classes": [found._asdict() for found in classes],
             "rows": rows,
+            "goodput": [row._asdict() for _, row in goodput],
             "skipped": [{"id": name, "reason": reason} for name, reason in skipped],
         }
         return json.dumps(answer, indent=2)

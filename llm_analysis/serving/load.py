@@ -13,11 +13,11 @@ from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import (
     LEAST_PROBE,
     LIMITED,
-    MOST_PROBE,
     Server,
     Workload,
     attainment,
     goodput_rate,
+    probe_size,
     saturation_rate,
 )
 from llm_analysis.serving.simulation import Progress, Run
@@ -111,8 +111,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
     saturation = _of_trace(q) if q.trace else saturation_rate(s, q.workload)
     best = None
     if q.limits and not q.trace:
-        count = min(max(q.num_prompts, LEAST_PROBE), MOST_PROBE * max(s.num_replicas, 1))
-        best = goodput_rate(s, q.workload, q.limits, q.share, saturation, count)
+        best = goodput_rate(s, q.workload, q.limits, q.share, saturation, probe_size(s, q.workload))
     points = tuple(_point(q, rate, saturation, _part(progress, i, len(q.rates))) for i, rate in enumerate(q.rates))
     scenario, layout = q.scenario, q.scenario.layout
     replicas = s.num_prefill_workers + s.num_decode_workers or s.num_replicas

@@ -10,6 +10,7 @@ from llm_analysis.inference.memory import runtime_bytes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.physics.operators import Step
+from llm_analysis.serving.host_terms import HostTerms, host_terms
 from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import HEAD, Host
 from llm_analysis.units import Quantity, maximum, minimum
@@ -23,7 +24,7 @@ def policy_of(
     engine: Engine, scenario: Scenario, mean_context: Quantity, *, version: Version | None = None, **changed: Any
 ) -> Policy:
     """Return the policy of an engine on the GPUs of a scenario; `changed` fields replace its defaults."""
-    defaults = engine.defaults_on(scenario.gpu, version)
+    defaults, terms = engine.defaults_on(scenario.gpu, version), host_terms(engine.runtimes[0])
     utilization = changed.pop("gpu_memory_utilization", defaults.gpu_memory_utilization)
     longest = min(max(scenario.model.max_position_embeddings, _LEAST_PASS), _LARGEST_PASS)
     policy = Policy(
@@ -32,8 +33,8 @@ def policy_of(
         mixed=engine.mixed,
         chunked=engine.chunked,
         reserve=engine.reserve,
-        front_seconds=engine.front_seconds,
-        front_serial_seconds=engine.front_serial_seconds,
+        front_seconds=terms.front_seconds,
+        front_serial_seconds=terms.front_serial_seconds,
     )._replace(**changed)
     if isinstance(policy.kv_tokens, float) and policy.kv_tokens == inf:
         capacity = _kv_capacity(scenario, policy, engine.fraction_of, utilization, mean_context)
@@ -41,7 +42,7 @@ def policy_of(
     return policy
 
 
-def kernels_of(scenario: Scenario) -> float:
+def launches_of(scenario: Scenario) -> float:
     """Return how many kernels a pass launches."""
     layers = scenario.model.num_hidden_layers
     ops = stage_ops(scenario.model, Step(1.0, 1.0), scenario.dtypes, scenario.layout, 0, layers)
@@ -50,13 +51,19 @@ def kernels_of(scenario: Scenario) -> float:
 
 def host_of(engine: Engine, scenario: Scenario) -> Host:
     """Return the host time of an engine for the model of a scenario."""
+    return host_from(engine, host_terms(engine.runtimes[0]), launches_of(scenario))
+
+
+def host_from(engine: Engine, terms: HostTerms, launches: float, streams: bool = True) -> Host:
+    """Return the host time of an engine whose passes launch so many kernels; `streams` if clients get each token."""
+    stream = terms.stream_seconds if streams else 0.0
     return Host(
-        step=engine.host_step_seconds,
-        sequence=engine.host_sequence_seconds,
-        prefill=engine.launch_seconds * kernels_of(scenario),
+        step=terms.step_seconds,
+        sequence=terms.sequence_seconds + (stream if engine.streams_in_step else 0.0),
+        prefill=terms.launch_seconds * launches,
         graph_rows=float(engine.graph_rows),
         overlapped=engine.host_overlapped,
-        stream=engine.stream_seconds,
+        stream=0.0 if engine.streams_in_step else stream,
     )
 
 

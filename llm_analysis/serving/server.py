@@ -21,7 +21,8 @@ from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulat
 from llm_analysis.serving.step_times import StepTimes, build_step_times
 
 _BISECTIONS = 8  # of the interval up to the saturation rate: to 0.4 % of it
-LEAST_PROBE, MOST_PROBE = 500, 2000  # requests of a run that finds the saturation rate or the goodput
+LEAST_PROBE, MOST_PROBE = 500, 8000  # requests on a replica in a run that finds the saturation rate or the goodput
+_WAVES = 4  # times the sequences that a replica runs at a time: fewer requests would all find a free slot
 LIMITED = ("ttft", "tpot", "e2el")  # metrics that goodput may limit
 
 
@@ -126,14 +127,20 @@ def kv_link(scenario: Scenario, mean_context: float) -> Link:
     return Link(empty, (whole - empty) / mean_context)
 
 
+def probe_size(server: Server, workload: Workload) -> int:
+    """Return how many requests show the steady state of a server."""
+    policy, replicas = server.policy, max(server.num_replicas, server.num_decode_workers, 1)
+    slots = min(policy.max_num_seqs, policy.kv_tokens / (workload.inputs.mean + workload.outputs.mean / 2))
+    return replicas * int(min(max(_WAVES * slots, LEAST_PROBE), MOST_PROBE))
+
+
 def saturation_rate(server: Server, workload: Workload) -> float:
     """Return the requests per second that the server completes when there are always more waiting.
 
     Replicas that always have work do not depend on each other: one is simulated, the others are like it.
     """
-    slots = server.policy.max_num_seqs * max(server.num_decode_workers, 1)
-    count = min(max(4 * slots, LEAST_PROBE), MOST_PROBE)
-    run = server._replace(num_replicas=1).run(workload.requests(count, inf))
+    one = server._replace(num_replicas=1)
+    run = one.run(workload.requests(probe_size(one, workload), inf))
     return server.num_replicas * summarize(run, steady=True).request_throughput
 
 

@@ -6,15 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Ask
 
-from llm_analysis.calibration.load_scores import (
-    LOAD_EVIDENCE,
-    class_of,
-    estimate_run,
-    metric_of,
-    prepare,
-    read_runs,
-    transport_of,
-)
+from llm_analysis.calibration.load_estimates import estimate_run, metric_of, prepare
+from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs, transport_of
+from llm_analysis.calibration.load_scores import class_of
 
 COLUMNS = (
     "id,source,runtime,model_name,gpu_name,dtype_name,arrival,request_rate_per_s,num_requests,dataset,"

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from llm_analysis.calibration.load_scores import LOAD_EVIDENCE, errors_by_class, score_load
+from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs
+from llm_analysis.calibration.load_scores import errors_by_class, goodput_scores, score_load
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue
@@ -19,11 +20,12 @@ def load_score(measurements: str | None, format: str, limits: Mapping[str, float
     scored, skipped = score_load(path)
     if not scored:
         raise BadValue(f"no row could be estimated: {skipped[0][1] if skipped else 'the table is empty'}")
-    classes = errors_by_class(scored)
+    goodput = goodput_scores(read_runs(path)[0])
+    classes = errors_by_class([*scored, *goodput])
     count = max(len(classes), 1)
     means = sum(c.median_abs_error for c in classes) / count, sum(c.p90_abs_error for c in classes) / count
     found = zip(limits.items(), means, strict=True)
     over = [
         f"mean {name} of the classes {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most
     ]
-    return Output(rendered(scored, skipped, format), failure="; ".join(over), status=1 if over else 0)
+    return Output(rendered(scored, goodput, skipped, format), failure="; ".join(over), status=1 if over else 0)

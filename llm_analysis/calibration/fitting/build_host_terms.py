@@ -1,0 +1,235 @@
+"""Fit the host times of serving engines to published runs under load: `data/host_terms.json`.
+
+    python -m llm_analysis.calibration.fitting.build_host_terms load.csv
+
+The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and throughput. Each source,
+model, GPU and class of metrics weighs the same. The loss is soft-L1, so that a run which is estimated beyond saturation
+does not decide. A term x of engine e has two pulls (Tikhonov), in units of its logarithm:
+
+    log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
+
+The prior is the static fit of the engine where that has the term, otherwise the size that engine developers name. So
+an engine with few runs keeps to what the others say. The simulation is made linear in the logarithms of the terms by
+finite differences, _ROUNDS times; the fits without one source use the last of these lines.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from math import log
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_analysis.calibration.fitting.build_runtimes import FIT_DATE
+from llm_analysis.calibration.load_estimates import Prepared, metric_of, prepare
+from llm_analysis.calibration.load_runs import LoadRun, read_runs
+from llm_analysis.calibration.load_scores import class_of
+from llm_analysis.calibration.residuals import rounded
+from llm_analysis.errors import LLMAnalysisError
+from llm_analysis.serving.host_terms import FILE, HostTerms
+from llm_analysis.serving.scheduler import Policy
+from llm_analysis.serving.step_times import Host
+from llm_analysis.units import Array
+
+Terms = dict[str, HostTerms]  # by the first runtime of an engine
+
+_METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in ("mean", "median")),)
+_THROUGHPUT = "output_token_throughput"
+_PER_GROUP = 2  # runs of a source, model, GPU and kind of arrival: those with the lowest and the highest load
+_MOST_REQUESTS = 600  # of a run in the fit
+_ROUNDS = 1
+_STEP = 0.25  # of the logarithm of a term, for finite differences
+_LARGEST_STEP = 1.2  # of a round
+_STEEPEST = 3.0  # derivative: beyond it a queue grows, and the line says nothing
+_SOFT = 0.3  # residual from which the loss grows linearly
+_SHARED, _OWN = 1.0, 0.5
+
+# Step and sequence of vLLM before 0.8: the static fit in data/runtimes/vllm.json. The others: milliseconds of host time
+# per step and per request, tens of microseconds per sequence, token and kernel launch.
+_PRIOR: Terms = {
+    "vllm-v1": HostTerms(2e-3, 2e-5, 6e-5, 5e-5, 1e-2, 1e-3),
+    "vllm-0.13": HostTerms(1e-3, 2e-5, 6e-5, 5e-5, 1e-2, 1e-3),
+    "vllm": HostTerms(1.9e-3, 8.3e-5, 6e-5, 5e-5, 1e-2, 1e-3),
+    "sglang": HostTerms(2e-3, 2e-5, 6e-5, 5e-5, 1e-2, 1e-3),
+    "tensorrt-llm": HostTerms(2e-3, 2e-5, 6e-5, 1e-5, 1e-2, 1e-3),
+}
+
+
+class Line(NamedTuple):
+    """Residuals as a linear function of the logarithms of the terms; one row per value."""
+
+    residuals: Array
+    slopes: Array  # by term of the value's engine
+    engines: Array  # number of each value's engine
+    sources: list[str]
+    weights: Array
+    at: Array  # logarithms of the terms, by engine and term
+
+
+def _key(run: Prepared) -> str:
+    """Return the engine of a run as the terms name it."""
+    name = run.engine.runtimes[0]
+    return name if name in _PRIOR else "vllm-v1"
+
+
+def _prepared(run: LoadRun) -> Prepared | None:
+    """Return a run ready for simulation; None if it cannot be estimated."""
+    try:
+        found = prepare(run)
+    except LLMAnalysisError:
+        return None
+    return found._replace(num_requests=min(found.num_requests, _MOST_REQUESTS))
+
+
+def _selected(runs: Sequence[LoadRun]) -> list[LoadRun]:
+    """Return the runs of the fit: of each group those with the lowest and the highest load."""
+    groups: dict[tuple[str, ...], list[LoadRun]] = {}
+    for run in runs:
+        if run.grade != "C":
+            key = (run.source, run.model_name, run.gpu_name, run.arrival, run.runtime, run.version, run.notes[:12])
+            groups.setdefault(key, []).append(run)
+    found = []
+    for group in groups.values():
+        group.sort(key=lambda run: (run.rate, run.concurrency, run.mean_input))
+        last = len(group) - 1
+        found += [group[i] for i in sorted({round(j * last / (_PER_GROUP - 1)) for j in range(_PER_GROUP)})]
+    return found
+
+
+def _terms_in(run: Prepared) -> tuple[Host, Policy]:
+    """Return what the host terms of a run change."""
+    return run.times.host, run.policy
+
+
+def _values(run: Prepared) -> dict[str, tuple[str, float]]:
+    """Return (metric, logarithm of estimated to measured) of a run, by id."""
+    try:
+        summary = run.summary()
+    except LLMAnalysisError:
+        return {}
+    found = {}
+    for name, metric, value in run.run.values:
+        estimated = metric_of(summary, metric) if metric in (*_METRICS, _THROUGHPUT) else 0.0
+        if estimated > 0:
+            found[name] = metric, log(estimated / value)
+    return found
+
+
+def _line(runs: Sequence[Prepared], at: Array, pool: ProcessPoolExecutor) -> Line:
+    """Return the residuals of all runs around the logarithms `at`."""
+    import numpy as np
+
+    names = list(_PRIOR)
+    number = [names.index(_key(run)) for run in runs]
+    moves = np.vstack([np.zeros(at.shape[1]), _STEP * np.eye(at.shape[1])])
+    under = [
+        [run.under(HostTerms(*np.exp(at[k] + move))) for run, k in zip(runs, number, strict=True)] for move in moves
+    ]
+    tables = [list(pool.map(_values, under[0], chunksize=4))]
+    for moved in under[1:]:
+        # Requests that reach the engine in its process see no front end: nothing changes, nothing is simulated.
+        jobs = [j for j, run in enumerate(moved) if _terms_in(run) != _terms_in(under[0][j])]
+        changed = dict(zip(jobs, pool.map(_values, [moved[j] for j in jobs], chunksize=4), strict=True))
+        tables.append([changed.get(j, tables[0][j]) for j in range(len(runs))])
+    keys = [(j, name) for j in range(len(runs)) for name in tables[0][j] if all(name in table[j] for table in tables)]
+    values = np.array([[table[j][name][1] for table in tables] for j, name in keys])
+    groups = [
+        (runs[j].run.source, runs[j].run.model_name, runs[j].run.gpu_name, class_of(tables[0][j][name][0]))
+        for j, name in keys
+    ]
+    sizes = Counter(groups)
+    return Line(
+        residuals=values[:, 0],
+        slopes=np.clip((values[:, 1:] - values[:, :1]) / _STEP, -_STEEPEST, _STEEPEST),
+        engines=np.array([number[j] for j, _ in keys]),
+        sources=[group[0] for group in groups],
+        weights=np.array([1.0 / sizes[group] for group in groups]),
+        at=at,
+    )
+
+
+def _solved(line: Line, left_out: str = "") -> Array:
+    """Return the logarithms of the terms that fit a line best, without the values of a source."""
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    prior = np.log(np.array(list(_PRIOR.values())))
+    engines, terms = line.at.shape
+    used = np.array([source != left_out for source in line.sources])
+    r, slopes, k = line.residuals[used], line.slopes[used], line.engines[used]
+    root = np.sqrt(line.weights[used])
+
+    def loss(x: Array) -> Array:
+        shared, moved = x[:terms], x[terms:].reshape(engines, terms)
+        now = r + np.einsum("ij,ij->i", slopes, moved[k])
+        soft = np.sqrt(2.0 * (np.sqrt(1.0 + (now / _SOFT) ** 2) - 1.0))
+        own = (line.at + moved - prior - shared) / _OWN
+        return np.concatenate([root * soft, own.ravel(), shared / _SHARED])
+
+    found = least_squares(loss, np.zeros(terms * (1 + engines)), bounds=(-_LARGEST_STEP, _LARGEST_STEP))
+    return np.asarray(line.at + found.x[terms:].reshape(engines, terms))
+
+
+def _terms(logs: Array) -> dict[str, dict[str, float]]:
+    """Return the terms of each engine, to three digits."""
+    import numpy as np
+
+    rows = zip(_PRIOR, np.exp(logs), strict=True)
+    return {name: HostTerms(*(float(f"{x:.3g}") for x in row))._asdict() for name, row in rows}
+
+
+def _errors(line: Line, logs: Mapping[str, Array]) -> dict[str, float]:
+    """Return the weighted median of |residual| of the values of each source under the terms for that source."""
+    import numpy as np
+
+    found = {}
+    for source in sorted(set(line.sources)):
+        own = np.array([s == source for s in line.sources])
+        moved = (logs[source] - line.at)[line.engines[own]]
+        sizes = np.abs(line.residuals[own] + np.einsum("ij,ij->i", line.slopes[own], moved))
+        order = np.argsort(sizes)
+        share = np.cumsum(line.weights[own][order])
+        found[source] = rounded(float(sizes[order][np.searchsorted(share, share[-1] / 2)]))
+    return found
+
+
+def build_host_terms(path: Path, processes: int | None = None) -> None:
+    """Fit the terms to the runs of a table and write the file."""
+    import numpy as np
+
+    logs = np.log(np.array(list(_PRIOR.values())))
+    with ProcessPoolExecutor(processes) as pool:
+        chosen = _selected(read_runs(path)[0])
+        runs = [run for run in pool.map(_prepared, chosen, chunksize=4) if run is not None]
+        print(f"{len(runs)} of {len(chosen)} runs can be estimated", flush=True)
+        for i in range(_ROUNDS + 1):
+            line = _line(runs, logs, pool)
+            mean = float(np.average(np.minimum(np.abs(line.residuals), 1.0), weights=line.weights))
+            print(f"round {i}: mean |log error|, at most 1 each, {mean:.4f}", flush=True)
+            if i < _ROUNDS:
+                logs = _solved(line)
+            print(json.dumps(_terms(_solved(line))), flush=True)
+    sources = sorted(set(line.sources))
+    held_out = {source: _solved(line, source) for source in sources}
+    data: dict[str, Any] = {
+        "about": "Host time of serving engines in seconds (serving/host_terms.py says which), fitted to published "
+        "runs under load; held_out: the terms of a fit without the runs of a source, by which validate --load "
+        "scores that source",
+        "date": FIT_DATE,
+        "evidence": {
+            "runs": len(runs),
+            "values": dict(Counter(line.sources)),
+            "median_log_error_held_out": _errors(line, held_out),
+        },
+        "terms": _terms(_solved(line)),
+        "held_out": {source: _terms(logs) for source, logs in held_out.items()},
+    }
+    FILE.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    build_host_terms(Path(sys.argv[1]))

@@ -1,0 +1,218 @@
+"""Simulate published runs of serving under load: what their engine was, and the metrics that it should have shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import inf
+from typing import NamedTuple
+
+from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, transport_of
+from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
+from llm_analysis.errors import BadValue, shown
+from llm_analysis.files import DATA, read_json
+from llm_analysis.inference.engines import Engine, engine_for
+from llm_analysis.inference.memory import weights_fit
+from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.physics.dtypes import Dtypes, get_dtypes
+from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.serving.host_terms import HostTerms, host_terms
+from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
+from llm_analysis.serving.metrics import Summary, summarize
+from llm_analysis.serving.policies import host_from, launches_of, policy_of
+from llm_analysis.serving.scheduler import Policy
+from llm_analysis.serving.server import (
+    Server,
+    Workload,
+    goodput_rate,
+    kv_link,
+    prefill_and_decode,
+    probe_size,
+    saturation_rate,
+)
+from llm_analysis.serving.simulation import Link, simulate, simulate_disaggregated
+from llm_analysis.serving.steady_state import steady_state
+from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
+
+MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
+_WAVES = 8  # times the slots of a replica that a shortened run fills
+_POISSON_WAVES = 2  # the same at a rate: below saturation most slots stay free
+_ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
+
+
+def _lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
+    """Return the input and output lengths of a run, with its means."""
+    if not run.mean_output > 0:
+        raise BadValue("mean_output_tokens is missing")
+    inputs, outputs = fixed(run.mean_input), fixed(run.mean_output)
+    if run.lengths.startswith("uniform from 0"):
+        return uniform(run.mean_input, 1.0), uniform(run.mean_output, 1.0)
+    if run.lengths == "fixed" or run.dataset in ("random", "synthetic") or "longctx" in run.dataset:
+        return inputs, outputs
+    shape_in, shape_out = workload("sharegpt")
+    if "CNN" in run.dataset:
+        return workload("arxiv-summarization")[0].scaled_to(run.mean_input), outputs
+    if "multi-turn" in run.dataset:
+        shape_in, shape_out = workload("sharegpt-multiturn")
+    if "LongBench" in run.dataset:
+        shape_in, shape_out = workload("mooncake-conversation")
+    capped = next((c for name, c in _CAPS.items() if name in run.dataset or name in run.lengths), inf)
+    return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
+
+
+_WORKERS = re.compile(r"(\d+)P(\d+)D")
+_CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
+
+
+def _dtypes_of(run: LoadRun) -> Dtypes:
+    """Return the formats of a run."""
+    name = {"fp8_block": "fp8"}.get(run.dtype_name, run.dtype_name)
+    found = get_dtypes(DTYPE_NAMES.get(name, name))
+    return found.with_kv_bits(KV_BITS[run.kv_dtype]) if run.kv_dtype in KV_BITS else found
+
+
+def scenario_of(run: LoadRun) -> Scenario:
+    """Return one replica of a run. Raises LLMAnalysisError."""
+    model, gpu = model_named(run.model_name), gpu_named(run.gpu_name)
+    layout = Parallelism(
+        tp_size=run.tp_size,
+        pp_size=run.pp_size,
+        ep_size=run.ep_size,
+        dp_size=run.dp_size if run.ep_size > run.tp_size else 1,
+    )
+    name = of_version(run.runtime, run.version)
+    if name not in runtime_names():
+        raise BadValue(f"unknown runtime {shown(run.runtime)}")
+    runtime = build_for(get_runtime(name), gpu).without_host()
+    scenario = Scenario.of(model, gpu, _dtypes_of(run), layout, method="calibrated", runtime=runtime)
+    weights_fit(scenario)
+    return scenario
+
+
+class Prepared(NamedTuple):
+    """A run as its simulation needs it."""
+
+    run: LoadRun
+    scenario: Scenario  # of one replica
+    engine: Engine
+    times: StepTimes
+    policy: Policy
+    workload: Workload
+    num_requests: int  # of one replica
+    rate: float
+    concurrency: float
+    steady: bool  # without ramp-up and drain
+    launches: float  # kernels of a pass
+    link: Link | None = None  # between prefill and decode workers
+
+    def under(self, terms: HostTerms) -> Prepared:
+        """Return the run with other host terms; those of the front end count only for requests over HTTP."""
+        transport = transport_of(self.run)
+        host = host_from(self.engine, terms, self.launches, transport != "offline")
+        front = (terms.front_seconds, terms.front_serial_seconds) if transport == "http" else (0.0, 0.0)
+        return self._replace(
+            times=self.times._replace(host=host),
+            policy=self.policy._replace(front_seconds=front[0], front_serial_seconds=front[1]),
+        )
+
+    def summary(self) -> Summary:
+        """Return the metrics of the simulation, throughputs of all replicas."""
+        requests = self.workload.requests(self.num_requests, self.rate)
+        workers = _WORKERS.fullmatch(self.run.disagg)
+        if workers and self.link:
+            prefill, decode = prefill_and_decode(self.policy)
+            numbers = int(workers[1]), int(workers[2])
+            simulated = simulate_disaggregated(
+                self.times, prefill, decode, self.link, requests, *numbers, self.concurrency
+            )
+        else:
+            simulated = simulate(self.times, self.policy, requests, self.concurrency)
+        found = summarize(simulated, steady=self.steady)
+        return found._replace(**{name: getattr(found, name) * self.run.dp_size for name in THROUGHPUTS})
+
+
+def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
+    """Return the metrics of the simulation of a run. Raises LLMAnalysisError."""
+    return prepare(run, seed).summary()
+
+
+def saturation_of(prepared: Prepared) -> float:
+    """Return the requests per second at which a replica of a run saturates, in closed form.
+
+    Requests have the mean lengths. With separate prefill workers there is no such form: infinity.
+    """
+    if prepared.link:
+        return inf
+    w, policy, scenario = prepared.workload, prepared.policy, prepared.scenario
+    limits = {name: getattr(policy, name) for name in ("max_num_seqs", "max_num_batched_tokens", "kv_tokens")}
+    found = steady_state(scenario, w.inputs.mean, w.outputs.mean, 1.0, engine=prepared.engine, **limits)
+    return float(found.saturation_rate) / scenario.layout.dp_size
+
+
+def limits_of(run: LoadRun) -> dict[str, float]:
+    """Return MLPerf's limits on the latencies of a run, in seconds; empty for other benchmarks."""
+    if "LoadGen" not in run.notes or run.arrival != "poisson":
+        return {}
+    scenarios: dict[str, dict[str, float]] = read_json(DATA / "mlperf_limits.json")["limits"].get(run.model_name, {})
+    return next((limits for name, limits in scenarios.items() if name in run.notes), {})
+
+
+def goodput_of(prepared: Prepared, limits: Mapping[str, float]) -> float:
+    """Return the highest request rate at which 99 % of the requests meet the limits, of all replicas."""
+    server = Server(prepared.times, prepared.policy, prepared.engine)
+    w = prepared.workload
+    rate = goodput_rate(server, w, limits, _ATTAINMENT, saturation_rate(server, w), probe_size(server, w))
+    return rate * prepared.run.dp_size
+
+
+def prepare(run: LoadRun, seed: int = 0) -> Prepared:
+    """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
+    scenario = scenario_of(run)
+    inputs, outputs = _lengths_of(run)
+    version = VERSION.search(run.version)
+    stated = (int(version[1]), int(version[2])) if version else None
+    engine = engine_for(of_version(run.runtime, run.version), stated)
+    changed: dict[str, float] = {
+        name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
+    }
+    context = run.mean_input + run.mean_output / 2
+    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
+        changed |= {"gpu_memory_utilization": 0.95}
+        if run.max_num_batched_tokens > 0 and run.max_num_seqs > 0:
+            # Of prompts: submissions with a budget of 256 tokens ran 400 sequences at a time.
+            changed["max_num_batched_tokens"] = int(run.max_num_batched_tokens + run.max_num_seqs)
+    policy = policy_of(engine, scenario, context, version=stated, **changed)
+    dp = run.dp_size
+    sent = run.num_requests / dp if run.num_requests > 0 else inf
+    concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.concurrency < inf else inf
+    waves = _WAVES if run.at_once or run.arrival == "closed" else _POISSON_WAVES
+    most = max(MOST_REQUESTS, int(waves * min(policy.max_num_seqs, concurrency)))
+    count = most if sent > most else max(round(sent), 1)
+    rate = run.rate / dp if run.arrival in ("poisson", "constant") else inf
+    shape = inf if run.arrival == "constant" else float(dp)  # every dp-th Poisson arrival has gaps of that shape
+    rows = policy.max_num_batched_tokens + policy.max_num_seqs
+    longest = inputs.longest + outputs.longest
+    prepared = Prepared(
+        run=run,
+        scenario=scenario,
+        engine=engine,
+        times=build_step_times(scenario, Host(), rows, min(policy.max_num_seqs, count), longest),
+        policy=policy,
+        workload=Workload(inputs, outputs, shape, seed),
+        num_requests=count,
+        rate=rate,
+        concurrency=concurrency,
+        steady=sent > most or "genai-perf" in run.notes,
+        launches=launches_of(scenario),
+        link=kv_link(scenario, context) if _WORKERS.fullmatch(run.disagg) else None,
+    )
+    return prepared.under(host_terms(engine.runtimes[0], run.source))
+
+
+def metric_of(summary: Summary, metric: str) -> float:
+    """Return a metric by the name that rows have for it."""
+    if metric in THROUGHPUTS:
+        return float(getattr(summary, metric))
+    kind, _, statistic = metric.partition("_")
+    return float(getattr(getattr(summary, kind), statistic))

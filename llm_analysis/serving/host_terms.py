@@ -1,0 +1,45 @@
+"""Host time of serving engines, fitted to published runs (`data/host_terms.json`).
+
+    step_seconds            per step, on the host
+    sequence_seconds        per sequence of a step
+    stream_seconds          per output token, in the process that streams the answers
+    launch_seconds          per kernel of a step with prompts that is not replayed from a CUDA graph
+    front_seconds           per request, HTTP and tokenizer; requests do not wait for each other
+    front_serial_seconds    per request, in the one process that takes requests in
+
+The file has the terms of each engine, and for each source of runs the terms of a fit without its runs, by which that
+source is scored. `calibration/fitting/build_host_terms.py` writes it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from llm_analysis.files import DATA, read_json
+
+FILE = DATA / "host_terms.json"
+NEWEST = "vllm-v1"  # whose terms an engine without runs gets
+
+
+class HostTerms(NamedTuple):
+    """The terms of one engine, in seconds."""
+
+    step_seconds: float = 0.0
+    sequence_seconds: float = 0.0
+    stream_seconds: float = 0.0
+    launch_seconds: float = 0.0
+    front_seconds: float = 0.0
+    front_serial_seconds: float = 0.0
+
+
+@cache
+def _file() -> dict[str, Any]:
+    """Return the file."""
+    return read_json(FILE)
+
+
+def host_terms(runtime: str, left_out: str = "") -> HostTerms:
+    """Return the terms of the engine of a runtime, fitted without the runs of the source `left_out`."""
+    fitted: dict[str, dict[str, float]] = _file()["held_out"].get(left_out, _file()["terms"])
+    return HostTerms(**fitted.get(runtime, fitted[NEWEST]))
