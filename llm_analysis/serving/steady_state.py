@@ -8,7 +8,10 @@ sequences are made, n prompts are prefilled, so that
     rate(n)  = n / cycle(n)                     requests per second
     TPOT     = cycle(n) / (o - 1) = T_d / (1 - rate dT)
 
-n is at most max_num_seqs and what the KV cache holds; n_max gives the saturation rate. A request that finds a free slot
+n is at most max_num_seqs and what the KV cache holds; n_max gives the saturation rate. An engine that admits a prompt
+as soon as the prompt fits (reserve 0) fills the cache with prompts while requests wait. Each of the o tokens that a
+request then generates takes its place from a sequence that is preempted and recomputed, prompt and all: o tokens more
+to prefill per request, so that dT grows by the factor 1 + o / s. A request that finds a free slot
 waits for the prompts before it, like a customer of a queue with utilization u = rate dT (Pollaczek-Khinchine, constant
 service): u dT / (2 (1 - u)); then its own prompt takes k steps. Beyond n_max Little's law gives the rest of the time.
 
@@ -72,10 +75,14 @@ def steady_state(
     most = minimum(by_cache, float(policy.max_num_seqs))
     asked = maximum(max_concurrency / dp, 1.0)
     step = Steps(scenario, policy, host_of(engine, scenario), s, o, asked)
+    preempts = policy.reserve == 0
+    again = where((by_cache < policy.max_num_seqs) * (o > 1), o / s, 0.0) if preempts else 0.0
+    preempting = where(asked > by_cache, 1.0 + again, 1.0)
     n = minimum(asked, most)
     ttft: Quantity = 0.0
     for _ in range(_ROUNDS):
         alone, added, own = step.seconds(n)
+        added = added * preempting
         cycle = (o - 1.0) * alone + n * added
         rate = n / cycle
         # A prompt alone (o = 1) holds no slot: all requests in flight wait for their prefill.
@@ -84,7 +91,7 @@ def steady_state(
         n = minimum(maximum(asked - rate * ttft, minimum(asked, 1.0) * 0.5), most)
     rate = where(o > 1, n / cycle, asked / ttft)
     alone, added, _ = Steps(scenario, policy, step.host, s, o, most).seconds(most)
-    full = most / ((o - 1.0) * alone + most * added)
+    full = most / ((o - 1.0) * alone + most * added * (1.0 + again))
     tpot = where(o > 1, cycle / maximum(o - 1.0, 1.0), 0.0)
     return SteadyState(
         ttft=ttft,

@@ -9,7 +9,9 @@ does not decide. A term x of engine e has two pulls (Tikhonov), in units of its 
     log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
 
 The prior is the static fit of the engine where that has the term, otherwise the size that engine developers name. So
-an engine with few runs keeps to what the others say. The simulation is made linear in the logarithms of the terms by
+an engine with few runs keeps to what the others say. Each source, model and GPU has a factor on its latencies, near 1,
+that takes up the error of its kernels: host time is what changes with the load and from one metric to the next. The
+factors are not kept. The simulation is made linear in the logarithms of the terms by
 finite differences, _ROUNDS times; the fits without one source use the last of these lines.
 """
 
@@ -47,6 +49,7 @@ _LARGEST_STEP = 1.2  # of a round
 _STEEPEST = 3.0  # derivative: beyond it a queue grows, and the line says nothing
 _SOFT = 0.3  # residual from which the loss grows linearly
 _SHARED, _OWN = 1.0, 0.5
+_KERNELS = 0.3  # standard deviation of the logarithm of the factor on a group's latencies
 
 # Step and sequence of vLLM before 0.8: the static fit in data/runtimes/vllm.json. The others: milliseconds of host time
 # per step and per request, tens of microseconds per sequence, token and kernel launch.
@@ -67,6 +70,8 @@ class Line(NamedTuple):
     engines: Array  # number of each value's engine
     sources: list[str]
     weights: Array
+    groups: Any  # number of each value's source, model and GPU
+    signs: Array  # 1 for a latency, -1 for a throughput
     at: Array  # logarithms of the terms, by engine and term
 
 
@@ -148,6 +153,8 @@ def _line(runs: Sequence[Prepared], at: Array, pool: ProcessPoolExecutor) -> Lin
         engines=np.array([number[j] for j, _ in keys]),
         sources=[group[0] for group in groups],
         weights=np.array([1.0 / sizes[group] for group in groups]),
+        groups=np.unique(["|".join(group[:3]) for group in groups], return_inverse=True)[1],
+        signs=np.array([-1.0 if group[3].startswith("throughput") else 1.0 for group in groups]),
         at=at,
     )
 
@@ -163,15 +170,20 @@ def _solved(line: Line, left_out: str = "") -> Array:
     r, slopes, k = line.residuals[used], line.slopes[used], line.engines[used]
     root = np.sqrt(line.weights[used])
 
+    group = np.unique(line.groups[used], return_inverse=True)[1]
+    sign = line.signs[used]
+    count = terms * (1 + engines)
+
     def loss(x: Array) -> Array:
-        shared, moved = x[:terms], x[terms:].reshape(engines, terms)
-        now = r + np.einsum("ij,ij->i", slopes, moved[k])
+        shared, moved, factors = x[:terms], x[terms:count].reshape(engines, terms), x[count:]
+        now = r + np.einsum("ij,ij->i", slopes, moved[k]) + sign * factors[group]
         soft = np.sqrt(2.0 * (np.sqrt(1.0 + (now / _SOFT) ** 2) - 1.0))
         own = (line.at + moved - prior - shared) / _OWN
-        return np.concatenate([root * soft, own.ravel(), shared / _SHARED])
+        return np.concatenate([root * soft, own.ravel(), shared / _SHARED, factors / _KERNELS])
 
-    found = least_squares(loss, np.zeros(terms * (1 + engines)), bounds=(-_LARGEST_STEP, _LARGEST_STEP))
-    return np.asarray(line.at + found.x[terms:].reshape(engines, terms))
+    start = np.zeros(count + int(group.max()) + 1)
+    found = least_squares(loss, start, bounds=(-_LARGEST_STEP, _LARGEST_STEP))
+    return np.asarray(line.at + found.x[terms:count].reshape(engines, terms))
 
 
 def _terms(logs: Array) -> dict[str, dict[str, float]]:
