@@ -1,10 +1,13 @@
 """Published measurements: read, score, fit.
 
-measurements   a CSV of published latencies
-timing         many measurements timed at once, as arrays
-validation     errors of the estimates against measurements
-load_scores    errors of simulations of serving against measurements
-residuals      measured / estimated by source, GPU and model, from which error bands are built
-calibrate      a runtime fitted to a user's own measurements
-fitting        build the package's own data files
+measurements       a CSV of published latencies
+timing             many measurements timed at once, as arrays
+validation         errors of the estimates against measurements
+load_runs          a CSV of published runs of serving under load
+load_estimates     such runs as simulations
+load_scores        errors of these simulations
+load_measurements  such runs as rows for a calibration
+residuals          measured / estimated by source, GPU and model, from which error bands are built
+calibrate          a runtime fitted to a user's own measurements
+fitting            build the package's own data files
 """

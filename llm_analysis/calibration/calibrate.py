@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_analysis.calibration.fitting.runtime_fit import fit
-from llm_analysis.calibration.measurements import Measurement, gpu_named, read_measurements, table_weights
+from llm_analysis.calibration.load_measurements import read_rows
+from llm_analysis.calibration.measurements import Measurement, gpu_named, table_weights
 from llm_analysis.calibration.residuals import rounded, weighted_percentiles
 from llm_analysis.calibration.timing import Rows
 from llm_analysis.calibration.validation import quantile, spread
@@ -49,7 +50,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
         raise BadConfig("calibrate needs scipy: pip install 'llm-analysis[calibrate]'") from None
     import numpy as np
 
-    measurements, unread = read_measurements(path)
+    measurements, unread = read_rows(path)
     chosen = next((m.engine for m in measurements), "none") if runtime is None else runtime
     others = [m for m in measurements if runtime is None and m.engine != chosen]
     rows = Rows([m for m in measurements if m not in others])

@@ -38,6 +38,9 @@ from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
 _WAVES = 8  # times the slots of a replica that a shortened run fills
 _POISSON_WAVES = 2  # the same at a rate: below saturation most slots stay free
+_CHAT = "chat endpoint"  # in the notes of a run
+# Versions that are those of another product, or a date, and the engine that was in it.
+_VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
 
 
@@ -72,6 +75,13 @@ def _dtypes_of(run: LoadRun) -> Dtypes:
     return found.with_kv_bits(KV_BITS[run.kv_dtype]) if run.kv_dtype in KV_BITS else found
 
 
+def _version_of(run: LoadRun) -> str:
+    """Return the version of a run's engine."""
+    if run.runtime != "tensorrt-llm":
+        return run.version
+    return next((known for start, known in _VERSIONS.items() if run.version.startswith(start)), run.version)
+
+
 def scenario_of(run: LoadRun) -> Scenario:
     """Return one replica of a run. Raises LLMAnalysisError."""
     model, gpu = model_named(run.model_name), gpu_named(run.gpu_name)
@@ -81,7 +91,7 @@ def scenario_of(run: LoadRun) -> Scenario:
         ep_size=run.ep_size,
         dp_size=run.dp_size if run.ep_size > run.tp_size else 1,
     )
-    name = of_version(run.runtime, run.version)
+    name = of_version(run.runtime, _version_of(run))
     if name not in runtime_names():
         raise BadValue(f"unknown runtime {shown(run.runtime)}")
     runtime = build_for(get_runtime(name), gpu).without_host()
@@ -108,12 +118,13 @@ class Prepared(NamedTuple):
 
     def under(self, terms: HostTerms) -> Prepared:
         """Return the run with other host terms; those of the front end count only for requests over HTTP."""
-        transport = transport_of(self.run)
-        host = host_from(self.engine, terms, self.launches, transport != "offline")
-        front = (terms.front_seconds, terms.front_serial_seconds) if transport == "http" else (0.0, 0.0)
+        transport, front, serial = transport_of(self.run), 0.0, 0.0
+        if transport == "http":
+            front, serial = terms.front_seconds, terms.front_serial_seconds
+            front += terms.chat_seconds if _CHAT in self.run.notes else 0.0
         return self._replace(
-            times=self.times._replace(host=host),
-            policy=self.policy._replace(front_seconds=front[0], front_serial_seconds=front[1]),
+            times=self.times._replace(host=host_from(self.engine, terms, self.launches, transport)),
+            policy=self.policy._replace(front_seconds=front, front_serial_seconds=serial),
         )
 
     def summary(self) -> Summary:
@@ -170,9 +181,9 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
     """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
     inputs, outputs = _lengths_of(run)
-    version = VERSION.search(run.version)
+    version = VERSION.search(_version_of(run))
     stated = (int(version[1]), int(version[2])) if version else None
-    engine = engine_for(of_version(run.runtime, run.version), stated)
+    engine = engine_for(of_version(run.runtime, _version_of(run)), stated)
     changed: dict[str, float] = {
         name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
     }

@@ -107,7 +107,7 @@ class Engine(BaseModel):
     fraction_of: Literal["everything", "weights_and_cache", "free"] = "everything"
     kv_cache: Literal["activations", "checkpoint"] = "activations"  # format of a KV cache that is left to the engine
     host_overlapped: bool = False  # the next step is prepared while the GPU works
-    streams_in_step: bool = False  # tokens are sent to clients between steps, not by a process of its own
+    one_process: bool = False  # in a program that imports it, the engine runs in the process that takes the tokens
     graph_rows: Annotated[int, Field(ge=0)] = 512  # rows up to which steps with prompts are replayed from CUDA graphs
     source: str = ""
     usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # if none is stated

@@ -5,6 +5,7 @@
     stream_seconds          per output token, in the process that streams the answers
     launch_seconds          per kernel of a step with prompts that is not replayed from a CUDA graph
     front_seconds           per request, HTTP and tokenizer; requests do not wait for each other
+    chat_seconds            the same again where the benchmark used the chat endpoint
     front_serial_seconds    per request, in the one process that takes requests in
 
 The file has the terms of each engine, and for each source of runs the terms of a fit without its runs, by which that
@@ -30,6 +31,7 @@ class HostTerms(NamedTuple):
     stream_seconds: float = 0.0
     launch_seconds: float = 0.0
     front_seconds: float = 0.0
+    chat_seconds: float = 0.0
     front_serial_seconds: float = 0.0
 
 

@@ -54,16 +54,20 @@ def host_of(engine: Engine, scenario: Scenario) -> Host:
     return host_from(engine, host_terms(engine.runtimes[0]), launches_of(scenario))
 
 
-def host_from(engine: Engine, terms: HostTerms, launches: float, streams: bool = True) -> Host:
-    """Return the host time of an engine whose passes launch so many kernels; `streams` if clients get each token."""
-    stream = terms.stream_seconds if streams else 0.0
+def host_from(engine: Engine, terms: HostTerms, launches: float, transport: str = "http") -> Host:
+    """Return the host time of an engine whose passes launch so many kernels.
+
+    `transport` says how clients get their tokens: `http`, `in-process`, or `offline`, all at the end.
+    """
+    stream = 0.0 if transport == "offline" else terms.stream_seconds
+    between = engine.one_process and transport == "in-process"  # the tokens are taken between the steps
     return Host(
         step=terms.step_seconds,
-        sequence=terms.sequence_seconds + (stream if engine.streams_in_step else 0.0),
+        sequence=terms.sequence_seconds + (stream if between else 0.0),
         prefill=terms.launch_seconds * launches,
         graph_rows=float(engine.graph_rows),
         overlapped=engine.host_overlapped,
-        stream=0.0 if engine.streams_in_step else stream,
+        stream=0.0 if between else stream,
     )
 
 

@@ -76,7 +76,7 @@ def steady_state(
     asked = maximum(max_concurrency / dp, 1.0)
     step = Steps(scenario, policy, host_of(engine, scenario), s, o, asked)
     preempts = policy.reserve == 0
-    again = where((by_cache < policy.max_num_seqs) * (o > 1), o / s, 0.0) if preempts else 0.0
+    again = where(o > 1, where(by_cache < policy.max_num_seqs, o / s, 0.0), 0.0) if preempts else 0.0
     preempting = where(asked > by_cache, 1.0 + again, 1.0)
     n = minimum(asked, most)
     ttft: Quantity = 0.0

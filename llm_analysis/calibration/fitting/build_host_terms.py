@@ -11,8 +11,8 @@ does not decide. A term x of engine e has two pulls (Tikhonov), in units of its 
 The prior is the static fit of the engine where that has the term, otherwise the size that engine developers name. So
 an engine with few runs keeps to what the others say. Each source, model and GPU has a factor on its latencies, near 1,
 that takes up the error of its kernels: host time is what changes with the load and from one metric to the next. The
-factors are not kept. The simulation is made linear in the logarithms of the terms by
-finite differences, _ROUNDS times; the fits without one source use the last of these lines.
+factors are not kept. The simulation is made linear in the logarithms of the terms around the prior, by finite
+differences.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ _METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in (
 _THROUGHPUT = "output_token_throughput"
 _PER_GROUP = 2  # runs of a source, model, GPU and kind of arrival: those with the lowest and the highest load
 _MOST_REQUESTS = 600  # of a run in the fit
-_ROUNDS = 1
 _STEP = 0.25  # of the logarithm of a term, for finite differences
-_LARGEST_STEP = 1.2  # of a round
 _STEEPEST = 3.0  # derivative: beyond it a queue grows, and the line says nothing
 _SOFT = 0.3  # residual from which the loss grows linearly
-_SHARED, _OWN = 1.0, 0.5
+_SHARED, _OWN = 0.5, 0.3
 _KERNELS = 0.3  # standard deviation of the logarithm of the factor on a group's latencies
 
-# Step and sequence of vLLM before 0.8: the static fit in data/runtimes/vllm.json. The others: milliseconds of host time
-# per step and per request, tens of microseconds per sequence, token and kernel launch.
+# Step and sequence of vLLM before 0.8: the static fit in data/runtimes/vllm.json. The others are orders of magnitude:
+# milliseconds per step and request, tens of microseconds per sequence, token and kernel launch.
+_USUAL = HostTerms(2e-3, 2e-5, 6e-5, 5e-5, 5e-3, 1e-2, 1e-3)
 _PRIOR: Terms = {
-    "vllm-v1": HostTerms(2e-3, 2e-5, 6e-5, 5e-5, 1e-2, 1e-3),
-    "vllm-0.13": HostTerms(1e-3, 2e-5, 6e-5, 5e-5, 1e-2, 1e-3),
-    "vllm": HostTerms(1.9e-3, 8.3e-5, 6e-5, 5e-5, 1e-2, 1e-3),
-    "sglang": HostTerms(2e-3, 2e-5, 6e-5, 5e-5, 1e-2, 1e-3),
-    "tensorrt-llm": HostTerms(2e-3, 2e-5, 6e-5, 1e-5, 1e-2, 1e-3),
+    "vllm-v1": _USUAL,
+    "vllm-0.13": _USUAL._replace(step_seconds=1e-3),
+    "vllm": _USUAL._replace(step_seconds=1.9e-3, sequence_seconds=8.3e-5),
+    "sglang": _USUAL,
+    "tensorrt-llm": _USUAL._replace(launch_seconds=1e-5),
+    "tensorrt-llm-0.20": _USUAL._replace(launch_seconds=1e-5),
 }
 
 
@@ -174,15 +174,33 @@ def _solved(line: Line, left_out: str = "") -> Array:
     sign = line.signs[used]
     count = terms * (1 + engines)
 
-    def loss(x: Array) -> Array:
-        shared, moved, factors = x[:terms], x[terms:count].reshape(engines, terms), x[count:]
-        now = r + np.einsum("ij,ij->i", slopes, moved[k]) + sign * factors[group]
-        soft = np.sqrt(2.0 * (np.sqrt(1.0 + (now / _SOFT) ** 2) - 1.0))
-        own = (line.at + moved - prior - shared) / _OWN
-        return np.concatenate([root * soft, own.ravel(), shared / _SHARED, factors / _KERNELS])
+    n, factors = len(r), int(group.max()) + 1
+    moves = np.zeros((n, count + factors))  # of each residual by each unknown: shared, of each engine, of each group
+    for term in range(terms):
+        moves[np.arange(n), terms + k * terms + term] = slopes[:, term]
+    moves[np.arange(n), count + group] = sign
+    pulls = np.zeros((engines * terms + terms + factors, count + factors))
+    for e in range(engines):
+        rows = np.arange(terms) + e * terms
+        pulls[rows, terms + rows] = 1.0 / _OWN
+        pulls[rows, np.arange(terms)] = -1.0 / _OWN
+    own = engines * terms
+    pulls[own + np.arange(terms), np.arange(terms)] = 1.0 / _SHARED
+    pulls[own + terms + np.arange(factors), count + np.arange(factors)] = 1.0 / _KERNELS
+    still = np.concatenate([((line.at - prior) / _OWN).ravel(), np.zeros(terms + factors)])
 
-    start = np.zeros(count + int(group.max()) + 1)
-    found = least_squares(loss, start, bounds=(-_LARGEST_STEP, _LARGEST_STEP))
+    def loss(x: Array) -> Array:
+        now = (r + moves @ x) / _SOFT
+        soft = np.sign(now) * np.sqrt(2.0 * (np.sqrt(1.0 + now**2) - 1.0))
+        return np.concatenate([root * soft, still + pulls @ x])
+
+    def slope(x: Array) -> Array:
+        now = (r + moves @ x) / _SOFT
+        # d soft / d now, which is 1 at 0
+        steep = np.sqrt((np.sqrt(1.0 + now**2) + 1.0) / (2.0 * (1.0 + now**2)))
+        return np.vstack([(root * steep / _SOFT)[:, None] * moves, pulls])
+
+    found = least_squares(loss, np.zeros(count + factors), slope, method="lm")
     return np.asarray(line.at + found.x[terms:count].reshape(engines, terms))
 
 
@@ -209,39 +227,40 @@ def _errors(line: Line, logs: Mapping[str, Array]) -> dict[str, float]:
     return found
 
 
-def build_host_terms(path: Path, processes: int | None = None) -> None:
-    """Fit the terms to the runs of a table and write the file."""
+def _line_of(path: Path, processes: int | None = None) -> Line:
+    """Return the residuals of the runs of a table around the prior."""
     import numpy as np
 
-    logs = np.log(np.array(list(_PRIOR.values())))
     with ProcessPoolExecutor(processes) as pool:
-        chosen = _selected(read_runs(path)[0])
-        runs = [run for run in pool.map(_prepared, chosen, chunksize=4) if run is not None]
-        print(f"{len(runs)} of {len(chosen)} runs can be estimated", flush=True)
-        for i in range(_ROUNDS + 1):
-            line = _line(runs, logs, pool)
-            mean = float(np.average(np.minimum(np.abs(line.residuals), 1.0), weights=line.weights))
-            print(f"round {i}: mean |log error|, at most 1 each, {mean:.4f}", flush=True)
-            if i < _ROUNDS:
-                logs = _solved(line)
-            print(json.dumps(_terms(_solved(line))), flush=True)
-    sources = sorted(set(line.sources))
-    held_out = {source: _solved(line, source) for source in sources}
+        runs = pool.map(_prepared, _selected(read_runs(path)[0]), chunksize=4)
+        return _line([run for run in runs if run is not None], np.log(np.array(list(_PRIOR.values()))), pool)
+
+
+def build_host_terms(line: Line) -> None:
+    """Fit the terms to a line, with all sources and without each of them, and write the file."""
+    import numpy as np
+
+    held_out = {source: _solved(line, source) for source in sorted(set(line.sources))}
+    start = dict.fromkeys(held_out, line.at)
     data: dict[str, Any] = {
         "about": "Host time of serving engines in seconds (serving/host_terms.py says which), fitted to published "
         "runs under load; held_out: the terms of a fit without the runs of a source, by which validate --load "
         "scores that source",
         "date": FIT_DATE,
         "evidence": {
-            "runs": len(runs),
             "values": dict(Counter(line.sources)),
+            "median_log_error_of_the_prior": _errors(line, start),
             "median_log_error_held_out": _errors(line, held_out),
         },
         "terms": _terms(_solved(line)),
         "held_out": {source: _terms(logs) for source, logs in held_out.items()},
     }
     FILE.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    for name, terms in data["terms"].items():
+        print(name, terms, flush=True)
+    mean = float(np.average(np.minimum(np.abs(line.residuals), 1.0), weights=line.weights))
+    print(f"mean |log error| of the prior, at most 1 each: {mean:.3f}", flush=True)
 
 
 if __name__ == "__main__":
-    build_host_terms(Path(sys.argv[1]))
+    build_host_terms(_line_of(Path(sys.argv[1])))
