@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Ask
 
-from llm_analysis.calibration.load_estimates import estimate_run, metric_of, prepare
+from llm_analysis.calibration.load_estimates import estimate_run, limits_of, metric_of, prepare
 from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs, transport_of
 from llm_analysis.calibration.load_scores import class_of
 
@@ -105,6 +105,31 @@ def test_notes_say_how_requests_reached_the_engine(tmp_path: Path, notes: str, t
     assert (found.times.host.stream > 0) == (transport != "offline")
 
 
+def test_the_tail_of_a_latency_below_saturation_is_a_class_of_its_own(ask: Ask, tmp_path: Path) -> None:
+    calm, busy = RUN, RUN.replace("poisson,4", "poisson,400")
+    rows = f"a,x,{calm},ttft_p99,0.05,r1\nb,x,{busy},ttft_p99,0.05,r2\n"
+    answer = ask("validate", "--load", "--measurements", table(tmp_path / "m.csv", rows), "--format", "json")
+    found = json.loads(answer.out)
+    assert {c["metric_class"]: c["n"] for c in found["classes"]} == {
+        "ttft p99, below 80% of saturation": 1,
+        "ttft tail": 2,
+    }
+    assert found["rows"][0]["fraction_of_saturation"] < 0.8 <= found["rows"][1]["fraction_of_saturation"]
+
+
+def test_runs_of_mlperf_are_scored_by_their_goodput_too(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    run = "tensorrt-llm,llama-2-70b,h200-sxm-141gb,fp8,poisson,4,100,OpenOrca (,294,290,as in the data set"
+    row = f'a,x,{run},request_throughput,4,r1,"Somebody, Server; LoadGen",64\n'
+    path.write_text(COLUMNS.replace("run\n", "run,notes,max_num_seqs\n") + row)
+    assert limits_of(read_runs(path)[0][0]) == {"ttft": 2.0, "tpot": 0.2}
+    found = json.loads(ask("validate", "--load", "--measurements", str(path), "--format", "json").out)
+    (goodput,) = found["goodput"]
+    assert (goodput["id"], goodput["metric"], goodput["measured"]) == ("a", "goodput", 4.0)
+    assert goodput["estimated"] > 1.0
+    assert "goodput, llama-2-70b" in [c["metric_class"] for c in found["classes"]]
+
+
 def test_classes_of_metrics() -> None:
     assert [class_of(name) for name in ("request_throughput", "ttft_mean", "tpot_median", "itl_p99")] == [
         "throughput",
@@ -112,6 +137,7 @@ def test_classes_of_metrics() -> None:
         "tpot median",
         "itl tail",
     ]
+    assert class_of("ttft_mean", at_once=True) == "ttft mean, all at once"
 
 
 def test_the_packaged_values_are_those_of_the_shared_table() -> None:
