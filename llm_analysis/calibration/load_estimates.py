@@ -38,6 +38,8 @@ from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
 _WAVES = 8  # times the slots of a replica that a shortened run fills
 _POISSON_WAVES = 2  # the same at a rate: below saturation most slots stay free
+_LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled
+_TENSORRT_LLM = "tensorrt-llm"
 _CHAT = "chat endpoint"  # in the notes of a run
 # Versions that are those of another product, or a date, and the engine that was in it.
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
@@ -60,6 +62,7 @@ def _lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
         shape_in, shape_out = workload("sharegpt-multiturn")
     if "LongBench" in run.dataset:
         shape_in, shape_out = workload("mooncake-conversation")
+        shape_in = shape_in._replace(cap=_LONGEST_OF_MLPERF)
     capped = next((c for name, c in _CAPS.items() if name in run.dataset or name in run.lengths), inf)
     return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
 
@@ -77,9 +80,21 @@ def _dtypes_of(run: LoadRun) -> Dtypes:
 
 def _version_of(run: LoadRun) -> str:
     """Return the version of a run's engine."""
-    if run.runtime != "tensorrt-llm":
+    if run.runtime != _TENSORRT_LLM:
         return run.version
     return next((known for start, known in _VERSIONS.items() if run.version.startswith(start)), run.version)
+
+
+def _engine_of(run: LoadRun, version: tuple[int, int] | None) -> Engine:
+    """Return the engine of a run.
+
+    TensorRT-LLM before 1.0 has no server on record. It schedules as the later one, but prepares a step after the last.
+    """
+    name = of_version(run.runtime, _version_of(run))
+    if name.startswith(_TENSORRT_LLM) and name != _TENSORRT_LLM:
+        older = {"host_overlapped": False, "runtimes": ["tensorrt-llm-0.20"]}
+        return engine_for(_TENSORRT_LLM).model_copy(update=older)
+    return engine_for(name, version)
 
 
 def scenario_of(run: LoadRun) -> Scenario:
@@ -183,7 +198,7 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
     inputs, outputs = _lengths_of(run)
     version = VERSION.search(_version_of(run))
     stated = (int(version[1]), int(version[2])) if version else None
-    engine = engine_for(of_version(run.runtime, _version_of(run)), stated)
+    engine = _engine_of(run, stated)
     changed: dict[str, float] = {
         name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
     }

@@ -13,7 +13,7 @@ def test_a_source_is_scored_by_terms_fitted_without_it() -> None:
 
 
 def test_every_engine_with_a_server_has_positive_terms() -> None:
-    for runtime in ("vllm", "vllm-0.13", "vllm-v1", "sglang", "tensorrt-llm", "tensorrt-llm-0.20"):
+    for runtime in ("vllm", "vllm-0.13", "vllm-v1", "sglang", "tensorrt-llm"):
         assert engine_for(runtime).runtimes[0] == runtime
         assert min(host_terms(runtime)) > 0
 

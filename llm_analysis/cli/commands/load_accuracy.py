@@ -1,6 +1,7 @@
 """`validate --load`: score simulations of serving under load on published figures."""
 
 from collections.abc import Mapping
+from statistics import median
 
 from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs
 from llm_analysis.calibration.load_scores import errors_by_class, goodput_scores, score_load
@@ -13,8 +14,7 @@ from llm_analysis.report.load_accuracy import rendered
 def load_score(measurements: str | None, format: str, limits: Mapping[str, float]) -> Output:
     """Return the score of a table; of the package's own selection without one.
 
-    `limits` bound the median and the p90 of |error| over the classes of metrics, each class counting once. Raises
-    LLMAnalysisError.
+    `limits` bound the median and the p90 of |error| of the middle class of metrics. Raises LLMAnalysisError.
     """
     path = LOAD_EVIDENCE if measurements is None else path_of("measurements", measurements)
     scored, skipped = score_load(path)
@@ -22,10 +22,14 @@ def load_score(measurements: str | None, format: str, limits: Mapping[str, float
         raise BadValue(f"no row could be estimated: {skipped[0][1] if skipped else 'the table is empty'}")
     goodput = goodput_scores(read_runs(path)[0])
     classes = errors_by_class([*scored, *goodput])
-    count = max(len(classes), 1)
-    means = sum(c.median_abs_error for c in classes) / count, sum(c.p90_abs_error for c in classes) / count
-    found = zip(limits.items(), means, strict=True)
+    # The median over the classes: one run beyond saturation has a TTFT of any size.
+    middle = [
+        median([getattr(c, name) for c in classes]) if classes else 0.0
+        for name in ("median_abs_error", "p90_abs_error")
+    ]
     over = [
-        f"mean {name} of the classes {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most
+        f"the {name} of |error|, median over the classes, {error:.1%} is above {most:.1%}"
+        for (name, most), error in zip(limits.items(), middle, strict=True)
+        if error > most
     ]
     return Output(rendered(scored, goodput, skipped, format), failure="; ".join(over), status=1 if over else 0)
