@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from llm_analysis.calibration.measurements import Measurement, gpu_named, model_named
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.roofline import cost, pass_seconds
+from llm_analysis.hardware.roofline import Efficiency, cost, pass_seconds
 from llm_analysis.inference.memory import runtime_bytes, weights_fit
 from llm_analysis.inference.methods import Calibrated, Method
 from llm_analysis.inference.passes import carried
@@ -77,6 +77,7 @@ class Rows:
         self._pipelines: list[tuple[Scenario, list[_Pass]]] = []
         self._kernels: dict[str, Calibrated] = {}
         self._timed: tuple[Runtime, Array] | None = None  # a runtime without terms in seconds, and its kernels' time
+        self._seconds_of_groups: dict[int, tuple[Efficiency, Array]] = {}  # by group: numbers, seconds in each pass
         self._counts: tuple[float | None, dict[str, Array]] | None = None  # of each term in seconds, by largest batch
         self._least: list[float] = []  # of each pass: seconds at the datasheet's peaks
         gathered: dict[tuple[Any, ...], list[tuple[GPU, Any, Op]]] = {}
@@ -171,14 +172,18 @@ class Rows:
         import numpy as np
 
         passes, methods = np.zeros(len(self._times)), dict[str, Method]()
-        for g in self._groups:
+        for i, g in enumerate(self._groups):
             if g.op.kind.startswith("host_"):
                 continue
             if g.gpu_name not in methods:
                 methods[g.gpu_name] = self._method(g.gpu_name, runtime, method)
             numbers = methods[g.gpu_name].efficiency(g.op)
-            times = np.broadcast_to(g.op.count * cost(g.op, g.gpu, numbers).seconds, g.at.shape)
-            passes += np.bincount(g.at, weights=times, minlength=len(passes))
+            known = self._seconds_of_groups.get(i)
+            if known is None or known[0] != numbers:
+                times = np.broadcast_to(g.op.count * cost(g.op, g.gpu, numbers).seconds, g.at.shape)
+                known = numbers, np.bincount(g.at, weights=times, minlength=len(passes)).astype(float)
+                self._seconds_of_groups[i] = known
+            passes += known[1]
         return self._of_rows(passes)
 
     def _count(self, largest: float | None) -> dict[str, Array]:
@@ -291,7 +296,7 @@ def _light(operators: Sequence[Op], gpu: GPU, n: int) -> tuple[Array, Array]:
 
     compute, memory = np.zeros(n), np.zeros(n)
     for op in operators:
-        compute += op.count * op.flops / gpu.peak_flops[op.rate] if op.rate else 0.0
+        compute += op.count * op.flops / gpu.fastest(op.rate) if op.rate else 0.0
         memory += op.count * (op.weight_bytes + op.kv_bytes) / gpu.memory_bandwidth
     return compute, memory
 

@@ -27,6 +27,7 @@ _RANGES = {
     "driver_memory_bytes": _MEMORY_RANGE,
     "memory_bandwidth": (1e10, 1e15, "bytes/s (1 GB/s is 1e9)"),
     "peak_flops": (1e11, 1e18, "FLOP/s (1 TFLOP/s is 1e12)"),
+    "fp16_accumulate_flops": (1e11, 1e18, "FLOP/s (1 TFLOP/s is 1e12)"),
     "l2_bytes": (1e5, 1e12, "bytes (1 MB is 1e6)"),
     "boost_clock_hz": (1e8, 1e11, "Hz (1 GHz is 1e9)"),
     **dict.fromkeys(("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth"), _LINK_RANGE),
@@ -52,6 +53,7 @@ class GPU(BaseModel):
     driver_memory_bytes: _Positive | None = None  # total memory that the driver reports (nvidia-smi, rocm-smi)
     memory_bandwidth: _Positive
     peak_flops: dict[str, _Positive] = Field(min_length=1)
+    fp16_accumulate_flops: _Positive | None = None  # peak of fp16 products summed in fp16, if that is faster
     l2_bytes: _Positive | None = None
     num_sms: _Count | None = None  # streaming multiprocessors, compute units or cores
     boost_clock_hz: _Positive | None = None
@@ -102,11 +104,19 @@ class GPU(BaseModel):
         """The notes of the file, after a warning if the confidence in its figures is low."""
         return ((_LOW_CONFIDENCE.format(self.name),) if self.confidence == "low" else ()) + self.notes
 
+    def fastest(self, rate: str) -> float:
+        """Return the peak FLOP/s of a format with whichever accumulation is faster."""
+        peak = self.peak_flops[rate]
+        return max(peak, self.fp16_accumulate_flops or peak) if rate == "fp16" else peak
+
     def per_device(self) -> "GPU":
         """Return the GPU as software sees it: one die of a package of several, with its share of all figures."""
         if self.devices == 1:
             return self
-        shared = ("memory_bytes", "driver_memory_bytes", "memory_bandwidth", "l2_bytes", "link_bandwidth")
+        shared = (
+            *("memory_bytes", "driver_memory_bytes", "memory_bandwidth", "l2_bytes", "link_bandwidth"),
+            "fp16_accumulate_flops",
+        )
         whole = {name: getattr(self, name) for name in shared}
         return self.model_copy(
             update={

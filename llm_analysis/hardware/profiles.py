@@ -68,6 +68,10 @@ _SIMILAR_KINDS = {
 }
 
 
+_MATMULS = ("gemm", "grouped_gemm")
+_MOST_BUSY = 0.9  # fraction of its peak that an H20 reaches (DeepGEMM, fp8; see data/kernels/h20-96gb.json)
+
+
 class Evidence(NamedTuple):
     """The measurements of a fit: number of rows, and errors on rows held out, as fractions of the measured time."""
 
@@ -88,7 +92,10 @@ class Kernel(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Kernels by kind and format. `num_sms` belongs to the chip that `fill` was fitted on."""
+    """Kernels by kind and format. `num_sms` and `flops_per_clock` belong to the chip that `fill` was fitted on.
+
+    `flops_per_clock` are the FLOP of all its SMs together in one clock, in 16 bits.
+    """
 
     name: str
     architecture: str
@@ -96,6 +103,7 @@ class Profile(NamedTuple):
     num_sms: int
     date: str
     note: str
+    flops_per_clock: float
     kernels: dict[str, dict[str, Kernel]]
 
 
@@ -185,7 +193,8 @@ def same_chip(gpu: GPU) -> bool:
 def profile_for(gpu: GPU) -> Profile:
     """Return the kernels to use for a GPU, each from the best profile that has it; `note` says if none is its own.
 
-    `fill` is a number of independent pieces of work, so it is scaled with the number of SMs.
+    Pieces of work too few for the chip take a number of clocks each, whatever the peak: a tile waits for memory and
+    unpacks narrow weights. So `fill`, which counts in time at the peak, is scaled with the FLOP of the chip in a clock.
     """
     first, *others = _profiles_of(gpu)
     num_sms = gpu.num_sms or first.num_sms
@@ -195,7 +204,8 @@ def profile_for(gpu: GPU) -> Profile:
             known = kernels.setdefault(kind, {})
             for name, entry in by_format.items():
                 if name not in known:
-                    scaled = _rescaled(entry, num_sms / profile.num_sms)._replace(profile=profile.name)
+                    scaled = _busier(_rescaled(entry, _fill_scale(gpu, profile)), kind, gpu, profile)
+                    scaled = scaled._replace(profile=profile.name)
                     known[name] = scaled if profile is first else _limited(scaled, name, known.get("bf16"))
     notes = [first.note]
     if first.gpu_name != gpu.name:
@@ -204,8 +214,34 @@ def profile_for(gpu: GPU) -> Profile:
     return first._replace(kernels=kernels, note=note, num_sms=num_sms, gpu_name=gpu.name)
 
 
+def flops_per_clock(gpu: GPU) -> float | None:
+    """Return the FLOP of all SMs of a GPU in one clock, in 16 bits; None if its clock is not on record."""
+    peak = gpu.peak_flops.get("bf16", gpu.peak_flops.get("fp16"))
+    return peak / gpu.boost_clock_hz if peak and gpu.boost_clock_hz else None
+
+
+def _fill_scale(gpu: GPU, profile: Profile) -> float:
+    """Return `fill` on a GPU over `fill` on the chip of a profile; without a clock, the ratio of their SMs."""
+    mine = flops_per_clock(gpu)
+    return mine / profile.flops_per_clock if mine else (gpu.num_sms or profile.num_sms) / profile.num_sms
+
+
+def _busier(entry: Kernel, kind: str, gpu: GPU, profile: Profile) -> Kernel:
+    """Return a matrix product on a GPU whose SMs have a lower rate in each clock than those it was measured on.
+
+    What holds up the tensor cores, the operands and the power limit, does so less: an H20, an H100 with less than a
+    quarter of its FLOP in a clock, reaches 0.90 of its peak where the H100 reaches 0.73.
+    """
+    mine = flops_per_clock(gpu)
+    if kind not in _MATMULS or profile.note or not mine or not gpu.num_sms:
+        return entry
+    slower = profile.flops_per_clock / profile.num_sms / (mine / gpu.num_sms)
+    flops = min(entry.numbers.flops * slower, _MOST_BUSY)
+    return entry._replace(numbers=entry.numbers.model_copy(update={"flops": max(entry.numbers.flops, flops)}))
+
+
 def _rescaled(entry: Kernel, scale: float) -> Kernel:
-    """Return a kernel for a chip with `scale` times as many SMs."""
+    """Return a kernel with `fill` multiplied."""
     if scale == 1.0 or not entry.numbers.fill:
         return entry
     numbers = entry.numbers.model_copy(update={"fill": entry.numbers.fill * scale})

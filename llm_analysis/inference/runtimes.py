@@ -143,7 +143,8 @@ class Runtime(BaseModel):
         narrow = op.format.startswith(("w8", "w4"))
         memory = self.matmul_memory * (self.narrow_memory if narrow else 1.0)
         launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
-        return _scaled(numbers, self.matmul_flops, memory, launch)
+        gain = gpu.fastest(op.rate) / gpu.peak_flops[op.rate] if self.fp16_accumulate else 1.0
+        return _scaled(numbers, self.matmul_flops * gain, memory, launch, most=gain)
 
     def _on_cuda_cores(self, op: Op, gpu: GPU, numbers: Efficiency) -> Efficiency:
         """Return the numbers of a decode attention on CUDA cores, if that is what this runtime's attention runs on.
@@ -157,11 +158,13 @@ class Runtime(BaseModel):
         return numbers.model_copy(update={"flops": fraction, "sharpness": inf, "fill": 0.0})
 
 
-def _scaled(numbers: Efficiency, flops: float, memory: float, launch: float | None = None) -> Efficiency:
-    """Return `numbers` with factors on the fractions of peak; that of compute stays at most 1."""
+def _scaled(
+    numbers: Efficiency, flops: float, memory: float, launch: float | None = None, most: float = 1.0
+) -> Efficiency:
+    """Return `numbers` with factors on the fractions of peak; that of compute stays at most `most`."""
     if flops == memory == 1.0 and launch in (None, numbers.launch):
         return numbers
-    changed = {"flops": min(numbers.flops * flops, 1.0), "memory": numbers.memory * memory}
+    changed = {"flops": min(numbers.flops * flops, most), "memory": numbers.memory * memory}
     return numbers.model_copy(update=changed | ({} if launch is None else {"launch": launch}))
 
 

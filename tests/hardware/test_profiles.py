@@ -118,11 +118,32 @@ def test_a_gpu_of_a_measured_architecture_uses_its_fractions_with_a_note() -> No
     assert kernel(h200, "gemm", "bf16").numbers == kernel(h100, "gemm", "bf16").numbers
 
 
-def test_fill_grows_with_the_number_of_sms() -> None:
-    l40s, gpu = profile_for(get_gpu("l40s-48gb")), get_gpu("rtx-4090")
-    ratio = (gpu.num_sms or 0) / l40s.num_sms
-    fill = kernel(l40s, "prefill_attention", "bf16").numbers.fill
-    assert kernel(profile_for(gpu), "prefill_attention", "bf16").numbers.fill == pytest.approx(ratio * fill)
+def test_a_piece_of_work_takes_the_same_clocks_on_an_sm_of_any_peak() -> None:
+    """An RTX 3090 has a quarter of an A100's FLOP in a clock of an SM; fewer pieces than SMs take as many clocks."""
+
+    def clocks(name: str) -> float:
+        gpu = get_gpu(name)
+        numbers = kernel(profile_for(gpu), "gemm", "w4a16").numbers
+        return numbers.fill / gpu.peak_flops["fp16"] * (gpu.boost_clock_hz or 0.0)
+
+    assert clocks("rtx-3090") == pytest.approx(clocks("a100-sxm-80gb"), rel=1e-3)
+    assert clocks("rtx-4090") == pytest.approx(clocks("a100-sxm-80gb"), rel=1e-3)
+
+
+def test_fill_follows_the_number_of_sms_where_the_clock_is_unknown() -> None:
+    gpu, h100 = get_gpu("h100-sxm-80gb").model_copy(update={"name": "mine", "boost_clock_hz": None}), "h100-sxm-80gb"
+    half = gpu.model_copy(update={"num_sms": 66})
+    fill = kernel(profile_for(get_gpu(h100)), "gemm", "bf16").numbers.fill
+    assert kernel(profile_for(half), "gemm", "bf16").numbers.fill == pytest.approx(fill / 2)
+
+
+def test_slower_tensor_cores_are_busier() -> None:
+    """Half the FLOP of an L40S's SM: an RTX 4090 comes to 0.9 of its peak, as DeepGEMM does on an H20."""
+    fractions = {name: kernel(profile_for(get_gpu(name)), "gemm", "bf16").numbers.flops for name in GEFORCE}
+    assert fractions == {"l40s-48gb": pytest.approx(0.5857), "rtx-4090": 0.9, "rtx-6000-ada": pytest.approx(0.5857)}
+
+
+GEFORCE = ("l40s-48gb", "rtx-4090", "rtx-6000-ada")
 
 
 def test_a_note_names_the_substitute_of_a_missing_format() -> None:

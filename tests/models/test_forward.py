@@ -11,6 +11,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_analysis.catalog import get_model
 from llm_analysis.errors import Unsupported
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.forward import forward, growing_ops, kv_bytes_per_token, num_active_params, num_params
@@ -309,3 +310,14 @@ def test_active_parameters_leave_out_the_table_that_is_looked_up() -> None:
     assert isclose(num_active_params(model), 5.13e9, rel_tol=0.002)
     tied, untied = (model.model_copy(update={"tie_word_embeddings": tied}) for tied in (True, False))
     assert num_active_params(tied) == num_active_params(untied)
+
+
+def test_a_norm_over_all_heads_needs_an_all_reduce_under_tensor_parallelism() -> None:
+    """MiniMax-M2 norms queries and keys over all heads: the GPUs add two sums of squares of each token, in fp32."""
+    step = Step(4.0, 1.0, 100.0, "decode")
+    full = get_model("llama-2-7b").model_copy(update={"qk_norm": "full"})
+    for model, tp, expected in ((full, 2, 1), (full, 1, 0), (full.model_copy(update={"qk_norm": "head"}), 2, 0)):
+        ops = forward(model, step, get_dtypes("bf16"), Parallelism(tp_size=tp))
+        found = [op for op in ops if op.name == "qk_norm_all_reduce"]
+        assert len(found) == expected
+        assert all(op.wire_bytes == 4 * 8 for op in found)

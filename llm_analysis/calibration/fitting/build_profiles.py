@@ -33,7 +33,15 @@ from llm_analysis.calibration.fitting.measured_kernels import SYSTEMS, Samples, 
 from llm_analysis.calibration.fitting.scaled_profiles import published_profiles, scaled_profiles
 from llm_analysis.catalog import get_gpu
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.hardware.profiles import FOLDER, LINKS_FILE, Evidence, Kernel, Links, Profile
+from llm_analysis.hardware.profiles import (
+    FOLDER,
+    LINKS_FILE,
+    Evidence,
+    Kernel,
+    Links,
+    Profile,
+    flops_per_clock,
+)
 from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.physics.collectives import all_reduce, collective
 from llm_analysis.units import Array
@@ -104,6 +112,7 @@ def _fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
         num_sms=gpu.num_sms or 1,
         date=date,
         note="",
+        flops_per_clock=flops_per_clock(gpu) or 0.0,
         kernels=_fit_gpu(ops_folder, system, gpu),
     )
 

@@ -55,12 +55,15 @@ FACTS: dict[str, dict[str, Any]] = {
         "narrow_launch": True,
     },
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
-    "sglang": {"collective": "engine", "narrow_launch": True},
+    "sglang": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "sglang-rocm"}},
+    "sglang-rocm": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
-    "llama.cpp": {"collective": "nccl", "narrow_launch": True},
+    "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
     "hf-transformers": {"collective": "nccl"},
-    "exllama": {"collective": "nccl", "narrow_launch": True},
+    "exllama": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
+    "tinychat": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
+    "autoawq": {"collective": "nccl"},
     "mlc-llm": {"collective": "nccl", "narrow_launch": True},
 }
 # The terms that may be fitted. The kernels of most engines are those that the profiles were measured on, or as good, so
@@ -75,6 +78,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ),
     _ADDED,
 )
+_ALLOWED["sglang-rocm"] = ()  # 14 rows of one source, 12 of them of one GPU: no fit to the others says anything
 # An engine in C++ without published rows here. Bare kernels met an unpublished probe of it within 6 to 8 %.
 _WITHOUT_ROWS = ("lmdeploy",)
 # TensorRT-LLM's early attention: one block of CUDA cores per query head; from 0.7 on also one on tensor cores (XQA),
@@ -85,7 +89,13 @@ _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 _BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU: its models are left out in turn
 _POOL = ("vllm", "tensorrt-llm-0.20")  # the engines whose common terms others start from
 # Versions and ports of one engine: the one that they may start from, fitted first.
-_RELATIVES = {"vllm-0.13": "vllm", "vllm-v1": "vllm-0.13", "vllm-rocm": "vllm", "tensorrt-llm": "tensorrt-llm-0.20"}
+_RELATIVES = {
+    "vllm-0.13": "vllm",
+    "vllm-v1": "vllm-0.13",
+    "vllm-rocm": "vllm",
+    "sglang-rocm": "sglang",
+    "tensorrt-llm": "tensorrt-llm-0.20",
+}
 _RELATIVES |= dict.fromkeys(_OLD_ATTENTION, "tensorrt-llm-0.20")
 
 
@@ -196,9 +206,9 @@ def _fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder:
         known = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {known}", flush=True)
     if set(names) == set(FACTS):
-        rows = _possible_rows([m for other in _POOL for m in usable(measurements, other)])
-        shared = fit(rows, Runtime(name=UNKNOWN, collective="engine"), _SHARED)
-        note = f"the terms that {' and '.join(_POOL)} share"
+        rows = _possible_rows([m for other in FACTS for m in usable(measurements, other)])
+        shared = fit(rows, Runtime(name=UNKNOWN, collective="engine"), _SHARED, engines_alike=True)
+        note = f"the terms that all {len({m.engine for m in rows.measurements})} engines with rows share"
         _write(shared.model_copy(update={"date": FIT_DATE, "evidence": RuntimeEvidence(note=note)}), folder)
         for name in _WITHOUT_ROWS:
             note = "no published rows: the kernels alone"

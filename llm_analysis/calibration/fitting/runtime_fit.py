@@ -32,20 +32,30 @@ _CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock: at most what the 128 lanes of
 _FACTOR_RANGE = (0.1, 1.0)  # kernels at best as good as those measured
 _PULL = 0.05  # weight of the prior, per unit, beside a row that is off by OUTLIER
 _OUTLIER = 0.1
+_ENGINE_WEIGHT = 10.0  # of an engine's rows together, beside `_PULL`
 _WORTH = 0.003  # how much lower the held-out error must be for a term to be kept
 
 
 def fit(
-    rows: Rows, runtime: Runtime, terms: Sequence[str], chosen: Any = None, prior: Runtime | None = None
+    rows: Rows,
+    runtime: Runtime,
+    terms: Sequence[str],
+    chosen: Any = None,
+    prior: Runtime | None = None,
+    engines_alike: bool = False,
 ) -> Runtime:
-    """Return `runtime` with `terms` fitted to the rows `chosen` (indices; all by default), pulled towards `prior`."""
+    """Return `runtime` with `terms` fitted to the rows `chosen` (indices; all by default), pulled towards `prior`.
+
+    With `engines_alike`, the rows of each engine weigh the same together.
+    """
     import numpy as np
     from scipy.optimize import least_squares
 
     index: Any = np.arange(len(rows.measurements)) if chosen is None else chosen
     if not len(index) or not terms:
         return runtime
-    weights = _row_weights(rows, index)
+    measurements = [rows.measurements[i] for i in index]
+    weights = table_weights(measurements) * (_engine_weights(measurements) if engines_alike else 1.0)
     known = (
         runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
     )  # a fact of few
@@ -62,9 +72,13 @@ def fit(
     return _with_terms(runtime, terms, found.x)
 
 
-def _row_weights(rows: Rows, index: Array) -> Array:
-    """Return the weight of each row chosen."""
-    return table_weights([rows.measurements[i] for i in index])
+def _engine_weights(measurements: Sequence[Measurement]) -> Array:
+    """Return factors on the weights of `table_weights` that give each engine the same sum of their squares."""
+    import numpy as np
+
+    engines, weights = [m.engine for m in measurements], table_weights(measurements)
+    whole = {one: sum(w * w for w, engine in zip(weights, engines, strict=True) if engine == one) for one in engines}
+    return np.array([whole[engine] ** -0.5 for engine in engines]) * _ENGINE_WEIGHT
 
 
 def _encoded(term: str, value: float) -> float:

@@ -150,6 +150,7 @@ def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, sou
         num_sms=base.num_sms,
         date=date,
         note=note,
+        flops_per_clock=base.flops_per_clock,
         kernels=made,
     )
 

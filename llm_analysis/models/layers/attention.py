@@ -13,6 +13,7 @@ from typing import NamedTuple
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.models.layers.context_parallel import Shapes, shared_attention
 from llm_analysis.physics.attention import attention
+from llm_analysis.physics.collectives import all_reduce
 from llm_analysis.physics.operators import Op, Step, elementwise
 from llm_analysis.units import Quantity, minimum
 
@@ -56,6 +57,11 @@ def attention_block(p: Pass, kind: str) -> list[Op]:
         rotated, width = (heads.queries / t + kv_mine) * heads.key_dim, p.dtypes.stream_bytes
         norms = normed * heads.key_dim
         ops.append(elementwise("rotary", p.rows, rotated, rotated, width, count=p.count, kind="rotary", params=norms))
+    if m.qk_norm != "none":
+        ops.append(elementwise("qk_norm", p.rows, rotated, rotated, width, count=p.count))
+    if m.qk_norm == "full":
+        # Each GPU has some of the heads that the mean square is over: one number in fp32 for queries, one for keys.
+        ops += all_reduce("qk_norm_all_reduce", p.rows * 8.0, t, node=p.layout.gpus_per_node, count=p.count)
     inner = heads.queries * heads.value_dim
     norm = [p.small_norm("attention_sub_norm", inner)] if m.sub_norms else []
     return [*ops, *_attending(p, kind), *norm, *_output_projection(p, inner, m.attention_output_gate)]
