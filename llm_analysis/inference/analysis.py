@@ -11,6 +11,8 @@ total = prefill + n decode; for the others the prefill gives the first token: to
 
 from __future__ import annotations
 
+from typing import Literal
+
 from llm_analysis.errors import BadValue, number
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, pass_seconds
@@ -64,7 +66,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
         cached_prefix_len=w.cached_prefix_len,
         prefill_chunk_size=w.prefill_chunk_size,
         max_num_seqs=w.max_num_seqs,
-        draft_model_name=s.draft.name if s.draft and w.num_draft_tokens else None,
+        draft_model_name=s.draft_name if w.num_draft_tokens else None,
         num_draft_tokens=w.num_draft_tokens,
         acceptance_rate=w.acceptance_rate,
         disaggregated=w.disaggregated,
@@ -162,7 +164,7 @@ class LLMAnalysis:
         kv_cache_dtype_bytes: float | None = None,
         layernorm_dtype_bytes: float | None = None,
         runtime: Runtime | None = None,
-        draft_config: ModelConfig | None = None,
+        draft_config: ModelConfig | Literal["ngram"] | None = None,
     ) -> None:
         self.scenario = Scenario.of(
             model_config,

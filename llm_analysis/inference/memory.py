@@ -130,8 +130,10 @@ class _Budget(NamedTuple):
     @property
     def draft(self) -> _Budget | None:
         """The same for the draft model, which is held beside the model; None without one."""
-        drafts = self.workload.num_draft_tokens and self.scenario.draft
-        return _Budget(self.scenario.of_draft(), self.workload) if drafts else None
+        if not self.workload.num_draft_tokens or self.scenario.draft is None:
+            return None
+        draft = self.scenario.of_draft()
+        return _Budget(draft, self.workload) if draft else None
 
     def kv_cache(self, layers: tuple[int, int], tokens: Quantity) -> Quantity:
         """Return the bytes of cache and state at the end, when there are `tokens` of each sequence.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_analysis.errors import Unsupported
 from llm_analysis.hardware.roofline import Timed, TimedOp
@@ -22,7 +22,9 @@ from llm_analysis.units import Quantity, maximum, real
 if TYPE_CHECKING:
     from llm_analysis.inference.scenario import Scenario
 
-MTP = "mtp"  # as the name of a draft model: the model's own layer for multi-token prediction
+# Names of draft models that are made from the model.
+MTP = "mtp"  # its own layer for multi-token prediction
+EAGLE = "eagle"  # an EAGLE head
 
 
 def prefill(scenario: Scenario, workload: Workload) -> Timed:
@@ -30,16 +32,15 @@ def prefill(scenario: Scenario, workload: Workload) -> Timed:
     workload.check_shared_by(scenario.layout.cp_size)
     passes = list(prefill_passes(workload))
     timed = [*schedule(scenario, passes)]
-    if workload.num_draft_tokens:
-        timed += _named(schedule(scenario.of_draft(), passes))
+    if workload.num_draft_tokens and (draft := scenario.of_draft()):
+        timed += _named(schedule(draft, passes))
     return [*timed, *scenario.timed(_cache_transfer(scenario, workload))]
 
 
 def decode(scenario: Scenario, workload: Workload) -> Timed:
     """Return the operators of the mean decode step, with their costs, as passes whose weights sum to 1."""
     timed = _decode_steps(scenario, checking_passes(scenario.model, workload))
-    if workload.num_draft_tokens:
-        draft = scenario.of_draft()
+    if workload.num_draft_tokens and (draft := scenario.of_draft()):
         timed += _named(_decode_steps(draft, drafting_passes(draft.model, workload)))
     return timed
 
@@ -91,16 +92,23 @@ def _together(one: Op | None, other: Op) -> Op:
     )
 
 
-def own_draft(model: ModelConfig) -> ModelConfig:
-    """Return a model's layer for multi-token prediction, as a model of one layer with the same embedding and head.
+def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
+    """Return a model's own draft: one layer with the same embedding and head, and a projection of its inputs to one.
 
-    Raises Unsupported for a model without one.
+    `mtp`: its layer for multi-token prediction, like its last layer; inputs are the hidden state and the embedding of
+    the next token (DeepSeek-V3, 2024, equation 21). `eagle`: a dense layer with the same inputs (EAGLE, Li et al.
+    2024). Raises Unsupported for a model without such a layer, or of unknown width.
     """
-    if not model.num_nextn_predict_layers:
-        raise Unsupported(f"{model.name} has no layer for multi-token prediction; give a draft model")
-    one = {"name": f"{model.name} {MTP}", "num_hidden_layers": 1}
-    last = {"layer_types": model.layer_types[-1:], "mlp_layer_types": model.mlp_layer_types[-1:]}
-    return ModelConfig(**(dict(model) | one | last))
+    if name == MTP and not model.num_nextn_predict_layers:
+        raise Unsupported(f"{model.name} has no layer for multi-token prediction; give a draft model, eagle or ngram")
+    one: dict[str, Any] = {"name": f"{model.name} {name}", "num_hidden_layers": 1, "num_draft_inputs": 2}
+    one |= {"layer_types": model.layer_types[-1:], "mlp_layer_types": model.mlp_layer_types[-1:]}
+    if name == EAGLE:
+        if not model.intermediate_size:
+            raise Unsupported(f"{model.name} has no dense layers that tell the width of an EAGLE head; give its config")
+        one |= {"mlp_layer_types": (), "num_experts": 0, "num_experts_per_tok": 0, "moe_intermediate_size": 0}
+        one |= {"shared_expert_intermediate_size": 0, "moe_latent_size": 0, "zero_expert_num": 0}
+    return ModelConfig(**(dict(model) | one))
 
 
 def _cache_transfer(scenario: Scenario, workload: Workload) -> list[Op]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,9 +11,9 @@ from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadValue, one_line, shown
 from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.methods import Efficiencies
-from llm_analysis.inference.passes import MTP, own_draft
+from llm_analysis.inference.passes import EAGLE, MTP, own_draft
 from llm_analysis.inference.runtimes import get_runtime
-from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.scenario import NGRAM, Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import get_dtypes
@@ -85,14 +85,16 @@ def _once(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Call
     return found
 
 
-def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | None:
+def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Literal["ngram"] | None:
     """Return the draft model, if one is asked for. Raises BadValue if no number of draft tokens is given with it."""
     name = flags.get("draft_model_name")
     if name is None:
         return None
     if not flags.get("num_draft_tokens"):
         raise BadValue(f"draft_model_name {shown(name)} needs num_draft_tokens: how many it proposes in each step")
-    return own_draft(model) if name == MTP else get_model(name, flags.get("allow_download", False))
+    if name == NGRAM:
+        return "ngram"
+    return own_draft(model, name) if name in (MTP, EAGLE) else get_model(name, flags.get("allow_download", False))
 
 
 def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:

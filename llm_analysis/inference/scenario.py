@@ -8,7 +8,7 @@ Everything that is a choice is in the scenario; everything that is a quantity is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from llm_analysis.errors import BadValue, Unsupported, shown
 from llm_analysis.hardware.gpu import GPU
@@ -32,6 +32,8 @@ from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
+NGRAM = "ngram"  # in place of a draft model: proposes tokens that followed the last ones earlier in the text
+
 
 class Scenario(NamedTuple):
     """A model, a GPU, formats, a layout, a method and a runtime that make sense together.
@@ -46,7 +48,7 @@ class Scenario(NamedTuple):
     layout: Parallelism
     method: Method
     runtime: Runtime = NONE
-    draft: ModelConfig | None = None
+    draft: ModelConfig | Literal["ngram"] | None = None
     notes: tuple[str, ...] = ()
     kv_cache_dtype_bytes: float | None = None  # as given
     layernorm_dtype_bytes: float | None = None  # as given
@@ -62,7 +64,7 @@ class Scenario(NamedTuple):
         method: str | None = None,
         efficiencies: Efficiencies | None = None,
         runtime: Runtime | None = None,
-        draft: ModelConfig | None = None,
+        draft: ModelConfig | Literal["ngram"] | None = None,
         kv_cache_dtype_bytes: float | None = None,
         layernorm_dtype_bytes: float | None = None,
     ) -> Scenario:
@@ -119,14 +121,23 @@ class Scenario(NamedTuple):
         """Return notes on the evidence behind the runtime's numbers."""
         return runtime_notes(self.runtime, self.model, batch) if isinstance(self.method, Calibrated) else ()
 
-    def of_draft(self) -> Scenario:
-        """Return the draft model on the same GPUs, under the same method.
+    @property
+    def draft_name(self) -> str | None:
+        """The name of the draft model; None without one."""
+        return self.draft if self.draft is None or isinstance(self.draft, str) else self.draft.name
 
-        It is sharded like the model if its heads allow, otherwise whole on each GPU. Raises BadValue without a draft
-        model, Unsupported in a pipeline, whose stages would wait for one another at each drafted token.
+    def of_draft(self) -> Scenario | None:
+        """Return the draft model on the same GPUs, under the same method; None for n-grams, which need no model.
+
+        It is sharded like the model if its heads allow, otherwise whole on each GPU. It runs inside the model's step,
+        so that the scheduler's time is not paid again. Raises BadValue without a draft model, Unsupported in a
+        pipeline, whose stages would wait for one another at each drafted token.
         """
         if self.draft is None:
-            raise BadValue("num_draft_tokens needs a draft model: give draft_model_name, mtp for the model's own layer")
+            own = "mtp for the model's own layer, eagle for an EAGLE head, ngram for n-grams of the text"
+            raise BadValue(f"num_draft_tokens needs a draft model: give draft_model_name, or {own}")
+        if isinstance(self.draft, str):
+            return None
         if self.layout.pp_size > 1:
             raise Unsupported("a draft model needs pp_size 1: the stages would wait for each drafted token")
         whole = {"ep_size": 1, "expert_imbalance": 1.0}
@@ -135,7 +146,8 @@ class Scenario(NamedTuple):
             check_layout(layout, self.draft)
         except Unsupported:
             layout = self.layout.model_copy(update={"tp_size": 1, "cp_size": 1, "sp_size": 1, **whole})
-        return self._replace(model=self.draft, layout=layout, draft=None)
+        runtime = self.runtime.model_copy(update={"step_seconds": 0.0, "sequence_seconds": 0.0})
+        return self._replace(model=self.draft, layout=layout, runtime=runtime, draft=None)
 
 
 def check_links(gpu: GPU, layout: Parallelism) -> None:
@@ -157,5 +169,7 @@ def _check_types(model: object, gpu: object, dtypes: object, layout: object, run
         ("draft", draft, ModelConfig, "get_model"),
     )
     for name, value, kind, maker in parts:
+        if name == "draft" and value == NGRAM:
+            continue
         if not isinstance(value, kind) and (value is not None or name in ("model", "gpu")):
             raise BadValue(f"{name} must be a value that {maker}(...) returns, not {shown(value)}")

@@ -139,6 +139,7 @@ class ModelConfig(BaseModel):
     pooler: bool = False
     head_bias: bool = False
     num_nextn_predict_layers: _Size = 0  # multi-token prediction: not run
+    num_draft_inputs: _Size = 0  # vectors of the hidden size per token that a draft head projects to one
 
     published_num_params: _Amount | None = None
     published_num_active_params: _Amount | None = None

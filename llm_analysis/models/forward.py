@@ -73,6 +73,9 @@ def _embedding(p: Pass) -> list[Op]:
     if m.token_type_rows:
         params = m.token_type_rows * m.hidden_size
         ops.append(lookup("token_type", p.rows, m.hidden_size, m.token_type_rows, entry, stream, params=params))
+    if m.num_draft_inputs:
+        ops = [op._replace(params=0.0, stored_bytes=0.0) for op in ops]  # the table is the model's
+        ops.append(p.matmul("draft_inputs", m.num_draft_inputs * m.hidden_size, m.hidden_size, p.dtypes.router))
     if m.hidden_size_per_layer_input:
         ops += _layer_embedding(p)
     if m.altup_num_inputs:
@@ -112,6 +115,8 @@ def _output_head(p: Pass) -> list[Op]:
     if width != m.hidden_size:
         ops.append(product("embedding_out", inputs=m.hidden_size, outputs=width, numbers=p.dtypes.router))
     head = product("output_head", inputs=width, outputs=m.vocab_size / t, numbers=p.dtypes.head, bias=m.head_bias)
+    if m.num_draft_inputs:
+        tied, params = True, 0.0  # the head is the model's
     ops.append(head._replace(params=params, stored_bytes=0.0 if tied else head.stored_bytes))
     logits = p.step.batch * m.vocab_size * p.dtypes.stream_bytes * (t - 1) / t
     return ops + collective("logits_all_gather", "all_gather", logits, t)

@@ -11,6 +11,7 @@ from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, ge
 from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.passes import carried, own_draft
+from llm_analysis.inference.runtimes import NONE
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, prefill_passes
 from llm_analysis.models.forward import forward, num_params
@@ -165,10 +166,38 @@ def test_mtp_uses_an_additional_layer_of_the_model() -> None:
         own_draft(get_model("llama-3.1-8b"))
 
 
+def test_a_draft_runs_inside_the_step_of_the_model() -> None:
+    """The scheduler's time of a step is paid once, whatever the number of drafted tokens."""
+    slow = NONE.model_copy(update={"name": "slow", "step_seconds": 1.0, "layer_seconds": 1e-6})
+    model, draft, h200 = get_model("llama-3.1-8b"), get_model("llama-3.2-1b"), get_gpu("h200-sxm-141gb")
+    found = LLMAnalysis(model, h200, get_dtypes("bf16"), method="calibrated", runtime=slow, draft_config=draft)
+    answer = found.inference(num_draft_tokens=4, acceptance_rate=0.0, num_tokens_to_generate=2)
+    assert 1.0 < answer.decode_latency < 1.1
+    assert "draft_host_layer" in {op.name for op in answer.operators if op.phase == "decode"}
+
+
+def test_ngrams_cost_the_check_alone() -> None:
+    parts = get_model("llama-3.1-8b"), get_gpu("h200-sxm-141gb"), get_dtypes("bf16")
+    found = LLMAnalysis(*parts, method="ideal", draft_config="ngram")
+    answer = found.inference(num_draft_tokens=3, acceptance_rate=0.0, num_tokens_to_generate=2, seq_len=512)
+    assert answer.decode_latency == pytest.approx(found.seconds(Step(1.0, 4.0, 512.0, "decode")))
+    assert answer.draft_model_name == "ngram"
+    assert answer.weight_memory_per_gpu == found.inference().weight_memory_per_gpu
+
+
+def test_an_eagle_head_has_the_published_number_of_weights() -> None:
+    """EAGLE (Li et al. 2024, table 2): 0.24 B for LLaMA2-Chat 7B, embedding and head being the model's (recalled)."""
+    assert num_params(own_draft(get_model("llama-2-7b"), "eagle")) == pytest.approx(0.24e9, rel=0.03)
+    head = own_draft(get_model("mixtral-8x7b"), "eagle")
+    assert (head.num_hidden_layers, head.num_experts) == (1, 0)
+
+
 def drafted(draft: str, layout: Parallelism, model: str = "qwen3-30b-a3b") -> Parallelism:
     """Return the layout of a draft model for a layout of the model."""
     parts = get_model(model), get_gpu("h200-sxm-141gb"), get_dtypes("bf16"), layout
-    return Scenario.of(*parts, draft=get_model(draft)).of_draft().layout
+    found = Scenario.of(*parts, draft=get_model(draft)).of_draft()
+    assert found
+    return found.layout
 
 
 def test_a_draft_with_indivisible_heads_runs_unsplit_on_each_gpu() -> None:

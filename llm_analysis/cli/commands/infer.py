@@ -100,7 +100,11 @@ def infer(
         ),
     ] = None,
     draft_model_name: Annotated[
-        str | None, _draft("model that proposes tokens; mtp for the model's own multi-token-prediction layer")
+        str | None,
+        _draft(
+            "model that proposes tokens; mtp for the model's own multi-token-prediction layer, eagle for an EAGLE "
+            "head, ngram for n-grams of the text"
+        ),
     ] = None,
     num_draft_tokens: Annotated[int, _draft("tokens proposed in each decode step", unit="tokens")] = 0,
     acceptance_rate: Annotated[
