@@ -73,8 +73,8 @@ def test_a_row_is_identical_to_infer_to_the_last_digit(given: dict[str, Any]) ->
 
 def test_the_runtime_none_is_a_runtime() -> None:
     asked = flags(model_name="llama-3.1-8b", gpu_name="h100-sxm-80gb")
-    rows = Sweep(asked | {"runtime": "none,vllm-v1"}).table()
-    assert rows["runtime"].tolist() == ["none", "vllm-v1"]
+    rows = Sweep(asked | {"runtime": "none,vllm"}).table()
+    assert rows["runtime"].tolist() == ["none", "vllm"]
     alone = estimate(*question(asked | {"runtime": "none"}))
     assert rows["decode_latency"].tolist()[0] == alone.decode_latency < rows["decode_latency"].tolist()[1]
 
