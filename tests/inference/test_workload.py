@@ -71,7 +71,8 @@ def test_chunks_compute_every_token_once_and_stay_within_their_size(b: int, s: i
 @given(model=models, method=methods, b=batches, s=prompts, chunk=chunks)
 def test_chunks_are_never_faster_than_one_pass(model: str, method: str, b: int, s: int, chunk: int) -> None:
     whole, cut = (
-        asked(model, method, batch_size_per_gpu=b, seq_len=s, **size) for size in ({}, {"prefill_chunk_size": chunk})
+        asked(model, method, batch_size_per_gpu=b, seq_len=s, prefill_chunk_size=size)
+        for size in (b * s, min(chunk, b * s))
     )
     assert cut.prefill_latency >= whole.prefill_latency * (1 - 1e-9)
     assert cut.decode_latency == whole.decode_latency
