@@ -182,10 +182,7 @@ def num_active_params(model: ModelConfig) -> float:
 
 
 def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
-    """Return the bytes that one more token adds to the KV cache of a sequence in which all windows are full.
-
-    If all layers with a cache have a window, so that nothing is added then: the bytes it adds until they are full.
-    """
+    """Return the bytes that one more token adds to the KV cache of a sequence in which all windows are full."""
     key = f"kv_bytes_per_token {dtypes.kv_bits} {dtypes.stream}"
     if key not in model.counts:
         model.counts[key] = _added_by_a_token(model, dtypes)
@@ -194,11 +191,9 @@ def kv_bytes_per_token(model: ModelConfig, dtypes: Dtypes) -> float:
 
 def _added_by_a_token(model: ModelConfig, dtypes: Dtypes) -> float:
     """Return `kv_bytes_per_token` without the cache of counts."""
-    added = 0.0
-    for context in (2.0**24, 1.0):
-        now, before = (Step(1.0, 1.0, tokens, "decode") for tokens in (context, context - 1))
-        added = added or float(_cached(model, now, dtypes) - _cached(model, before, dtypes))
-    return added
+    long = 2.0**24
+    now, before = (Step(1.0, 1.0, context, "decode") for context in (long, long - 1))
+    return float(_cached(model, now, dtypes) - _cached(model, before, dtypes))
 
 
 def _cached(model: ModelConfig, step: Step, dtypes: Dtypes) -> Quantity:

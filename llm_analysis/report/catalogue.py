@@ -26,8 +26,7 @@ MODEL_COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 MODEL_LEGEND = (
     "active: billions of parameters that a token uses; KV bytes: added to a 16-bit\n"
-    "cache by one more token, once all sliding windows are full (until then,\n"
-    "if all layers have a window)"
+    "cache by one more token, once all sliding windows are full"
 )
 GPU_COLUMNS: dict[str, Callable[[Row], str]] = {
     "GPU": lambda row: row["name"],

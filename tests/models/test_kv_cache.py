@@ -24,7 +24,7 @@ BY_HAND: list[tuple[str, float, str]] = [
     ("gemma-3-27b", 10 * 2 * 16 * 128 * 2, "62 layers, of which each sixth is full: 10"),
     ("gpt-oss-120b", 18 * 2 * 8 * 64 * 2, "half of the 36 layers see a window of 128"),
     ("llama-4-scout", 12 * 2 * 8 * 128 * 2, "each fourth of 48 layers is full, the others restart every 8192"),
-    ("mistral-7b-v0.1", 32 * 8 * 128 * 2 * 2, "all layers have a window: until it is full"),
+    ("mistral-7b-v0.1", 0, "every layer has a window of 4096"),
     ("phi-3.5-mini", 32 * 2 * 32 * 96 * 2, "a window longer than the context has no effect"),
 ]
 
