@@ -58,6 +58,7 @@ class Declared(NamedTuple):
 HINTS = {
     "max_model_len": "the longest sequence is --seq_len plus --num_tokens_to_generate; the answer shows the "
     "longest context that fits",
+    "prefill_chunk_size": "in load the most tokens in a step are --max_num_batched_tokens",
     "enable_chunked_prefill": "give --prefill_chunk_size, the most tokens in one prefill pass",
     "max_concurrency": "infer and load take it; here give --batch_size_per_gpu, the sequences in the batch",
     "quantization": "give --dtype_name, for example fp8 or int4",
