@@ -240,7 +240,6 @@ def read_granite_hybrid(fields: Fields) -> None:
 def read_gemma4(fields: Fields) -> None:
     """Read Gemma 4: the last layers share KV caches; dense and expert parts in parallel; an embedding per layer."""
     layers = fields.whole("num_hidden_layers")
-    fields.pop("vocab_size_per_layer_input", None)  # the same vocabulary
     shared = min(fields.take_whole("num_kv_shared_layers"), layers)
     kinds = fields.items_of("layer_types") or every(fields, 6, "full_attention", "sliding_attention")
     fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
@@ -482,7 +481,8 @@ def read_zamba2(fields: Fields) -> None:
     if fields.take_flag("use_shared_attention_adapter") and fields.whole("num_mem_blocks"):
         raise BadConfig("use_shared_attention_adapter: adapters of the shared attention are not covered")
     fields["adapter_rank"] = rank if adapted else 0
-    for key in ("num_query_groups", "attention_hidden_size", "time_step_rank", "use_long_context"):
+    fields.agree("attention_hidden_size", 2 * fields.whole("hidden_size"), "hidden_size, of which it is twice")
+    for key in ("num_query_groups", "time_step_rank", "use_long_context"):
         fields.pop(key, None)
 
 

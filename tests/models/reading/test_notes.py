@@ -6,6 +6,7 @@ import pytest
 from conftest import SIZES, published
 
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.forward import num_params
 from llm_analysis.models.reading.reader import read_model
 
 MAMBA2 = {"mamba_n_heads": 128, "mamba_d_head": 64, "mamba_d_state": 64, "mamba_n_groups": 1, "mamba_d_conv": 4}
@@ -156,6 +157,13 @@ def test_sizes_outside_the_language_model_do_not_count() -> None:
 def test_layers_of_the_older_key_of_gpt_neo() -> None:
     turned = published("gpt_neo", attention_types=[[["global"], 30], [["local"], 2]])
     assert turned.layer_kinds == {("full_attention", "dense"): 30, ("sliding_attention", "dense"): 2}
+
+
+def test_the_embedding_of_each_layer_may_have_a_vocabulary_of_its_own() -> None:
+    """Gemma 4 E2B: 32 layers with 64 elements per token; each token fewer saves 2,048 weights."""
+    sizes = {"hidden_size_per_layer_input": 64, "num_key_value_heads": 8, "global_head_dim": 256}
+    whole, part = (published("gemma4", **sizes, vocab_size_per_layer_input=tokens) for tokens in (32000, 30000))
+    assert num_params(whole) - num_params(part) == 2000 * 32 * 64
 
 
 def test_files_that_transformers_reads_in_another_way() -> None:
