@@ -1,7 +1,8 @@
-"""Fit a runtime to a user's measurements, from one row on.
+"""Fit a runtime to a user's measurements; one row is enough.
 
-The fit starts from a known runtime and changes no more terms than the rows determine: each term needs rows that vary in
-what it depends on. Errors before and after are compared on rows left out in turn.
+The fit starts from a known runtime and changes only the terms that the rows determine: the time per collective needs
+rows with and without tensor parallelism, the time per sequence needs several batch sizes, and so on. Errors before and
+after the fit are compared on held-out rows.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import LEAST_ROWS, Band
 from llm_analysis.inference.runtimes import NONE, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
 
-_ROWS_PER_TERM = 4  # rows per term after the first
-_LEAST_SECONDS = 1e-9  # of a term; less counts as zero
-_TOO_SLOW = 0.05  # a bias that no remaining term can correct
-_TOO_FAST = -0.5  # a bias that no engine's terms explain
+_ROWS_PER_TERM = 4  # rows needed for each term after the first
+_LEAST_SECONDS = 1e-9  # a fitted term below this is set to zero
+_TOO_SLOW = 0.05  # median error above which a fit with all terms at zero is reported as too slow
+_TOO_FAST = -0.5  # median error below which measured_s is probably not in seconds
 _MOST_FOLDS = 10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The fitted runtime, the terms that were fitted, errors before and after on rows left out, and notes."""
+    """The fitted runtime, the fitted terms, the held-out errors before and after the fit, and notes."""
 
     runtime: Runtime
     terms: tuple[str, ...]
@@ -64,7 +65,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
     changed |= {"held_out": {}, "ports": {}, "evidence": _evidence(path, after, len(rows.measurements))}
     residuals: dict[str, list[tuple[Measurement, float]]] = {}
-    for m, error in zip(rows.measurements, after, strict=False):  # none were left out where they are too few
+    for m, error in zip(rows.measurements, after, strict=False):  # `after` is empty if there is only one row
         residuals.setdefault(m.phase, []).append((m, 1 / (1 + error)))
     if own := _bands(residuals):
         changed["bands"] = own
@@ -82,7 +83,7 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
 
 
 def _bands(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, Band]:
-    """Return the band of each phase with enough rows, from measured / estimated of rows left out."""
+    """Return the error band of each phase with at least LEAST_ROWS rows, from held-out measured / estimated."""
     import numpy as np
 
     found = {}
@@ -95,9 +96,10 @@ def _bands(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, Ba
 
 
 def _started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str]]:
-    """Return the runtime to start from; for an engine that this package does not have, `none` and a note.
+    """Return the runtime to start from, and notes.
 
-    Raises UnknownName if the user asked for an unknown name.
+    `of_rows`: the name comes from the table and may be of an engine without a runtime; the fit then starts from `none`,
+    with a note. Raises UnknownName if the user asked for an unknown name.
     """
     if of_rows and name not in runtime_names() and not name.endswith(".json"):
         near = nearest(name, runtime_names(), "--runtime NAME starts from a known one")
@@ -106,7 +108,7 @@ def _started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str
 
 
 def _evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
-    """Return how many rows, and the errors on those left out."""
+    """Return the number of rows, and the held-out errors if there are any."""
     found = RuntimeEvidence(rows=n, sources={path.name: n})
     if not after:
         return found
@@ -114,7 +116,7 @@ def _evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
 
 
 def _remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
-    """Return notes on what so few rows cannot determine."""
+    """Return notes on the terms and errors that the rows are too few to determine."""
     found = []
     if n < 2:
         found.append("one row: none is left to check the fit with")
@@ -139,7 +141,7 @@ def _doubtful(
     return found
 
 
-# What must vary among the rows so that they determine a term beside the first.
+# The property that must vary among the rows for them to determine a term; step_seconds, the first, needs none.
 TELLING: dict[str, Callable[[Measurement], object]] = {
     "step_seconds": lambda m: 0,
     "collective_seconds": lambda m: m.tp_size > 1,
@@ -149,13 +151,13 @@ TELLING: dict[str, Callable[[Measurement], object]] = {
 
 
 def terms_for(measurements: Sequence[Measurement]) -> list[str]:
-    """Return the terms that the rows determine: one for any row, and one more for each four rows."""
+    """Return the terms that the rows determine: at most one, and one more for each _ROWS_PER_TERM rows."""
     varied = [t for t, key in TELLING.items() if t == "step_seconds" or len({key(m) for m in measurements}) > 1]
     return varied[: 1 + len(measurements) // _ROWS_PER_TERM]
 
 
 def _held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Return the errors before and after, each row estimated by a fit to the rows of other folds."""
+    """Return the relative errors with `start`, and those with fits to the other folds; empty for one row."""
     import numpy as np
 
     n = len(rows.measurements)
@@ -172,5 +174,5 @@ def _held_out(rows: Rows, start: Runtime, terms: Sequence[str]) -> tuple[list[fl
 
 
 def as_json(runtime: Runtime) -> str:
-    """Return the runtime as the text of a file for `--runtime`."""
+    """Return the runtime as JSON text that `--runtime FILE` accepts."""
     return json.dumps(runtime.model_dump(exclude_defaults=True), indent=2) + "\n"

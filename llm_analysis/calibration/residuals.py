@@ -1,7 +1,9 @@
-"""Residuals of the published measurements by cell, from which error bands are computed.
+"""Residuals of the published measurements, and the error bands computed from them.
 
-`data/residuals.json` holds, for each source, GPU and model, the ratios measured / estimated of its rows (at most
-`_MOST` quantiles of them). A band weighs each of these groups alike; a band for a row of a group is built without it.
+A group is the rows of one source, GPU and model. A cell is a kind of estimate that has an error band: phase, kind of
+model, and whether kernels were measured on the chip. `data/residuals.json` holds the ratios measured / estimated of
+each group in each cell, as `_MOST` quantiles if there are more rows. In a band each group has the same weight. The
+band that scores a measured row is built without the group of that row.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS, Band, cell_na
 from llm_analysis.units import Array
 
 FILE = DATA / "residuals.json"
-_MOST = 19  # ratios kept of a group
+_MOST = 19  # largest number of ratios kept for a group
 
 
 class Residuals(NamedTuple):
-    """The ratios measured / estimated of one source, GPU and model in one cell."""
+    """The ratios measured / estimated of one group in one cell."""
 
     cell: str
     group: str
@@ -32,17 +34,17 @@ class Residuals(NamedTuple):
 
 
 def rounded(value: float) -> float:
-    """Return a value to four digits; a time below a nanosecond as zero."""
+    """Return a value rounded to four digits; at most 1e-9 (a nanosecond, for times) becomes zero."""
     return float(f"{value:.4g}") if abs(value) > 1e-9 else 0.0
 
 
 def cell_of(m: Measurement) -> str:
-    """Return the cell of a row's band."""
+    """Return the name of the cell that a row belongs to."""
     return cell_name(m.phase, m.is_dense, same_chip(gpu_named(m.gpu_name)))
 
 
 def residuals_of(pairs: Iterable[tuple[Measurement, float]]) -> list[Residuals]:
-    """Return the residuals of rows, given as (measurement, measured / estimated)."""
+    """Return the residuals by cell and group; `pairs` are (measurement, measured / estimated)."""
     import numpy as np
 
     found: dict[tuple[str, str], list[tuple[Measurement, float]]] = {}
@@ -59,7 +61,7 @@ def residuals_of(pairs: Iterable[tuple[Measurement, float]]) -> list[Residuals]:
 
 
 def bands_of(residuals: Sequence[Residuals], without: str = "") -> dict[str, Band]:
-    """Return the band of each cell with enough rows and groups, without the rows of one group."""
+    """Return the band of each cell with at least LEAST_ROWS rows and LEAST_GROUPS groups, leaving out `without`."""
     by_cell: dict[str, list[Residuals]] = {}
     for entry in residuals:
         if entry.group != without:
@@ -73,7 +75,7 @@ def bands_of(residuals: Sequence[Residuals], without: str = "") -> dict[str, Ban
 
 
 def _band(found: Sequence[Residuals]) -> Band:
-    """Return the band of the residuals of a cell: 10th to 90th percentile, each group with weight 1."""
+    """Return the band of one cell: 10th to 90th percentile of the ratios, each group with total weight 1."""
     low, high = percentiles([entry.ratios for entry in found])
     return Band(
         low=rounded(low),
@@ -86,7 +88,7 @@ def _band(found: Sequence[Residuals]) -> Band:
 
 
 def percentiles(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the 10th and the 90th percentile of numbers in groups that have the same weight."""
+    """Return the 10th and the 90th percentile of numbers in groups, each group with the same total weight."""
     import numpy as np
 
     values = np.concatenate([np.asarray(group, dtype=float) for group in groups])
@@ -94,7 +96,7 @@ def percentiles(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def weighted_percentiles(values: Array, weights: Array) -> tuple[float, float]:
-    """Return the 10th and the 90th percentile of numbers with weights."""
+    """Return the 10th and the 90th percentile of weighted numbers."""
     import numpy as np
 
     order = np.argsort(values, kind="stable")
@@ -105,30 +107,33 @@ def weighted_percentiles(values: Array, weights: Array) -> tuple[float, float]:
 
 @cache
 def residuals() -> tuple[Residuals, ...]:
-    """Return the residuals of the package's data."""
+    """Return the residuals in `data/residuals.json`."""
     return tuple(_read(entry) for entry in read_json(FILE)["groups"])
 
 
 def _read(entry: Mapping[str, Any]) -> Residuals:
-    """Return one entry of the file."""
+    """Return one entry of the JSON file as a record."""
     low, high = entry["batch"]
     return Residuals(**{**entry, "batch": (float(low), float(high)), "ratios": tuple(map(float, entry["ratios"]))})
 
 
 @cache
 def _bands_without(group: str) -> dict[str, Band]:
-    """Return the bands of all cells without the rows of a group."""
+    """Return the bands of all cells, computed without the rows of `group`."""
     return bands_of(residuals(), group)
 
 
 @cache
 def _groups() -> frozenset[str]:
-    """Return the names of all groups."""
+    """Return the names of all groups in `data/residuals.json`."""
     return frozenset(entry.group for entry in residuals())
 
 
 def held_out_band(m: Measurement) -> Band | None:
-    """Return the band of a row, built without the rows of its source, GPU and model; None if too few remain."""
+    """Return the band of a row's cell, computed without the row's group; None if too few rows remain.
+
+    If the cell has too few rows, the cell of the other kind of chips (measured or not) is used.
+    """
     known = _bands_without(m.group if m.group in _groups() else "")
     names = (cell_name(m.phase, m.is_dense, chip) for chip in _chips(m.gpu_name))
     return next((known[name] for name in names if name in known), None)
@@ -136,6 +141,6 @@ def held_out_band(m: Measurement) -> Band | None:
 
 @cache
 def _chips(gpu_name: str) -> tuple[bool, bool]:
-    """Return whether a GPU's chip was measured, and the opposite: the order in which cells are tried."""
+    """Return whether kernels were measured on a GPU's chip, then the opposite: the order in which cells are tried."""
     measured = same_chip(gpu_named(gpu_name))
     return measured, not measured

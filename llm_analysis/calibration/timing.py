@@ -1,16 +1,19 @@
-"""Time many measurements at once: their operators, as arrays through the same `cost` line as any estimate.
+"""Estimate many measurements at once, with arrays of operators and the same `cost` function as single estimates.
 
-Rows of one scenario (model, GPU, number formats, layout) share the calls that list the operators: each call gets the
-passes of all of these rows as arrays. The operators are then gathered by GPU and by what selects a kernel's numbers,
-so that timing a table again, under a runtime with other terms, is a few dozen array operations.
+Rows of one scenario (model, GPU, number formats, layout) are passed to `forward` together, as arrays over their passes.
+The operators are then grouped by GPU and by the fields that select a kernel's efficiency (kind, format, rate, ...).
+Timing the same table under a runtime with other terms then takes a few dozen array operations.
 
-    static     prefill: one pass over all prompts. Decode: the passes of `nodes`, which stand for all steps.
-    serving    decode steps at a fixed concurrency. A step of b sequences carries (b - 1) / n prompts on average (n:
-               generated tokens): requests that replace finished ones, without the one that is watched. b is the
-               concurrency, or what fits in the KV cache if that is less; the remaining requests wait.
-    waves      all requests have one length and start together, so that the server alternates between a wave of prefill
-               and decode. In chunks of C tokens a wave takes k = ceil(c s / C) passes, W seconds in all. A request
-               waits W (k + 1) / (2 k) for its first token, and W (k - 1) / (2 k) between its first and second tokens.
+Passes of a row, by its kind (b: batch size, s: prompt tokens, n: generated tokens):
+
+    static     prefill: one pass over all prompts. Decode: the passes of `nodes`, with weights that add up to all steps.
+    serving    decode steps at a fixed concurrency. On average a step of b sequences also prefills (b - 1) / n prompts:
+               each of the other b - 1 requests is replaced by a new one every n steps. b is the concurrency, or the
+               number of sequences that fit in the KV cache if that is smaller; the remaining requests wait.
+    waves      all c requests have one length and start together, so the server alternates between prefilling all of
+               them and decoding. In chunks of C tokens the prefill takes k = ceil(c s / C) passes, W seconds in all. On
+               average a request waits W (k + 1) / (2 k) for its first token, and W (k - 1) / (2 k) between its first
+               and second tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from llm_analysis.models.forward import forward
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Array
 
-CHUNK = 8192.0  # tokens of a prefill pass of a server: max_num_batched_tokens of vLLM, chunked_prefill_size of SGLang
+CHUNK = 8192.0  # tokens of a server's prefill pass: max_num_batched_tokens of vLLM, chunked_prefill_size of SGLang
 _SERVER_MEMORY = 0.9  # gpu_memory_utilization of vLLM, free_gpu_memory_fraction of TensorRT-LLM
 _QUANTITIES = [
     n for n, default in Op._field_defaults.items() if isinstance(default, float) and n not in ("group", "messages")
@@ -46,17 +49,17 @@ _EVERYTHING = Runtime(name="all", step_seconds=1.0, layer_seconds=1.0, sequence_
 
 
 class _Pass(NamedTuple):
-    """A pass of one row: decode, prefill, or both together. `times` is how often it runs in what was measured."""
+    """A pass of one row: decode, prefill, or both together; it runs `times` times within the measured seconds."""
 
     row: int
     times: float
     decode: Step | None
     prefill: Step | None
-    waits: bool = False  # stands for a wait for other requests
+    waits: bool = False  # prefill of a wave, for which a request waits on average
 
 
 class _Group(NamedTuple):
-    """Operators that use the same kernel numbers; element i of each quantity belongs to pass `at[i]`."""
+    """Operators that use the same kernel efficiency; element i of each array belongs to pass `at[i]`."""
 
     gpu_name: str
     gpu: GPU
@@ -65,21 +68,21 @@ class _Group(NamedTuple):
 
 
 class Rows:
-    """Measurements prepared for timing under any runtime. `skipped` has (id, reason) of rows that cannot be timed."""
+    """Measurements prepared for estimates under any runtime; `skipped` has (id, reason) of rows without an estimate."""
 
     def __init__(self, measurements: Iterable[Measurement], by_model: bool = False) -> None:
-        self.by_model = by_model  # whether each model is a fold of its own when a fit is scored
+        self.by_model = by_model  # whether each model of a source and GPU is a separate fold when a fit is scored
         self.measurements: list[Measurement] = []
         self.skipped: list[tuple[str, str]] = []
-        self.decoding: list[float] = []  # sequences in a decode step of each row
+        self.decoding: list[float] = []  # of each row: sequences in a decode step
         self._times: list[float] = []
         self._row_of_pass: list[int] = []
         self._pipelines: list[tuple[Scenario, list[_Pass]]] = []
         self._kernels: dict[str, Calibrated] = {}
-        self._timed: tuple[Runtime, Array] | None = None  # a runtime without terms in seconds, and its kernels' time
-        self._seconds_of_groups: dict[int, tuple[Efficiency, Array]] = {}  # by group: numbers, seconds in each pass
-        self._counts: tuple[float | None, dict[str, Array]] | None = None  # of each term in seconds, by largest batch
-        self._least: list[float] = []  # of each pass: seconds at the datasheet's peaks
+        self._timed: tuple[Runtime, Array] | None = None  # the last runtime (terms in seconds set to 0), seconds by row
+        self._seconds_of_groups: dict[int, tuple[Efficiency, Array]] = {}  # by group: efficiency, seconds by pass
+        self._counts: tuple[float | None, dict[str, Array]] | None = None  # largest batch, counts by term and row
+        self._least: list[float] = []  # of each pass: least seconds, at the datasheet's peaks
         gathered: dict[tuple[Any, ...], list[tuple[GPU, Any, Op]]] = {}
         by_scenario: dict[tuple[Any, ...], list[tuple[int, Measurement]]] = {}
         for i, m in enumerate(measurements):
@@ -99,7 +102,7 @@ class Rows:
     def _add(
         self, scenario: Scenario, rows: list[tuple[int, Measurement]], gathered: dict[tuple[Any, ...], Any]
     ) -> dict[int, tuple[Measurement, float]]:
-        """Append the operators of rows that share a scenario; return (row, sequences in a decode step) by index."""
+        """Add the passes and operators of one scenario's rows; return (row, sequences in a decode step) by index."""
         import numpy as np
 
         limits = _sequences_held(scenario, [m for _, m in rows])
@@ -125,7 +128,7 @@ class Rows:
             operators = _operators(scenario, alike)
             compute, memory = _light(operators, scenario.gpu, len(alike))
             bound = np.maximum(compute, memory)
-            # A pass that stands for a wait is no work of the row itself.
+            # The wait for a wave's prefill is mostly for other requests, so it sets no lower bound.
             self._least += [0.0 if p.waits else float(least) for p, least in zip(alike, bound, strict=True)]
             for op in operators:
                 key = (scenario.gpu.name, op.kind, op.format, op.rate, op.group, op.span, op.messages)
@@ -133,7 +136,7 @@ class Rows:
         return kept
 
     def _number(self, kept: dict[int, tuple[Measurement, float]]) -> None:
-        """Number the rows that were kept in the order of the input."""
+        """Set `measurements` to the rows with estimates, in input order, and renumber the passes to match."""
         import numpy as np
 
         order = sorted(kept)
@@ -149,8 +152,8 @@ class Rows:
     def seconds(self, runtime: Runtime, method: str = "calibrated") -> Array:
         """Return the estimates of all rows under a runtime, in seconds.
 
-        They are linear in the runtime's terms in seconds: each has the number of its host operators or collectives in a
-        row as its factor. The kernels are timed again only if a factor or fact of the runtime changes.
+        The estimates are linear in the runtime's terms in seconds: the coefficient of a term is the number of its host
+        operators or collectives in a row. Kernels are timed again only if a factor or fact of the runtime changes.
         """
         import numpy as np
 
@@ -168,7 +171,7 @@ class Rows:
         return total + self._pipeline_seconds(runtime, method)
 
     def _kernel_seconds(self, runtime: Runtime, method: str) -> Array:
-        """Return the seconds of the kernels and collectives of all rows."""
+        """Return the seconds of kernels and collectives in each row, without host time and pipelines."""
         import numpy as np
 
         passes, methods = np.zeros(len(self._times)), dict[str, Method]()
@@ -187,7 +190,7 @@ class Rows:
         return self._of_rows(passes)
 
     def _count(self, largest: float | None) -> dict[str, Array]:
-        """Return how often each term in seconds counts in each row; sequences beyond `largest` do not count."""
+        """Return the coefficients of each term in seconds by row; a decode step counts at most `largest` sequences."""
         import numpy as np
 
         found = {term: np.zeros(len(self._times)) for term in _SECONDS}
@@ -200,14 +203,14 @@ class Rows:
         return {term: self._of_rows(counts) for term, counts in found.items()}
 
     def _of_rows(self, passes: Array) -> Array:
-        """Return the sum of a quantity over the passes of each row, each as often as it runs."""
+        """Return the sum of a quantity over the passes of each row, weighted by how often each pass runs."""
         import numpy as np
 
         weights, rows = np.array(self._times) * passes, np.array(self._row_of_pass, dtype=int)
         return np.bincount(rows, weights=weights, minlength=len(self.measurements)).astype(float)
 
     def _pipeline_seconds(self, runtime: Runtime, method: str) -> Array:
-        """Return the seconds of the rows that ran on a pipeline; zero for all others."""
+        """Return the seconds of the rows with pipeline parallelism; zero for all others."""
         import numpy as np
 
         total: Array = np.zeros(len(self.measurements))
@@ -219,10 +222,10 @@ class Rows:
     def impossible(self) -> dict[int, str]:
         """Return the rows that the datasheet rules out, by index, with the reason.
 
-        A row is ruled out if it is faster than its FLOP at the peak rate, or than its weights and KV cache at the
-        memory's bandwidth. With c requests in flight, a server starts c / (TTFT + (n - 1) TPOT) requests per second;
-        without a published TTFT the wait for the first token counts as zero, as the table claims that all c requests
-        decode.
+        A row is ruled out if its measured time is shorter than the time of its FLOP at the peak rate, or of reading its
+        weights and KV cache at the peak bandwidth. With c requests in flight, a server starts
+        c / (TTFT + (n - 1) TPOT) requests per second. A TTFT that was not published counts as zero: all c requests are
+        then assumed to be decoding.
         """
         import numpy as np
 
@@ -237,7 +240,7 @@ class Rows:
         return found
 
     def _method(self, gpu_name: str, runtime: Runtime, method: str) -> Method:
-        """Return the method that times operators on a GPU; the look-up of its profile is kept."""
+        """Return the method that times operators on a GPU; the GPU's profile is cached."""
         if method != "calibrated":
             return Method()
         if gpu_name not in self._kernels:
@@ -246,7 +249,7 @@ class Rows:
 
 
 def _scenario(m: Measurement) -> Scenario:
-    """Return the scenario of a row. Raises LLMAnalysisError if it makes no sense or its weights do not fit."""
+    """Return the scenario of a row. Raises LLMAnalysisError if it is invalid or the weights do not fit in memory."""
     model, gpu = model_named(m.model_name), gpu_named(m.gpu_name)
     scenario = Scenario.of(model, gpu, m.dtypes(), m.layout(), method="calibrated", runtime=NONE)
     weights_fit(scenario)
@@ -254,13 +257,13 @@ def _scenario(m: Measurement) -> Scenario:
 
 
 def _passes(m: Measurement, model: ModelConfig, row: int, held: float) -> Iterable[_Pass]:
-    """Yield the passes that a row covers; `held` sequences fit in the KV cache."""
+    """Yield the passes within a row's measured seconds; `held` is the number of sequences that fit in the KV cache."""
     b, s, n = m.batch_size, m.seq_len, max(m.num_tokens, 1.0)
     if m.kind == "waves":
         chunks = ceil(b * s / CHUNK)
         waits = (chunks + 1) / 2.0 if m.metric == "ttft" else (chunks - 1) / 2.0 / max(n - 1.0, 1.0)
         if waits:
-            # One chunk may be smaller than CHUNK; a prompt longer than it takes several.
+            # A chunk has whole prompts, up to CHUNK tokens; a prompt longer than CHUNK is split.
             chunk = Step(min(b, CHUNK / s), s) if s <= CHUNK else Step(1.0, CHUNK)
             yield _Pass(row, waits, None, chunk, waits=True)
     elif m.metric != "tpot":
@@ -271,7 +274,7 @@ def _passes(m: Measurement, model: ModelConfig, row: int, held: float) -> Iterab
     decoding = min(b, held) if m.kind == "serving" else b
     for weight, context in nodes(int(s), int(m.decode_steps), model.decode_kinks):
         step = Step(decoding, 1.0, context, "decode")
-        # A request does not see its own prefill between its tokens, so that the others' count.
+        # A request's own prefill is not between its tokens, so only the other requests' prompts count.
         joining = (decoding - 1.0) / n if m.kind == "serving" else 0.0
         often, prompts = min(joining, 1.0), max(joining, 1.0)
         if often < 1.0:
@@ -281,7 +284,7 @@ def _passes(m: Measurement, model: ModelConfig, row: int, held: float) -> Iterab
 
 
 def _operators(scenario: Scenario, passes: Sequence[_Pass]) -> list[Op]:
-    """Return the operators of passes of one form, the host's included; each quantity is an array over the passes."""
+    """Return the operators of passes with the same parts, as arrays over the passes; host operators are included."""
     model, dtypes, layout = scenario.model, scenario.dtypes, scenario.layout
     decode, prefill = (_stacked([getattr(p, part) for p in passes]) for part in ("decode", "prefill"))
     steps = [step for step in (decode, prefill) if step is not None]
@@ -291,7 +294,7 @@ def _operators(scenario: Scenario, passes: Sequence[_Pass]) -> list[Op]:
 
 
 def _light(operators: Sequence[Op], gpu: GPU, n: int) -> tuple[Array, Array]:
-    """Return the seconds of n passes at the datasheet's FLOP/s, and of their weights and cache at its bandwidth."""
+    """Return the least seconds of n passes: FLOP at the datasheet's rate; weights and KV cache at its bandwidth."""
     import numpy as np
 
     compute, memory = np.zeros(n), np.zeros(n)
@@ -302,19 +305,19 @@ def _light(operators: Sequence[Op], gpu: GPU, n: int) -> tuple[Array, Array]:
 
 
 def _stacked(steps: Sequence[Step | None]) -> Step | None:
-    """Return steps of one phase as one step of arrays; None where there are none."""
+    """Return steps of one phase as one step with arrays; None if there are no steps."""
     import numpy as np
 
     some = [step for step in steps if step is not None]
     if not some:
         return None
     batch, new, context = (np.array([float(step[i]) for step in some]) for i in range(3))
-    # One number where all are the same: a decode pass has one new token.
+    # A decode step has one new token per sequence, so a scalar is enough.
     return Step(batch, 1.0 if some[0].phase == "decode" else new, context, some[0].phase)
 
 
 def _sequences_held(scenario: Scenario, rows: Sequence[Measurement]) -> list[float]:
-    """Return how many sequences of each row fit in the KV cache of a server, at the middle of their generation."""
+    """Return the number of sequences of each row that fit in a server's KV cache, halfway through their generation."""
     import numpy as np
 
     if all(m.kind != "serving" for m in rows):
@@ -329,7 +332,7 @@ def _sequences_held(scenario: Scenario, rows: Sequence[Measurement]) -> list[flo
 
 
 def _add_pipeline(total: Array, scenario: Scenario, passes: Sequence[_Pass]) -> None:
-    """Add the seconds of the passes of a pipeline to those of their rows; a prompt in it is a pass of its own."""
+    """Add the seconds of pipeline-parallel passes to `total`; decode and prefill of a pass are timed separately."""
     import numpy as np
 
     for part in ("decode", "prefill"):
@@ -341,7 +344,7 @@ def _add_pipeline(total: Array, scenario: Scenario, passes: Sequence[_Pass]) -> 
 
 
 def _joined(entries: list[tuple[GPU, Any, Op]]) -> _Group:
-    """Return one operator whose quantities are arrays over all its entries."""
+    """Return the entries as one group: one operator with arrays over all entries."""
     import numpy as np
 
     def whole(name: str) -> Any:

@@ -4,9 +4,9 @@
 
 writes `data/kernels` and `data/links.json`. Needs scipy.
 
-Collectives inside a server are fitted to measured ones: NCCL and the engine's own all-reduce (aiconfigurator), sends
-(vidur). Between servers, the launch time is fitted to small all-reduces and sends of two DGX servers (vidur), and the
-bandwidth fraction is that of DeepEP over InfiniBand. Links without measurements use the numbers of a similar link.
+Collectives inside a server are fitted to measurements: NCCL and the all-reduce kernels of engines (aiconfigurator),
+sends (vidur). Between servers, the launch time is fitted to small all-reduces and sends of two DGX servers (vidur), and
+the bandwidth fraction is that of DeepEP over InfiniBand. Links without measurements use the numbers of a similar link.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Kernels = dict[str, dict[str, Kernel]]
 
 
 def _fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
-    """Return all kernels that were measured on one GPU, by kind and format."""
+    """Return the fitted kernels of one GPU, by kind and format."""
     folder = ops_folder / system
     kernels: Kernels = {}
     for samples in measured_kernels.gemms(folder, gpu):
@@ -72,7 +72,11 @@ def _fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
 
 
 def _add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
-    """Add one format of GEMM. If the input quantization was measured with it, the GEMM gets the launch time of bf16."""
+    """Fit one format of GEMM and add it to `kernels`.
+
+    If the measured time includes the quantization of the inputs, that kernel is fitted too. The launch times of the two
+    cannot be separated, so the GEMM then gets the launch time of the bf16 GEMM.
+    """
     gemm = kernels.setdefault("gemm", {})
     fixed = {"launch": gemm["bf16"].numbers.launch} if samples.before is not None else {}
     entry, along = kernels_of([samples], gpu, COMPUTE, fixed)
@@ -88,7 +92,8 @@ def _add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
 def _fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
     """Fit every GPU and link in a folder of measured kernels, write one profile each, and return the paths.
 
-    `ops_folder`/../microbench.csv and ../vidur, if present, give the elementwise kernels and the scaled profiles.
+    If present, `ops_folder`/../vidur adds elementwise kernels and sends, and `ops_folder`/../microbench.csv adds the
+    scaled profiles.
     """
     root, today = Path(ops_folder), datetime.now(timezone.utc).date().isoformat()
     made = {name: _fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
@@ -104,7 +109,7 @@ def _fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
 
 
 def _fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
-    """Return the profile of a GPU with measured kernels."""
+    """Return the fitted profile of a GPU with measured kernels."""
     return Profile(
         name=gpu.name,
         architecture=gpu.architecture,
@@ -118,13 +123,13 @@ def _fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
 
 
 def write(path: Path, content: Profile | Links) -> Path:
-    """Write a profile with one kernel per line; return its path."""
+    """Write a profile or the links as JSON with one kernel per line; return the path."""
     path.write_text(laid_out(plain(content)) + "\n", encoding="utf-8")
     return path
 
 
 def plain(value: Any) -> Any:
-    """Return a record as plain values for a JSON file, without the fields that are not known."""
+    """Return a record as dicts and numbers for JSON, without the fields that have their default value."""
     if isinstance(value, Efficiency):
         return value.model_dump(exclude_defaults=True)
     if isinstance(value, (Profile, Links, Kernel, Evidence)):
@@ -134,7 +139,7 @@ def plain(value: Any) -> Any:
 
 
 def laid_out(value: Any, depth: int = 0) -> str:
-    """Return nested objects as JSON; an object with the key `numbers` takes one line."""
+    """Return nested dicts as indented JSON; a dict with the key `numbers` is written on one line."""
     if not isinstance(value, dict) or "numbers" in value:
         return json.dumps(value)
     pad = "  " * (depth + 1)
@@ -146,15 +151,16 @@ _LinkKernels = dict[str, dict[str, dict[str, Kernel]]]
 
 _LINKS = {"a100_sxm": "NVLink3", "h100_sxm": "NVLink4", "b200_sxm": "NVLink5", "l40s": "PCIe"}
 
-# The measured L40S GPUs communicate through the host: 4 GPUs reach a quarter and 8 a twelfth of the bandwidth of a
-# pair. Published prefills of L40S servers (TensorRT-LLM 0.9, 4 GPUs) show the bandwidth of a pair. So PCIe is fitted
-# to pairs, with the latency of small messages in all groups; the path through the host has its own fit per group size.
+# In the measured L40S server, GPUs communicate through the host: a collective of 4 GPUs reaches a quarter and one of 8
+# GPUs a twelfth of the bandwidth of 2 GPUs. Published prefill times of other L40S servers (TensorRT-LLM 0.9, 4 GPUs)
+# fit the bandwidth of 2 GPUs. Therefore the link "PCIe" is fitted to groups of 2, and to small messages of all groups
+# for the latency; "PCIe through the host" has a separate fit for each group size.
 PAIRED, SHARED = "PCIe", "PCIe through the host"
-SMALL_MESSAGE, SMALL_BETWEEN = 13, 15  # log2 of bytes, inside a server and between two
+SMALL_MESSAGE, SMALL_BETWEEN = 13, 15  # log2 of bytes: inside a server, between two servers
 
 
 def _fit_links(ops_folder: Path) -> _LinkKernels:
-    """Return the collectives by link, algorithm and kind; the sends come from `ops_folder`/../vidur."""
+    """Return the fitted collectives by link, algorithm and kind; sends are fitted to `ops_folder`/../vidur."""
     links: _LinkKernels = {}
     for system, link in _LINKS.items():
         gpu = get_gpu(SYSTEMS[system])
@@ -169,14 +175,14 @@ def _fit_links(ops_folder: Path) -> _LinkKernels:
     return links | _unmeasured_links(links) | _between_servers(links, vidur)
 
 
-# Sends between two GPUs of one or two DGX servers (microsoft/vidur, MIT), launched by the host.
+# Sends between two GPUs, in one DGX server or in two (microsoft/vidur, MIT), launched by the host.
 _SERVERS = {"a100_dgx": "NVLink3", "h100_dgx": "NVLink4"}
 _SERVER_GPUS = {"a100_dgx": "a100-sxm-80gb", "h100_dgx": "h100-sxm-80gb"}
-BEYOND = 9  # a span of GPUs that includes a second server
+BEYOND = 9  # span of a collective over two servers of 8 GPUs
 
 
 def sends(folder: Path, in_server: int) -> Samples:
-    """Return the sends between two GPUs; `in_server` is the number of GPUs per server, 1 or 2."""
+    """Return the sends between two GPUs; `in_server` is the number of GPUs used per server, 1 or 2."""
     table = read_table(folder / "send_recv.csv")
     rows = where(table, table["devices_per_node"] == in_server)
     (op,) = collective("send", "send", rows["size"], 2, span=2 if in_server == 2 else BEYOND)
@@ -184,7 +190,10 @@ def sends(folder: Path, in_server: int) -> Samples:
 
 
 def small_all_reduces(folder: Path) -> Samples:
-    """Return the all-reduces of two GPUs in separate servers, with messages too small for bandwidth to matter."""
+    """Return the all-reduces of two GPUs in separate servers with messages up to 2^SMALL_BETWEEN bytes.
+
+    The time of such small messages is latency; bandwidth hardly matters.
+    """
     table = read_table(folder / "all_reduce.csv")
     keep = (table["num_workers"] == 2) & (table["devices_per_node"] == 1) & (table["size"] <= 2**SMALL_BETWEEN)
     rows = where(table, keep)
@@ -194,12 +203,15 @@ def small_all_reduces(folder: Path) -> Samples:
 
 
 def _by_octave(size: Array) -> Array:
-    """Return the octave of each message size: messages of one octave go to the same fold."""
+    """Return floor(log2(size)), so that messages of similar size go to the same fold."""
     return np.asarray(np.floor(np.log2(size)))
 
 
 def _between_servers(links: _LinkKernels, vidur: Path) -> _LinkKernels:
-    """Return the collectives between servers: measured launch time, DeepEP's bandwidth fraction, NVLink's latency."""
+    """Return the collectives between servers.
+
+    The launch time is measured (vidur), the bandwidth fraction is that of DeepEP, and the latency is that of NVLink4.
+    """
     known = {
         kind: _stand_in(entry, _INTER_NODE_FRACTION, _INTER_NODE) for kind, entry in links["NVLink4"]["nccl"].items()
     }
@@ -215,12 +227,12 @@ def _between_servers(links: _LinkKernels, vidur: Path) -> _LinkKernels:
 
 
 def _measured_launch(entry: Kernel, measured: Kernel) -> Kernel:
-    """Return a collective with the launch time of a measured one."""
+    """Return `entry` with the launch time of `measured`."""
     return entry._replace(numbers=entry.numbers.model_copy(update={"launch": measured.numbers.launch}))
 
 
 def _keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[str, str, list[Samples]]]:
-    """Return link, kind and samples of each fit over a link."""
+    """Return (link, kind, samples) of each fit of one link's measurements; PCIe is fitted as two links."""
     by_key: dict[tuple[str, str], list[Samples]] = {}
     for group, samples in measured_kernels.collectives(folder, algorithm):
         kind = samples.op.kind
@@ -231,17 +243,16 @@ def _keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[st
     return [(*key, samples) for key, samples in by_key.items()]
 
 
-# Links without tables of measurements.
 def _unmeasured_links(links: _LinkKernels) -> _LinkKernels:
-    """Return NVLink2 and AMD's mesh, with the numbers of the most similar measured link."""
+    """Return the collectives of links without tables: NVLink2 (numbers of NVLink3) and xGMI (numbers of NVLink4)."""
     nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
     mesh = {f"{kind}/{n}": _stand_in(nccl[kind], link, _XGMI) for kind in nccl for n, link in _XGMI_FRACTIONS.items()}
     second = {kind: _stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
     return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
 
 
-# RCCL on MI300X reaches 47.7 GB/s between 2 GPUs, which share one link of 64 GB/s, and 312.9 GB/s among 8 GPUs, which
-# use 7 links each (ml-engineering). Fractions are of the links that the group can use.
+# RCCL on MI300X reaches 47.7 GB/s between 2 GPUs, connected by one link of 64 GB/s, and 312.9 GB/s among 8 GPUs with 7
+# such links each (ml-engineering). The fractions are relative to the links between the GPUs of the group.
 _XGMI_FRACTIONS = {2: 47.7 / 64, 4: 47.7 / 64, 8: 312.9 / (7 * 64)}
 _XGMI = (
     "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
@@ -254,7 +265,7 @@ _INTER_NODE = (
 
 
 def _stand_in(entry: Kernel, link: float, note: str) -> Kernel:
-    """Return the numbers of a collective over another link, with a note."""
+    """Return a collective with another bandwidth fraction `link`, and a note in place of fit errors."""
     evidence = Evidence(source=entry.evidence.source, note=note)
     return Kernel(numbers=entry.numbers.model_copy(update={"link": round(link, 4)}), evidence=evidence)
 

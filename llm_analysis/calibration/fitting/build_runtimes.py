@@ -2,10 +2,11 @@
 
     python -m llm_analysis.calibration.fitting.build_runtimes measurements.csv [measurements.csv ...] [runtime ...]
 
-Each runtime is fitted to its static and its serving rows. A fit starts from zero, from the terms that the engines of
-_POOL share, or from another version or port of the same engine (fitted first), whichever has the lowest error on
-held-out rows. The kipply-blog rows are the project's first benchmark: scored, never fitted. Rows of grade C, rows set
-apart and rows that the datasheet rules out are not fitted either.
+Each runtime is fitted to all rows of its engine, static and serving. A fit starts from zero, from the terms fitted to
+the engines in _POOL, or from another version or port of the same engine (fitted earlier), whichever has the lowest
+error on held-out rows. The kipply-blog rows are the project's first benchmark and are scored but never fitted. Rows
+that `measurements.apart` excludes (grade C, or contradicted by another number) and rows that the datasheet rules out
+are not fitted either.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from llm_analysis.inference.runtimes import FOLDER, UNKNOWN, Runtime, RuntimeEvi
 from llm_analysis.units import Array
 
 OWN_BENCHMARK = "kipply-blog"
-FIT_DATE = "2026-11-25"  # that the files carry: the same data give the same files
+FIT_DATE = "2026-11-25"  # written to the files; a constant, so that the same data give the same files
 
-# Which all-reduce an engine runs, and how it launches kernels with narrow weights: from source code and release notes.
-# The FLOP per clock of an attention on CUDA cores are 16 elements of the cache, each multiplied and added
-# (docs/accuracy.md).
+# Facts about each engine, from source code and release notes: which all-reduce it runs, whether kernels with 8- or
+# 4-bit weights launch like 16-bit ones, and more (inference/runtimes.py has all fields). The 32 FLOP per clock and SM
+# of attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm"}},
     "tensorrt-llm-0.20": {"collective": "engine"},
@@ -66,9 +67,9 @@ FACTS: dict[str, dict[str, Any]] = {
     "autoawq": {"collective": "nccl"},
     "mlc-llm": {"collective": "nccl", "narrow_launch": True},
 }
-# The terms that may be fitted. The kernels of most engines are those that the profiles were measured on, or as good, so
-# only what the engine adds is fitted. These engines enqueue a pass as a whole (CUDA graph, TensorRT engine, compiled
-# step, loop in C++), so the host does not delay single layers.
+# The terms that may be fitted, by engine (all of TERMS for an engine that is not listed). Engines with _ADDED run the
+# kernels of the profiles or equally fast ones, so only the time that the engine adds is fitted. They enqueue a pass as
+# a whole (CUDA graph, TensorRT engine, compiled step, loop in C++), so there is no host time per layer.
 _SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
 _ADDED = (*_SHARED, "narrow_memory")
 _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
@@ -78,17 +79,18 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ),
     _ADDED,
 )
-_ALLOWED["sglang-rocm"] = ()  # 14 rows of one source, 12 of them of one GPU: no fit to the others says anything
-# An engine in C++ without published rows here. Bare kernels met an unpublished probe of it within 6 to 8 %.
+_ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
+# Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
+# from the kernels alone agreed with an unpublished measurement of it within 6 to 8 %.
 _WITHOUT_ROWS = ("lmdeploy",)
-# TensorRT-LLM's early attention: one block of CUDA cores per query head; from 0.7 on also one on tensor cores (XQA),
-# for groups of 8.
+# Early TensorRT-LLM decodes attention on CUDA cores, with one thread block per query head. From 0.7 on it also has a
+# kernel on tensor cores (XQA) for 8 query heads per KV head.
 _OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 
-_BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU: its models are left out in turn
-_POOL = ("vllm", "tensorrt-llm-0.20")  # the engines whose common terms others start from
-# Versions and ports of one engine: the one that they may start from, fitted first.
+_BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU, so each model is a fold
+_POOL = ("vllm", "tensorrt-llm-0.20")  # a fit to these engines is the prior and a start value of all others
+# Runtime -> another version or port of the same engine. A fit may start from its terms, so FACTS lists it first.
 _RELATIVES = {
     "vllm-0.13": "vllm",
     "vllm-v1": "vllm-0.13",
@@ -100,7 +102,10 @@ _RELATIVES |= dict.fromkeys(_OLD_ATTENTION, "tensorrt-llm-0.20")
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
-    """Return the rows that a runtime is fitted to, those of its platform."""
+    """Return the rows that the runtime `name` is fitted to.
+
+    If an engine has a runtime for ROCm, its rows on AMD GPUs belong to that runtime and all other rows to the main one.
+    """
     base = name.removesuffix("-rocm")
     amd, ported = name != base, f"{base}-rocm" in FACTS
     return [
@@ -115,7 +120,7 @@ def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
 
 
 def _vendor(m: Measurement) -> str:
-    """Return the maker of a row's GPU; empty if the GPU is unknown."""
+    """Return the vendor of a row's GPU; empty if the GPU is unknown."""
     try:
         return gpu_named(m.gpu_name).vendor
     except LLMAnalysisError:
@@ -123,14 +128,14 @@ def _vendor(m: Measurement) -> str:
 
 
 def _possible_rows(measurements: Sequence[Measurement], by_model: bool = False) -> Rows:
-    """Return the measurements that can be timed and that the datasheet does not rule out."""
+    """Return the measurements that can be estimated and that are possible at the datasheet's peaks."""
     rows = Rows(measurements, by_model)
     impossible = rows.impossible()
     return Rows([m for i, m in enumerate(rows.measurements) if i not in impossible], by_model) if impossible else rows
 
 
 def _fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
-    """Return the runtime of that name: terms chosen, fitted, and fitted again without each source and GPU."""
+    """Return the runtime `name` with chosen and fitted terms, and the terms fitted again without each fold."""
     facts = {"name": name, **FACTS.get(name, {})}
     allowed = _ALLOWED.get(name, TERMS)
     tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in _starts(facts, prior)]
@@ -146,9 +151,9 @@ def _fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
 
 
 def _starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
-    """Return where a fit may start: from zero, from the pool's terms, or from those of a relative.
+    """Return the runtimes that a fit may start from: no terms, the terms of `prior`, those of the related runtime.
 
-    The pool's terms come from other engines, so that no row comes back to its own engine.
+    `prior` is fitted without the rows of the engine itself, so a held-out row does not enter its own start value.
     """
     others = [prior, *([get_runtime(_RELATIVES[facts["name"]])] if facts["name"] in _RELATIVES else [])]
     own = Runtime(**facts)
@@ -157,7 +162,7 @@ def _starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
 
 
 def _without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior: Runtime) -> Runtime:
-    """Return the fit to all rows but those of a fold."""
+    """Return the fit to all rows outside `fold`, or `start` if there are none."""
     import numpy as np
 
     others = np.setdiff1d(np.arange(len(rows.measurements)), fold)
@@ -165,12 +170,12 @@ def _without(rows: Rows, start: Runtime, terms: Sequence[str], fold: Any, prior:
 
 
 def _values(runtime: Runtime, terms: Sequence[str]) -> dict[str, float]:
-    """Return a runtime's terms, to four digits."""
+    """Return the values of a runtime's terms, rounded to four digits."""
     return {term: rounded(getattr(runtime, term)) for term in terms}
 
 
 def _evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
-    """Return how many rows, of which sources, and the errors on rows held out."""
+    """Return the number of rows, their sources, and the errors of held-out estimates."""
     import numpy as np
 
     errors = estimates / rows.measured - 1
@@ -185,7 +190,7 @@ def _evidence(rows: Rows, estimates: Array) -> RuntimeEvidence:
 
 
 def _write(runtime: Runtime, folder: Path) -> Path:
-    """Write a runtime as a JSON file without terms that are zero; return its path."""
+    """Write a runtime as a JSON file without terms of zero; return the path."""
     path = folder / f"{runtime.name}.json"
     plain = runtime.model_dump(exclude_defaults=True)
     plain = {key: rounded(value) if isinstance(value, float) else value for key, value in plain.items()}
@@ -195,7 +200,10 @@ def _write(runtime: Runtime, folder: Path) -> Path:
 
 
 def _fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder: Path = FOLDER) -> None:
-    """Fit and write the runtimes `names`, and the terms that all engines share."""
+    """Fit and write the runtimes `names`.
+
+    If these are all runtimes, also write the runtime `unknown`, fitted to all engines, and those of _WITHOUT_ROWS.
+    """
     measurements = [m for path in paths for m in read_measurements(path)[0]]
     for name in names:
         others = [m for other in _POOL if other != name for m in usable(measurements, other)]

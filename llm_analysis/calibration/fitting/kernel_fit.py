@@ -1,8 +1,8 @@
-"""Fit one kind of kernel: least squares on log time with a robust loss, and the errors of held-out rows.
+"""Fit the efficiency of one kind of kernel by least squares on log time with a robust loss.
 
-Every row is timed by `hardware.roofline.cost`, the function that estimates use. For the errors, the shapes are split
-into two halves, and each half is predicted with numbers fitted to the other half. The numbers of the profile are then
-fitted to all rows. Needs scipy.
+`hardware.roofline.cost` predicts each row, as it does in estimates. For the held-out errors, the shapes are split into
+two halves, and each half is predicted with numbers fitted to the other half. The numbers of the profile are then fitted
+to all rows. Needs scipy.
 """
 
 from __future__ import annotations
@@ -21,48 +21,52 @@ _SOURCES = {
     "vidur, network": "microsoft/vidur (MIT), NCCL launched by the host on DGX servers: {}",
 }
 Numbers = dict[str, float]
-BEFORE = "before_"  # prefix of the numbers of a kernel that was measured together with another
+BEFORE = "before_"  # prefix of the numbers of the quantization kernel (Samples.before)
 
-# First guess and bounds of each number. Fractions stay within the datasheet's peaks.
+# Start value, lower and upper bound of each number. Fractions are at most 1, the datasheet's peak.
 _GUESS = {"launch": 5e-6, "flops": 0.6, "memory": 0.7, "sharpness": 2.0, "fill": 1e4, "latency": 5e-7, "link": 0.6}
 _LOWEST = {"launch": 1e-7, "flops": 0.005, "memory": 0.02, "sharpness": 1.0, "fill": 1.0, "latency": 1e-9, "link": 0.01}
 _HIGHEST = {"launch": 1e-3, "flops": 1.0, "memory": 1.0, "sharpness": 10.0, "fill": 1e9, "latency": 1e-3, "link": 1.0}
-CHUNKED = {"sharpness": 0.4}  # below 1 for collectives: each chunk pays the latency again
+CHUNKED = {"sharpness": 0.4}  # below 1 for collectives, because each chunk of a message adds latency
 
-# The A100's experts were measured only with tokens that follow a power law, which overloads one expert. With even
-# routing, grouped GEMMs run like other GEMMs (as on the H100), so these three numbers are set by hand and not fitted;
+# On the A100, experts were measured only with power-law routing, which overloads one expert. With even routing a
+# grouped GEMM is as efficient as other GEMMs (as on the H100), so these three numbers are set by hand, not fitted;
 # docs/accuracy.md lists this choice.
 FIXED = {("a100-sxm-80gb", "grouped_gemm"): {"flops": 0.8, "sharpness": 1.5, "fill": 1.0}}
-# The fitted rows do not determine the compute fraction. Other rows of the same table give a lower bound: on an A100,
-# attention with up to 16 query heads per KV head takes no longer than multi-head attention over the same cache.
+# The fitted rows of A100 decode attention are bound by memory and do not determine the compute fraction. Other rows of
+# the same table give a lower bound: attention with up to 16 query heads per KV head takes no longer than multi-head
+# attention over the same cache.
 LEAST_COMPUTE = {("a100-sxm-80gb", "decode_attention"): {"flops": 0.3}}
 
 COMPUTE = ("launch", "flops", "memory", "sharpness", "fill")
 MOVE = ("launch", "memory")
 NETWORK = ("launch", "latency", "link", "sharpness")
-_ROBUST = 0.05  # larger residuals of log time are weighted less than quadratically
+_ROBUST = 0.05  # residual of log time above which the loss grows less than quadratically
 
 
 def predicted(s: Samples, gpu: GPU, numbers: Numbers) -> Array:
-    """Return the predicted seconds of all rows."""
+    """Return the predicted seconds of all rows, over all kernels in the measured time."""
     runs = [(op, efficiency(numbers)) for op in (s.op, s.twin) if op is not None]
     runs += [(s.before, efficiency(numbers, BEFORE))] if s.before is not None else []
     runs += [(op, KNOWN[op.kind]) for op in s.known]
     return np.asarray(sum(cost(op, gpu, e).seconds for op, e in runs), dtype=np.float64)
 
 
-# Elementwise kernels that were measured together with the experts of an MoE layer: close to the fit of every GPU.
+# Efficiency of the elementwise kernels in the measured MoE block; the fits of all GPUs are close to these numbers.
 KNOWN = {"elementwise": Efficiency(launch=2.9e-6, memory=0.46)}
 
 
 def efficiency(numbers: Numbers, prefix: str = "") -> Efficiency:
-    """Return the numbers with names that start with `prefix`, or those without any prefix."""
+    """Return the numbers with names that start with `prefix`; without one, all but those of the quantization kernel."""
     own = {n[len(prefix) :]: v for n, v in numbers.items() if n.startswith(prefix) and (prefix or BEFORE not in n)}
     return Efficiency(**own)
 
 
 def fitted(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers, lowest: Numbers) -> Numbers:
-    """Return the numbers `names` with the least error on the samples; `fixed` ones are given, the others are ideal."""
+    """Return the numbers `names` fitted to the samples, together with `fixed`; numbers in neither have their defaults.
+
+    `lowest` replaces the lower bounds of some numbers.
+    """
     from scipy.optimize import least_squares
 
     low, high, guess = ({n: d[n.removeprefix(BEFORE)] for n in names} for d in (_LOWEST, _HIGHEST, _GUESS))
@@ -82,7 +86,7 @@ def fitted(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Number
 
 
 def held_out(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers, lowest: Numbers) -> Array:
-    """Return the relative errors of rows predicted with numbers fitted to the other half of the shapes."""
+    """Return the relative errors of all rows, each predicted with numbers fitted to the other half of the shapes."""
     errors = []
     for fold in (0, 1):
         numbers = fitted([s.part(s.shape % 2 != fold) for s in parts], gpu, names, fixed, lowest)
@@ -94,7 +98,7 @@ def held_out(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numb
 def kernels_of(
     parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers | None = None, lowest: Numbers | None = None
 ) -> tuple[Kernel, Efficiency | None]:
-    """Return the numbers fitted to all rows with their held-out errors, and those of the kernel before it, if any."""
+    """Return the kernel fitted to all rows with its held-out errors, and the quantization kernel's numbers or None."""
     if parts[0].before is not None:
         names = (*(n for n in names if n not in (fixed or {})), *(BEFORE + n for n in MOVE))
     errors = held_out(parts, gpu, names, fixed or {}, lowest or {})

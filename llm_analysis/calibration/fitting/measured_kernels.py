@@ -1,13 +1,13 @@
 """Read tables of measured kernels into operators (with arrays of sizes) and the seconds of each row.
 
 The folder has one sub-folder per GPU with gzipped CSV files, as published in aiconfigurator-core (NVIDIA, Apache-2.0):
-milliseconds of one kernel in a CUDA graph. The operators are built by `physics.operators`, so a fit counts the same
-FLOP and bytes as an estimate.
+milliseconds of one kernel in a CUDA graph. `physics.operators` builds the operators, so that a fit counts the same FLOP
+and bytes as an estimate.
 
 The experts of an MoE layer were measured as one block: router, permutation, up and gate, activation, down, weighted
-sum. The number of experts that a row reads depends on the distribution of its tokens. `balanced` assigns tokens to
-experts in turn, so r tokens with k experts each reach min(r k, E) of E experts; random routing reaches about 63 % of
-that at r k = E. Rows with power-law routing are used only where the distribution hardly matters.
+sum. The number of experts read depends on the routing. `balanced` routing assigns tokens to experts in turn, so r
+tokens with k experts each read min(r k, E) of E experts; random routing reads about 63 % of that at r k = E. Rows with
+power-law routing are used only where the routing hardly changes the time.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from llm_analysis.physics.operators import MatmulFormat, Op, Step, elementwise, 
 from llm_analysis.units import Array, Quantity
 
 Mask = NDArray[np.bool_]
-Table = dict[str, Any]  # column name -> array of numbers or of text
+Table = dict[str, Any]  # column name -> array of float64 or of text
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Operators of one kind, format and rate, as arrays, with their measured seconds.
 
-    The seconds may include other kernels: `twin` has the same numbers as `op`; `before` quantizes the input, and its
-    numbers are fitted too; those of `known` have fixed numbers.
+    The seconds may include other kernels: `twin` has the same efficiency as `op`; `before` quantizes the input and has
+    its own fitted efficiency; the kernels in `known` have fixed efficiencies.
     """
 
     op: Op
@@ -53,7 +53,7 @@ class Samples:
     known: tuple[Op, ...] = ()
 
     def part(self, keep: Mask) -> Samples:
-        """Return the samples with only the rows that `keep` marks."""
+        """Return the samples of the rows where `keep` is true."""
         twin, before = (None if op is None else _rows_of(op, keep) for op in (self.twin, self.before))
         op, known = _rows_of(self.op, keep), tuple(_rows_of(op, keep) for op in self.known)
         seconds, shape = self.seconds[keep], self.shape[keep]
@@ -61,7 +61,7 @@ class Samples:
 
 
 def read_table(path: Path) -> Table:
-    """Return the columns of a CSV file, gzipped or not: arrays of float64 if all cells are numbers, else of text."""
+    """Return the columns of a CSV file (plain or gzipped): float64 if all cells are numbers, else text."""
     reading = gzip.open if path.suffix == ".gz" else open
     with reading(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
@@ -69,7 +69,7 @@ def read_table(path: Path) -> Table:
 
 
 def column(cells: tuple[str, ...]) -> NDArray[Any]:
-    """Return the cells as numbers if all of them are, else as text."""
+    """Return the cells as an array of float64 if all are numbers, else of text."""
     try:
         return np.array(cells, dtype=np.float64)
     except ValueError:
@@ -77,23 +77,23 @@ def column(cells: tuple[str, ...]) -> NDArray[Any]:
 
 
 def where(table: Table, keep: Mask) -> Table:
-    """Return the rows of a table that `keep` marks."""
+    """Return the rows of a table where `keep` is true."""
     return {name: values[keep] for name, values in table.items()}
 
 
 def hashed(*columns: Array) -> Array:
-    """Return one number per row, equal for rows with equal columns: a golden-ratio hash."""
+    """Return a hash of the columns (golden-ratio method): rows with equal values get the same number."""
     mixed = sum(np.log2(values + 1.0) * factor for values, factor in zip(columns, (1.0, 7.3, 31.7, 97.1), strict=False))
     return np.floor((np.asarray(mixed) * 1e3 * 0.6180339887498949) % 1.0 * 1e6)
 
 
 def _rows_of(op: Op, keep: Mask) -> Op:
-    """Return an operator with only the rows that `keep` marks."""
+    """Return an operator with only the elements of its arrays where `keep` is true."""
     values: dict[str, Any] = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in op._asdict().items()}
     return Op(**values)
 
 
-# Folder name -> the GPU it was measured on.
+# Folder name -> name of the measured GPU.
 SYSTEMS = {
     "a100_sxm": "a100-sxm-80gb",
     "h100_sxm": "h100-sxm-80gb",
@@ -101,7 +101,7 @@ SYSTEMS = {
     "l40s": "l40s-48gb",
 }
 
-# Format in the tables -> name in physics/dtypes.py. `fp8_block` has one scale per 128 x 128 weights.
+# Format name in the tables -> name in physics/dtypes.py. `fp8_block` has one scale per block of 128 x 128 weights.
 DTYPE_NAMES = {
     "bfloat16": "bf16",
     "fp8": "fp8",
@@ -112,22 +112,23 @@ DTYPE_NAMES = {
     "sq": "int8",
 }
 
-_QUANTISED_APART = ("fp8", "fp8_block", "nvfp4")  # measured together with the kernel that quantizes their inputs
-LEAST_WIDTH = 512  # models have no smaller matrices
+_QUANTISED_APART = ("fp8", "fp8_block", "nvfp4")  # the measured time includes quantizing the inputs
+LEAST_WIDTH = 512  # of k and n; matrices of models are at least this wide
 
-# A repeated kernel finds small data in L2; in a model the data comes from memory. Only on an L40S (96 MB of L2,
-# 864 GB/s of GDDR6) is this faster than the memory's peak, so such rows say nothing about memory there.
+# A benchmark repeats one kernel, so small matrices stay in L2; in a model they are read from HBM or GDDR. On an L40S
+# (96 MB of L2, 864 GB/s of GDDR6) such rows are faster than the peak memory bandwidth, so they are left out of the fit.
+# The ratio of L2 size to memory bandwidth (bytes over bytes/s) selects the GPUs where this matters.
 _LARGE_L2_PER_BANDWIDTH = 96e6 / 864e9
 
 
 def matmul_format(name: str, gpu: GPU) -> MatmulFormat:
-    """Return how a GPU multiplies the format `name` of the tables."""
+    """Return the rate and byte sizes with which a GPU multiplies matrices in the tables' format `name`."""
     linear = get_dtypes(DTYPE_NAMES[name]).on(gpu.peak_flops, gpu.name).linear
     return linear._replace(format=name) if name == "fp8_block" else linear
 
 
 def _served_by_l2(gpu: GPU, op: Op) -> Mask:
-    """Mark memory-bound rows that fit into L2, on GPUs with an L2 much faster than the memory."""
+    """Return a mask of the memory-bound rows with data that fits into L2; all false on GPUs with a small L2."""
     l2 = gpu.l2_bytes or 0.0
     if l2 / gpu.memory_bandwidth < _LARGE_L2_PER_BANDWIDTH * 0.99:
         return np.zeros(np.shape(op.bytes), dtype=bool)
@@ -136,7 +137,7 @@ def _served_by_l2(gpu: GPU, op: Op) -> Mask:
 
 
 def gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
-    """Yield the matrix multiplications of each format: m tokens, k inputs, n outputs."""
+    """Yield the GEMM samples of each format: m tokens, k inputs, n outputs."""
     table = read_table(folder / "gemm_perf.csv.gz")
     for name in sorted(set(table["gemm_dtype"])):
         wide = (table["gemm_dtype"] == name) & (table["n"] >= LEAST_WIDTH) & (table["k"] >= LEAST_WIDTH)
@@ -153,12 +154,12 @@ def gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
 
 
 def quantize(rows: Any, width: Any, numbers: MatmulFormat) -> Op:
-    """Return the kernel that reads inputs of a matrix multiplication in 16 bits and writes them in its format."""
+    """Return the kernel that quantizes GEMM inputs: reads 16-bit elements, writes elements of the GEMM's format."""
     return elementwise("quantize", rows, 2.0 * width, numbers.input_bytes * width, 1.0, kind="quantize")
 
 
 def _from_memory(gpu: GPU, samples: Samples) -> Samples:
-    """Return the samples without the rows that L2 served, and a note with their number."""
+    """Return the samples without the rows read from L2; the note says how many were left out."""
     aside = _served_by_l2(gpu, samples.op)
     if not aside.any():
         return samples
@@ -168,11 +169,11 @@ def _from_memory(gpu: GPU, samples: Samples) -> Samples:
 
 _ATTENTION_FORMATS = {("bfloat16", "bfloat16"): "bf16", ("bfloat16", "fp8"): "bf16_kv8", ("fp8", "fp8"): "fp8"}
 _MAIN_HEAD_DIM = 128
-_PAGE = 64  # tokens; a cache is read in whole pages, so all shorter prompts and contexts take the same time
+_PAGE = 64  # tokens; the KV cache is read in whole pages, so all contexts shorter than a page take the same time
 
 
 def attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
-    """Yield attention by math format, cache format and head size: bf16, bf16_kv8, fp8, bf16_d64, ..."""
+    """Yield attention samples by math format, cache format and head size: bf16, bf16_kv8, fp8, bf16_d64, ..."""
     source = "context_attention_perf" if phase == "prefill" else "generation_attention_perf"
     table = read_table(folder / f"{source}.csv.gz")
     table = where(table, (table["window_size"] == 0) & (table["kernel_source"] == "torch_flow"))
@@ -195,7 +196,11 @@ _ATTENTION_NOTES = {
 
 
 def _believable(table: Table, gpu: GPU, phase: str) -> Mask:
-    """Mark the rows with shapes of real models: up to 16 query heads per KV head, at least one page of tokens."""
+    """Return a mask of the attention rows to fit.
+
+    Prefill: at least one page of tokens. Decode: also at most 16 query heads per KV head, as in real models. On the
+    A100 only multi-head decode from 512 cached tokens on is used; _ATTENTION_NOTES has the reason.
+    """
     heads, kv_heads = table["num_heads"], _kv_heads_of(table)
     if phase == "prefill":
         return np.asarray(table["isl"] >= _PAGE)
@@ -207,18 +212,18 @@ def _believable(table: Table, gpu: GPU, phase: str) -> Mask:
 
 
 def _kv_heads_of(table: Table) -> Array:
-    """Return the number of KV heads; the tables write 0 for multi-head attention."""
+    """Return the number of KV heads of each row; in the tables 0 means multi-head attention."""
     given: Array = table["num_key_value_heads"]
     return np.where(given > 0, given, table["num_heads"]).astype(np.float64)
 
 
 def _attention_shape(rows: Table) -> Array:
-    """Return the number that rows of attention with equal sizes share."""
+    """Return a hash of batch, context, heads and KV heads; rows with equal sizes go to the same fold."""
     return hashed(rows["batch_size"], rows["isl"] + rows["step"], rows["num_heads"], _kv_heads_of(rows))
 
 
 def attention_op(rows: Table, phase: str, name: str, gpu: GPU, head_dim: float, cache: str) -> Op:
-    """Return causal attention over the prompt, or of one new token over isl + step tokens."""
+    """Return causal attention over a prompt of isl tokens (prefill), or of one new token over isl + step (decode)."""
     rate = "fp8" if name.startswith("fp8") else "bf16"
     seen = rows["isl"] + rows["step"]
     prompt = Step(rows["batch_size"], rows["isl"])
@@ -238,13 +243,13 @@ def attention_op(rows: Table, phase: str, name: str, gpu: GPU, head_dim: float, 
     )
 
 
-# Multi-head latent attention of DeepSeek: 512 latent and 64 rotary elements per token, key heads of 128 + 64 elements,
-# value heads of 128.
+# Multi-head latent attention (MLA) of DeepSeek, in elements: 512 latent and 64 rotary per token, 128 + 64 per key head,
+# 128 per value head.
 LATENT, ROTARY, KEY, VALUE = 512.0, 64.0, 192.0, 128.0
 
 
 def latent_attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
-    """Yield multi-head latent attention: expanded keys and values in prefill, absorbed ones in decode."""
+    """Yield the MLA samples by cache format: keys and values are expanded in prefill, absorbed in decode."""
     source = "context_mla_perf" if phase == "prefill" else "generation_mla_perf"
     path = folder / f"{source}.csv.gz"
     if not path.is_file():
@@ -283,7 +288,7 @@ COLLECTIVES = {
 
 
 def collectives(folder: Path, algorithm: str) -> Iterator[tuple[int, Samples]]:
-    """Yield the collectives of NCCL, or the engine's own all-reduce, with the number of GPUs: 2, 4 or 8."""
+    """Yield (number of GPUs, samples) of NCCL's collectives or of an engine's all-reduce, for 2, 4 and 8 GPUs."""
     source = "nccl_perf" if algorithm == "nccl" else "custom_allreduce_perf"
     table = read_table(folder / f"{source}.csv.gz")
     if algorithm == "nccl":
@@ -292,21 +297,22 @@ def collectives(folder: Path, algorithm: str) -> Iterator[tuple[int, Samples]]:
     for theirs, kind in COLLECTIVES.items():
         for group in (2, 4, 8):
             rows = where(table, (kinds == theirs) & (table["num_gpus"] == group))
-            message = rows["message_size"] * 2.0  # elements of 16 bits
+            message = rows["message_size"] * 2.0  # from elements of 16 bits to bytes
             if len(message):
                 op = _collective_op(kind, message, group)
                 yield group, Samples(op, rows["latency"] * 1e-3, np.log2(message), source)
 
 
 def _collective_op(kind: str, message: Any, group: int) -> Op:
-    """Return a collective; `message` is the size in bytes of the whole tensor."""
+    """Return a collective over `group` GPUs; `message` is the size of the whole tensor in bytes."""
     if kind == "all_reduce":
         return all_reduce(kind, message, group, node=group)[0]
     return collective(kind, kind, message * (group - 1) / group, group)[0]
 
 
-# microsoft/vidur (MIT): the kernels of one layer of vLLM on three GPUs. Column of the table -> kind of operator.
+# microsoft/vidur (MIT): profiled kernels of one vLLM layer on three GPUs.
 _VIDUR = {"a100-sxm-80gb": "a100", "h100-sxm-80gb": "h100", "a40-48gb": "a40"}
+# Column of vidur's table -> kind of operator.
 _ELEMENTWISE = {
     "input_layernorm": "elementwise",
     "attn_rope": "rotary",
@@ -318,7 +324,7 @@ _ELEMENTWISE = {
 
 
 def elementwises(vidur: Path, gpu: GPU) -> Iterator[Samples]:
-    """Yield norms, rotary embeddings and activations; residual additions; embedding look-ups."""
+    """Yield the samples of each kind in _ELEMENTWISE: norms and activations, rotary embedding, residual, embedding."""
     paths = sorted((vidur / _VIDUR.get(gpu.name, "none")).glob("*/*/mlp.csv*"))
     tables = [read_table(path) for path in paths]
     for kind in dict.fromkeys(_ELEMENTWISE.values()) if tables else ():
@@ -331,7 +337,7 @@ def elementwises(vidur: Path, gpu: GPU) -> Iterator[Samples]:
 
 
 def _pass_of(table: Table, name: str) -> tuple[Array, Array]:
-    """Return the bytes that an elementwise kernel moves and its seconds, for the rows in which it was measured."""
+    """Return the bytes read and written by an elementwise kernel and its seconds, in the rows with a time for it."""
     rows, h = table["num_tokens"], table["n_embd"]
     tp = table["num_tensor_parallel_workers"]
     gated = np.char.lower(table["use_gated_mlp"].astype(str)) == "true"
@@ -347,17 +353,18 @@ def _pass_of(table: Table, name: str) -> tuple[Array, Array]:
 GATED = ("moe_torch_flow", "moe_torch_flow_cutlass", "deepgemm")
 _SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
 
-# nvfp4 was measured with two kernels. Engines run the one for few tokens, which is two to four times as fast. Its rows
-# with several experts per token are faster than the memory allows, so fewer experts were read than stated. Rows with
-# one expert per token, or with one token, do not have this problem.
+# nvfp4 was measured with two kernels. Engines run the low-latency kernel, which is two to four times as fast. Its rows
+# with several experts per token are faster than the memory bandwidth allows, so they read fewer experts than the table
+# says and are left out. Rows with one token, or with one expert per token, are within the bandwidth. With _MANY_TOKENS
+# or more, all experts are read, and reading them is a small part of the time.
 _FASTEST = {"nvfp4": "moe_torch_flow_min_latency"}
 _FASTEST_NOTE = "the kernel for few tokens; rows of one token, of one expert a token, or of many tokens"
-_LEAST_EXPERT_WIDTH = 128  # of the part of an expert on one GPU: models are not split further
-_MANY_TOKENS = 8192  # all experts are read, and their weights hardly matter
+_LEAST_EXPERT_WIDTH = 128  # of an expert's slice on one GPU; experts are not split into narrower slices
+_MANY_TOKENS = 8192
 
 
 def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
-    """Yield gated experts, all on one GPU, by format."""
+    """Yield the samples of gated experts by format, without expert parallelism (all experts on each GPU)."""
     path = folder / "moe_perf.csv.gz"
     table = read_table(path) if path.is_file() else {"moe_dtype": np.array([])}
     for name in sorted(set(table["moe_dtype"])):
@@ -370,7 +377,7 @@ def grouped_gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
 
 
 def _even_routing(rows: Table, name: str, gpu: GPU) -> Samples:
-    """Return the rows with tokens assigned to experts in turn."""
+    """Return the samples of rows with `balanced` routing."""
     tokens, k = rows["num_tokens"], rows["topk"]
     note = ""
     if name in _FASTEST:
@@ -380,7 +387,11 @@ def _even_routing(rows: Table, name: str, gpu: GPU) -> Samples:
 
 
 def _power_law_routing(rows: Table, name: str, gpu: GPU) -> Samples:
-    """Return the power-law rows with one token, or with enough tokens to reach nearly all experts in any case."""
+    """Return the memory-bound samples of power-law rows with one token, or with at least two copies per expert.
+
+    In these rows the number of experts read hardly depends on the routing. Rows bound by compute are left out, because
+    power-law routing overloads one expert.
+    """
     tokens, held = rows["num_tokens"], rows["num_experts"]
     rows = where(rows, (tokens == 1) | (tokens * rows["topk"] >= 2 * held))
     touched = distinct_experts(rows["num_tokens"], rows["num_experts"], rows["topk"])
@@ -389,12 +400,12 @@ def _power_law_routing(rows: Table, name: str, gpu: GPU) -> Samples:
 
 
 def _memory_bound(op: Op, gpu: GPU) -> Mask:
-    """Mark the rows that take three times as long for their bytes as for their FLOP, at the peaks."""
+    """Return a mask of the rows with bytes / bandwidth > 3 FLOP / rate, both at the datasheet's peaks."""
     return np.asarray(op.bytes / gpu.memory_bandwidth > 3 * op.flops / gpu.peak_flops[op.rate])
 
 
 def experts(rows: Table, numbers: MatmulFormat, touched: Quantity, note: str) -> Samples:
-    """Return all kernels of the measured block, counted as in models/layers/feed_forward.py."""
+    """Return the samples of the measured MoE block, with FLOP and bytes as in models/layers/feed_forward.py."""
     tokens, h, k, held = rows["num_tokens"], rows["hidden_size"], rows["topk"], rows["num_experts"]
     width, copies = rows["inter_size"] / rows["moe_tp_size"], tokens * k
     product = partial(matmul, kind="grouped_gemm", read=touched, held=held, numbers=numbers)

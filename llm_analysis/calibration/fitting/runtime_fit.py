@@ -1,10 +1,10 @@
-"""Fit the terms of a runtime to measured latencies, and score the fit on rows that it did not see.
+"""Fit the terms of a runtime to measured latencies, and score the fit on held-out rows.
 
-Least squares on the logarithm of estimate / measured, with a loss that limits outliers (soft L1 from 10 % on). The rows
-of one table of one model weigh together as the fourth root of their number cubed, so that a long table does not
-outweigh the others. A weak pull towards the prior decides what the rows leave open.
+Least squares on log(estimate / measured), with a loss that limits outliers (soft L1 from 10 % on). Each row of a table
+of n rows has the weight n^(-1/4), so that a long table does not outweigh the others. A weak pull towards the prior
+determines the terms that the rows do not determine.
 
-`out_of_sample` leaves out each (source, GPU) in turn. `chosen_terms` adds a term only if that error falls.
+`out_of_sample` leaves out each (source, GPU) in turn. `chosen_terms` adds a term only if that held-out error falls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llm_analysis.calibration.timing import Rows
 from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.units import Array
 
-# The unit of a term in the fit, in seconds. Factors have none and are fitted by their logarithm.
+# Seconds per unit of each term in the fit, which brings the terms to similar size. Factors are fitted as logarithms.
 SECONDS = {
     "step_seconds": 1e-3,
     "layer_seconds": 1e-5,
@@ -27,13 +27,13 @@ SECONDS = {
 FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
 CUDA_CORES = "cuda_core_flops"
 TERMS = (*SECONDS, *FACTORS)
-LARGEST = 100.0  # units of seconds
-_CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock: at most what the 128 lanes of an SM add and multiply
-_FACTOR_RANGE = (0.1, 1.0)  # kernels at best as good as those measured
-_PULL = 0.05  # weight of the prior, per unit, beside a row that is off by OUTLIER
-_OUTLIER = 0.1
-_ENGINE_WEIGHT = 10.0  # of an engine's rows together, beside `_PULL`
-_WORTH = 0.003  # how much lower the held-out error must be for a term to be kept
+LARGEST = 100.0  # upper bound of a term in seconds, in its unit
+_CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock and SM: at most 128 lanes with one multiply-add each
+_FACTOR_RANGE = (0.1, 1.0)  # an engine's kernels are at most as fast as the measured ones
+_PULL = 0.05  # residual per unit of distance from the prior; a row of weight 1 that is off by _OUTLIER has 1
+_OUTLIER = 0.1  # of log(estimate / measured); larger residuals count less than quadratically
+_ENGINE_WEIGHT = 10.0  # root of the sum of the squared weights of each engine, with `engines_alike`
+_WORTH = 0.003  # least reduction of the held-out loss for which a term is kept
 
 
 def fit(
@@ -46,7 +46,7 @@ def fit(
 ) -> Runtime:
     """Return `runtime` with `terms` fitted to the rows `chosen` (indices; all by default), pulled towards `prior`.
 
-    With `engines_alike`, the rows of each engine weigh the same together.
+    With `engines_alike`, the rows of each engine have the same total weight.
     """
     import numpy as np
     from scipy.optimize import least_squares
@@ -58,7 +58,7 @@ def fit(
     weights = table_weights(measurements) * (_engine_weights(measurements) if engines_alike else 1.0)
     known = (
         runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
-    )  # a fact of few
+    )  # the prior does not fit CUDA_CORES
     start = np.array([_encoded(term, getattr(known, term)) for term in terms])
     low, high = zip(*(_bounds(term) for term in terms), strict=True)
     start = np.clip(start, np.array(low) + 1e-3, np.array(high) - 1e-3)
@@ -73,7 +73,7 @@ def fit(
 
 
 def _engine_weights(measurements: Sequence[Measurement]) -> Array:
-    """Return factors on the weights of `table_weights` that give each engine the same sum of their squares."""
+    """Return factors on `table_weights` with which the squared weights of each engine have the same sum."""
     import numpy as np
 
     engines, weights = [m.engine for m in measurements], table_weights(measurements)
@@ -82,14 +82,14 @@ def _engine_weights(measurements: Sequence[Measurement]) -> Array:
 
 
 def _encoded(term: str, value: float) -> float:
-    """Return a term's value in the units of the fit."""
+    """Return a term's value in the unit of the fit: multiples of SECONDS, or the logarithm of a factor."""
     from math import log
 
     return value / SECONDS[term] if term in SECONDS else log(value)
 
 
 def _with_terms(runtime: Runtime, terms: Sequence[str], x: Array) -> Runtime:
-    """Return `runtime` with the terms of a vector of the fit."""
+    """Return `runtime` with `terms` set to the values of `x`, in the units of the fit."""
     from math import exp
 
     values = {t: float(v) * SECONDS[t] if t in SECONDS else exp(float(v)) for t, v in zip(terms, x, strict=True)}
@@ -97,7 +97,7 @@ def _with_terms(runtime: Runtime, terms: Sequence[str], x: Array) -> Runtime:
 
 
 def _bounds(term: str) -> tuple[float, float]:
-    """Return the smallest and the largest value of a term, in the units of the fit."""
+    """Return the bounds of a term, in the unit of the fit."""
     from math import log
 
     if term in SECONDS:
@@ -107,12 +107,12 @@ def _bounds(term: str) -> tuple[float, float]:
 
 
 def fold_key(m: Measurement, by_model: bool) -> str:
-    """Return the name of the rows that are left out together with a row."""
+    """Return the name of a row's fold: its source and GPU, and its model if `by_model`."""
     return f"{m.source} | {m.gpu_name}" + (f" | {m.model_name}" if by_model else "")
 
 
 def folds(rows: Rows) -> list[Any]:
-    """Return the rows of each (source, GPU) as arrays of indices; also by model if `rows.by_model`."""
+    """Return the row indices of each fold: one per (source, GPU), or per model of it if `rows.by_model`."""
     import numpy as np
 
     keys = [fold_key(m, rows.by_model) for m in rows.measurements]
@@ -120,7 +120,7 @@ def folds(rows: Rows) -> list[Any]:
 
 
 def out_of_sample(rows: Rows, runtime: Runtime, terms: Sequence[str], prior: Runtime | None = None) -> Array:
-    """Return estimates of all rows, each by a fit to the other folds; by `runtime` if there are none."""
+    """Return estimates of all rows, each by a fit to the other folds; by `runtime` if there is only one fold."""
     import numpy as np
 
     estimates = np.zeros(len(rows.measurements))
@@ -132,9 +132,10 @@ def out_of_sample(rows: Rows, runtime: Runtime, terms: Sequence[str], prior: Run
 
 
 def loss(rows: Rows, estimates: Array) -> float:
-    """Return the loss by which terms are chosen: median plus half of the 90th percentile of |error|.
+    """Return the held-out loss used to choose terms: median plus half of the 90th percentile of |error|.
 
-    It is the mean over (source, GPU), each weighted by the root of its number of rows: a term must serve many sources.
+    It is the mean over folds, each weighted by the root of its number of rows, so that a term is kept only if it helps
+    on many sources.
     """
     import numpy as np
 
@@ -145,7 +146,7 @@ def loss(rows: Rows, estimates: Array) -> float:
 
 
 def chosen_terms(rows: Rows, runtime: Runtime, prior: Runtime | None = None, terms: Sequence[str] = TERMS) -> list[str]:
-    """Return the terms that lower the held-out error, the best first, until the next one would not."""
+    """Return the terms that lower the held-out loss by _WORTH or more, found by greedy forward selection."""
     kept: list[str] = []
     best = loss(rows, out_of_sample(rows, runtime, [], prior))
     while True:

@@ -1,21 +1,21 @@
-"""Build the profiles of GPUs with few or no measured kernels: the profile of a similar GPU, scaled.
+"""Build the profiles of GPUs with few or no measured kernels by scaling the profile of a similar GPU.
 
-All figures come from `microbench.csv`.
+All measurements come from `microbench.csv`.
 
 GPUs without any measured kernel: two factors, one on `flops` and one on `memory`, scale every kernel. For A100-40GB,
-V100, T4 and L4 they make the profile match published times of one Llama-2-70B layer at many batch sizes. For MI300X
-they are ratios of what the same tools reached on both GPUs: the best matrix multiplication and the five bandwidths of
-BabelStream.
+V100, T4 and L4 the factors are chosen so that the profile matches published times of one Llama-2-70B layer at many
+batch sizes. For MI300X they are ratios of the fractions of peak reached by the same tools on MI300X and on the similar
+GPU: the best matrix multiplication (mamf-finder) and the mean of BabelStream's five bandwidths.
 
 The decode steps of a layer read a KV cache of unknown length. The time of the weights alone is therefore extrapolated
-to zero sequences, by a straight line through the batches up to 16 or up to 32, whichever has the smaller standard error
-(a T4 and an L4 change kernels at 17). LLaMA-30B of the same table, which is not used in the fit, gives similar memory
+to zero sequences with a straight line through the batches up to 16 or up to 32, whichever has the smaller standard
+error (a T4 and an L4 change kernels at 17). LLaMA-30B in the same table is not used in the fit and gives similar memory
 factors: 1.04 instead of 1.06 on A100-40GB, 1.06 and 1.06 on L4, 0.93 instead of 0.96 on T4, 0.91 instead of 1.06 on
 V100.
 
 GPUs with some published kernels (H20: DeepGEMM, FlashInfer, FlashAttention-3; MI210: PyTorch GEMMs): these kernels are
-fitted. All others are scaled by the ratio of the fitted GEMM's fraction of peak to that of the similar GPU. On an H20
-the ratio is above 1: it is a Hopper chip with a sixth of the arithmetic, so kernels get closer to its lower peak.
+fitted. All others are scaled by the fitted GEMM's fraction of peak divided by that of the similar GPU. On an H20 this
+ratio is above 1: the H20 is a Hopper chip with a sixth of the peak FLOP/s, so its kernels get closer to the peak.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LAYER_MODEL, LAYER_SOURCE = "llama-2-70b", "simulator/model_manager/llama2_70b"
 MEMORY_BOUND, COMPUTE_BOUND = (
     (16, 32),
     1000,
-)  # tokens per layer: at most 16 or 32 is memory-bound, at least 1000 compute-bound
+)  # tokens in a pass: up to 16 or 32 it is memory-bound, from 1000 on compute-bound
 
 MODELS = "Helix (ASPLOS 2025) artifact: one layer of Llama-2-70B under vLLM"
 _BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
@@ -61,7 +61,7 @@ _BLOGS = "mamf-finder (ml-engineering) and BabelStream figures"
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """How to scale the profile of `base`. `gpu_name` None makes a profile for the whole architecture."""
+    """A profile `name` scaled from the profile `base`; with `gpu_name` None it applies to the whole architecture."""
 
     name: str
     base: str
@@ -81,14 +81,14 @@ _PEAK_REFERENCES = {"gemm_max_tflops": "h100-sxm-80gb", "stream_": "a100-sxm-80g
 
 
 def scaled_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
-    """Return the profiles that are scaled as a whole."""
+    """Return the profiles of GPUs without any measured kernel; all their kernels are scaled."""
     table = read_table(microbench)
     made = [scaled(s, bases[s.base], *layer_factors(s, bases[s.base], table), MODELS, date) for s in _FROM_LAYERS]
     return made + [scaled(s, bases[s.base], *_peak_factors(s, bases[s.base], table), _BLOGS, date) for s in _FROM_PEAKS]
 
 
 def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
-    """Return the factors on `flops` and `memory` (predicted over measured layer time) and the number of rows."""
+    """Return the factors on `flops` and `memory`, each predicted / measured layer time, and the number of rows used."""
     mine = (table["gpu"] == s.table_name) & (np.char.find(table["source_ref"], LAYER_SOURCE) >= 0)
     rows, seconds = numbers(table["m"][mine]), numbers(table["value"][mine]) * 1e-3
     gpu, wide = get_gpu(s.measured_on), rows >= COMPUTE_BOUND
@@ -101,13 +101,13 @@ def layer_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[floa
 
 
 def _at_no_sequences(rows: Array, seconds: Array) -> tuple[float, float, int]:
-    """Return the intercept of a straight line through the points: its standard error, seconds, number of points."""
+    """Return (standard error, seconds, number of points) of a straight line's intercept at zero sequences."""
     line, spread = np.polyfit(rows, seconds, 1, cov=True)
     return float(np.sqrt(spread[1, 1])), float(line[1]), len(rows)
 
 
 def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
-    """Return the seconds of a decode step of one layer of LAYER_MODEL for `rows` sequences, timed with `base`."""
+    """Return the predicted seconds of one LAYER_MODEL layer in a decode step of `rows` sequences with `base`."""
     dtypes = get_dtypes("fp16").on(gpu.peak_flops, gpu.name)
     ops = layer(
         start_pass(get_model(LAYER_MODEL), Step(rows, 1.0, 0.0, "decode"), dtypes, Parallelism()),
@@ -119,7 +119,10 @@ def layer_seconds(gpu: GPU, base: Profile, rows: Array) -> Array:
 
 
 def _peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[float, float, int]:
-    """Return the factors on `flops` and `memory` and the number of rows: ratios of fractions of peak on two GPUs."""
+    """Return the factors on `flops` and `memory` and the number of rows used.
+
+    Each factor is the fraction of peak reached on the GPU divided by that reached on the reference GPU.
+    """
     found, rows = [], 0
     for kind, reference in _PEAK_REFERENCES.items():
         fractions = []
@@ -134,12 +137,12 @@ def _peak_factors(s: Scaled, base: Profile, table: dict[str, Any]) -> tuple[floa
 
 
 def numbers(cells: Any) -> Array:
-    """Return cells as floats, empty ones as nan."""
+    """Return cells as floats; an empty cell becomes nan."""
     return np.array([float(c or "nan") for c in cells]) if cells.dtype.kind == "U" else np.asarray(cells, dtype=float)
 
 
 def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, source: str, date: str) -> Profile:
-    """Return `base` with the fractions of every kernel multiplied."""
+    """Return `base` with `flops` and `memory` of every kernel multiplied by the factors."""
     gpu = get_gpu(s.measured_on)
     note = f"{base.name}'s numbers with flops x {flops:.2f} and memory x {memory:.2f}, to meet {rows} rows of {source}"
     made = {k: {f: times(e, flops, memory, rows, source) for f, e in v.items()} for k, v in base.kernels.items()}
@@ -156,7 +159,7 @@ def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, sou
 
 
 def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) -> Kernel:
-    """Return a kernel with its fractions multiplied; its evidence is that of the factors."""
+    """Return a kernel with its fractions of peak multiplied; its evidence has the factors' source and no errors."""
     n = entry.numbers
     update = {"flops": _at_most(n.flops * flops, n.flops), "memory": _at_most(n.memory * memory, n.memory)}
     unknown = dict.fromkeys(UNKNOWN)
@@ -165,11 +168,11 @@ def times(entry: Kernel, flops: float, memory: float, rows: int, source: str) ->
 
 
 def _at_most(fraction: float, unscaled: float) -> float:
-    """Return a scaled fraction: at most BEST, or the unscaled fraction if that is higher."""
+    """Return a scaled fraction, limited to _BEST or to the unscaled fraction if that is higher."""
     return round(min(fraction, max(_BEST, unscaled)), 4)
 
 
-_BEST = 0.95  # of the peak: what the best measured kernels reach
+_BEST = 0.95  # fraction of peak of the best measured kernels
 UNKNOWN = ("median_error", "p90_error", "bias")
 
 
@@ -179,11 +182,11 @@ _SOURCE = "published kernel timings, {}"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A GPU with some published kernels; all others are scaled from the profile `base`.
+    """A GPU with some published kernels; all other kernels are scaled from the profile `base`.
 
-    The published GEMM is called `gemm_dtype` in the table and `gemm_format` here. `relative` is the GEMM format of
-    `base` that it is compared with; the fitted numbers are used for this format too. If the host timed the kernels,
-    the launch time is that of `base`.
+    The format of the published GEMM is `gemm_dtype` in the table and `gemm_format` in measured_kernels. It is compared
+    with the GEMM format `relative` of `base`, and its fitted numbers are used for `relative` as well. If the kernels
+    were timed on the host (`host_timed`), the launch time is that of `base`.
     """
 
     name: str
@@ -204,7 +207,7 @@ _SETS = (
 
 
 def _published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
-    """Return the kernels of a GPU in the table."""
+    """Return the samples of a GPU's published kernels: GEMM, prefill attention, decode attention by cache format."""
     mine = where(table, table["gpu"] == p.table_name)
     found = [_gemm_samples(p, gpu, mine)]
     for kind, phase in (("attention_prefill", "prefill"), ("attention_decode", "decode")):
@@ -217,7 +220,7 @@ def _published_samples(p: Published, gpu: GPU, table: Table) -> list[Samples]:
 
 
 def _gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
-    """Return the matrix multiplications with k and n of at least LEAST_WIDTH."""
+    """Return the GEMM samples with k and n of at least LEAST_WIDTH."""
     rows = where(mine, (mine["kind"] == "gemm") & (mine["dtype"] == p.gemm_dtype))
     m, n, k = (numbers(rows[c]) for c in ("m", "n", "k"))
     inputs: Any = k
@@ -228,12 +231,15 @@ def _gemm_samples(p: Published, gpu: GPU, mine: Table) -> Samples:
 
 
 def seconds_of(rows: Table) -> Array:
-    """Return the measured seconds; the table has ms or us."""
+    """Return the measured times, in ms or us in the table, in seconds."""
     return np.asarray(numbers(rows["value"]) * np.where(rows["unit"] == "ms", 1e-3, 1e-6))
 
 
 def _attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples:
-    """Return attention with up to 16 query heads per KV head. Decode of one sequence is left out: it is noisy."""
+    """Return the attention samples with head size 128 and at most 16 query heads per KV head.
+
+    Decode of one sequence is left out because its times are noisy.
+    """
     heads, kv_heads, head_dim = (numbers(np.array(c)) for c in zip(*map(_heads_of, rows["notes"]), strict=True))
     seen = numbers(rows["n"])
     shapes: dict[str, Any] = {"num_heads": heads, "num_key_value_heads": kv_heads, "latency": seconds_of(rows)}
@@ -247,19 +253,19 @@ def _attention_samples(rows: Table, gpu: GPU, phase: str, cache: str) -> Samples
 
 
 def _heads_of(note: str) -> tuple[str, ...]:
-    """Return heads, KV heads and head size of a note, as text; empty if the note has none."""
+    """Return the heads, KV heads and head size written in a note, as text; empty strings if there are none."""
     match = _HEADS.search(note)
     return match.groups() if match else ("", "", "")
 
 
 def published_profiles(microbench: Path, bases: dict[str, Profile], date: str) -> list[Profile]:
-    """Return the profiles with some fitted kernels."""
+    """Return the profiles of the GPUs with some published kernels."""
     table = read_table(microbench)
     return [_published_profile(p, bases[p.base], table, date) for p in _SETS]
 
 
 def _published_profile(p: Published, base: Profile, table: Table, date: str) -> Profile:
-    """Return the scaled profile of `base` with the fitted kernels in it."""
+    """Return the scaled profile of `base` with the fitted kernels in place of scaled ones."""
     gpu, relative = get_gpu(p.measured_on), base.kernels["gemm"][p.relative].numbers
     fixed, names = ({"launch": relative.launch}, COMPUTE[1:]) if p.host_timed else ({}, COMPUTE)
     fits = {}
