@@ -102,7 +102,7 @@ def read_table(path: Path, required: Sequence[str], rows: str = "rows") -> list[
     """
     try:
         table = csv.DictReader(
-            StringIO(read_text(path, MAX_TABLE_BYTES, "utf-8-sig"), newline=""), skipinitialspace=True
+            StringIO(read_text(path, MAX_TABLE_BYTES, "utf-8-sig"), newline=""), restval="", skipinitialspace=True
         )
         found, columns = list(table), table.fieldnames or ()
     except csv.Error as error:

@@ -10,7 +10,7 @@ from conftest import Ask
 
 from llm_analysis import files
 from llm_analysis.errors import BadConfig
-from llm_analysis.files import problem_of, read_json, read_text, user_path
+from llm_analysis.files import problem_of, read_json, read_table, read_text, user_path
 
 INFER = ("infer", "--model_name", "test-13b", "--gpu_name", "t4", "--method", "calibrated")
 
@@ -21,6 +21,12 @@ def test_a_text_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert read_text(path, max_bytes=20) == "é" * 10
     with pytest.raises(BadConfig, match="larger than 0 MB, the limit for such a file"):
         read_text(path, max_bytes=19)
+
+
+def test_cells_that_a_short_row_lacks_are_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,c\n1\n2,3,4\n")
+    assert read_table(path, ("a",)) == [{"a": "1", "b": "", "c": ""}, {"a": "2", "b": "3", "c": "4"}]
 
 
 def test_the_limit_of_a_json_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

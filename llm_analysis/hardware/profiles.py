@@ -236,8 +236,17 @@ def _busier(entry: Kernel, kind: str, gpu: GPU, profile: Profile) -> Kernel:
     if kind not in _MATMULS or profile.note or not mine or not gpu.num_sms:
         return entry
     slower = profile.flops_per_clock / profile.num_sms / (mine / gpu.num_sms)
-    flops = min(entry.numbers.flops * slower, _MOST_BUSY)
-    return entry._replace(numbers=entry.numbers.model_copy(update={"flops": max(entry.numbers.flops, flops)}))
+    known = entry.numbers.flops
+    return _at_rate(entry, max(known, min(known * slower, _MOST_BUSY)))
+
+
+def _at_rate(entry: Kernel, flops: float) -> Kernel:
+    """Return a kernel that reaches another fraction of the peak. A piece of work takes as many clocks as before.
+
+    `fill` counts in time at the rate that is reached, so it is scaled with that rate.
+    """
+    changed = {"flops": flops, "fill": entry.numbers.fill * flops / entry.numbers.flops}
+    return entry._replace(numbers=entry.numbers.model_copy(update=changed))
 
 
 def _rescaled(entry: Kernel, scale: float) -> Kernel:
@@ -255,7 +264,7 @@ def _limited(entry: Kernel, format: str, bf16: Kernel | None) -> Kernel:
     """
     if bf16 is None or not format.endswith("a16") or entry.numbers.flops <= bf16.numbers.flops:
         return entry
-    return entry._replace(numbers=entry.numbers.model_copy(update={"flops": bf16.numbers.flops}))
+    return _at_rate(entry, bf16.numbers.flops)
 
 
 def _formats_to_try(name: str) -> list[str]:

@@ -111,11 +111,16 @@ def _engine(scenario: Scenario) -> str | None:
 
 
 def _check_positions(model: ModelConfig, workload: Workload) -> None:
-    """Raise BadValue for a prompt longer than the model's positions."""
+    """Raise BadValue for a prompt longer than the model's positions, or longer than a chunk of an encoder."""
     longest, limit = workload.seq_len, model.max_position_embeddings
     if some(longest > limit):
         shown = longest if isinstance(longest, NUMBER) else int(longest.max())
         raise BadValue(f"seq_len {shown} is beyond the {limit} positions of {model.name}")
+    if model.is_encoder and workload.prefill_chunk_size and some(workload.seq_len > workload.prefill_chunk_size):
+        raise BadValue(
+            f"{model.name} is an encoder, whose tokens see the whole prompt: prefill_chunk_size "
+            f"{workload.prefill_chunk_size} must be at least seq_len"
+        )
 
 
 _MAX_COST = 1e12  # per GPU and hour: more is a typing error in any currency
@@ -259,5 +264,7 @@ class LLMAnalysis:
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_num_seqs": max_num_seqs,
         }
-        workload = Workload(**server_settings(self.scenario.engine, self.gpu, given))
+        workload = Workload(
+            **server_settings(self.scenario.engine, self.gpu, given, whole_prompts=self.model.is_encoder)
+        )
         return self.estimate(workload, cost_per_gpu_hour)

@@ -140,10 +140,12 @@ class Engine(BaseModel):
         return formats._replace(kv_bits=_SIXTEEN)
 
 
-def server_settings(engine: Engine | None, gpu: GPU, given: Mapping[str, Any]) -> dict[str, Any]:
+def server_settings(
+    engine: Engine | None, gpu: GPU, given: Mapping[str, Any], *, whole_prompts: bool = False
+) -> dict[str, Any]:
     """Return the settings of a workload with the defaults of an engine for those that are missing or None.
 
-    A prefill_chunk_size of 0 asks for whole prompts in one pass.
+    A prefill_chunk_size of 0 asks for all prompts in one pass; that is the default with `whole_prompts`.
     """
     settings = {name: value for name, value in given.items() if value is not None}
     chunk = settings.get("prefill_chunk_size")
@@ -156,7 +158,7 @@ def server_settings(engine: Engine | None, gpu: GPU, given: Mapping[str, Any]) -
         "max_num_seqs": found.max_num_seqs,
         "gpu_memory_utilization": found.gpu_memory_utilization,
     }
-    if settings.get("use_kv_cache", True) is True:
+    if settings.get("use_kv_cache", True) is True and not whole_prompts:
         defaults["prefill_chunk_size"] = found.max_num_batched_tokens
     return defaults | settings
 

@@ -255,7 +255,8 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     """Return the most tokens that each sequence of the batch can have on a stage; 0 if none fit.
 
     At most the model's positions, or the tokens asked for if these are more. Activations grow with the prompt's tokens,
-    or with a chunk's; those of a model that expands or scores the whole context for each token are counted anew.
+    or with a chunk's. They are counted anew where a token's share depends on the context: a model that expands or
+    scores the whole context, or a cached prefix that is gathered for the new tokens.
     """
     w, weights = budget.workload, sum(stage.weights.values())
     own = w.num_tokens_to_generate + w.cached_prefix_len
@@ -270,11 +271,12 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         """Return the stage for sequences of `tokens`."""
         return _Stage.of(budget._replace(workload=longer(tokens)), *stage.layers)
 
-    growing = some(anew(high).row_bytes > (1 + _ROUNDING) * stage.row_bytes)
+    last, now = anew(high).row_bytes, stage.row_bytes
+    changing = some(last > (1 + _ROUNDING) * now) or some(last < (1 - _ROUNDING) * now)
 
     def over(tokens: Quantity) -> Quantity:
         """Return the bytes beyond what is available, for sequences of `tokens`."""
-        if growing:
+        if changing:
             grown = anew(tokens)
             return -budget.left(weights, grown.kv_cache, grown.activations)
         step = longer(tokens).widest_pass

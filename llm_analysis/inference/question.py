@@ -35,7 +35,9 @@ def workload_of(flags: Mapping[str, Any], scenario: Scenario) -> Workload:
     Flags that are missing or None have the defaults of the scenario's serving engine, or else of `Workload`.
     """
     given = {name: flags[name] for name in Workload.model_fields if name in flags}
-    return _part(Workload, server_settings(scenario.engine, scenario.gpu, given))
+    return _part(
+        Workload, server_settings(scenario.engine, scenario.gpu, given, whole_prompts=scenario.model.is_encoder)
+    )
 
 
 def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] | None = None) -> Scenario:

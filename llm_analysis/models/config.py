@@ -204,6 +204,11 @@ class ModelConfig(BaseModel):
         return tuple(full) + tuple(float(edge) for start in starts for edge in (start - 1, start))
 
     @property
+    def is_encoder(self) -> bool:
+        """Return whether every token sees the whole prompt, so that a prompt cannot be cut into chunks."""
+        return any(mixer.startswith("bidirectional") for mixer, _ in self.layer_kinds)
+
+    @property
     def norm_params(self) -> int:
         """Return the weights of one norm over the hidden size."""
         return self.hidden_size * (self.norm_weight + (self.norm == "layernorm" and self.norm_bias))

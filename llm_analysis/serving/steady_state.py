@@ -32,7 +32,8 @@ from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import Host, pass_ops
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, where
 
-_ROUNDS = 3  # of the fixed point between TTFT and the number of running sequences
+_ROUNDS = 5  # of the fixed point between TTFT and the number of running sequences
+_LEAST_RUNNING = 0.1  # sequences for which a step is timed
 MOST_BUSY = 0.95  # of the time in prefill, beyond which the closed form of the queue says nothing
 _RESOURCES = ("compute", "memory bandwidth", "network", "kernel launches", "host", "KV cache", "max_num_seqs")
 
@@ -80,6 +81,7 @@ def steady_state(
     preempting = where(asked > by_cache, 1.0 + again, 1.0)
     n = minimum(asked, most)
     ttft: Quantity = 0.0
+    decoding: Quantity = 0.0
     for _ in range(_ROUNDS):
         alone, added, own = step.seconds(n)
         added = added * preempting
@@ -88,21 +90,23 @@ def steady_state(
         # A prompt alone (o = 1) holds no slot: all requests in flight wait for their prefill.
         waiting = where(o > 1, where(asked > most, maximum(asked / rate - cycle, 0.0), 0.0), asked * added)
         ttft = maximum(step.first_token(n, rate, added, own), waiting)
-        n = minimum(maximum(asked - rate * ttft, minimum(asked, 1.0) * 0.5), most)
-    rate = where(o > 1, n / cycle, asked / ttft)
+        # Little: of `asked` requests those past their first token are running.
+        decoding = where(o > 1, cycle, 0.0)
+        n = minimum(maximum(asked * decoding / (ttft + decoding), _LEAST_RUNNING), most)
+    rate = asked / (ttft + decoding)
     alone, added, _ = Steps(scenario, policy, step.host, s, o, most).seconds(most)
     full = most / ((o - 1.0) * alone + most * added * (1.0 + again))
     tpot = where(o > 1, cycle / maximum(o - 1.0, 1.0), 0.0)
     return SteadyState(
         ttft=ttft,
         tpot=tpot,
-        e2e=ttft + where(o > 1, cycle, 0.0),
+        e2e=ttft + decoding,
         request_throughput=rate * dp,
         output_token_throughput=rate * o * dp,
         running_sequences=n,
         kv_capacity_tokens=policy.kv_tokens,
         kv_used_fraction=n * context / policy.kv_tokens,
-        saturation_rate=full * dp,
+        saturation_rate=maximum(full, rate) * dp,
         limiting_resource=_limit(step.terms(n), where(o > 1, asked, 0.0), by_cache, float(policy.max_num_seqs)),
     )
 

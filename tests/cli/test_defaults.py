@@ -29,3 +29,12 @@ def test_a_method_without_an_engine_has_no_defaults(ask: Ask) -> None:
     answer = json.loads(ask(*question, "--format", "json").out)
     found = [answer[key] for key in ("engine", "prefill_chunk_size", "max_num_seqs", "gpu_memory_utilization")]
     assert found == [None, None, None, 1.0]
+
+
+def test_an_encoder_takes_whole_prompts(ask: Ask) -> None:
+    """The default chunk of an A100 is shorter than this prompt, whose tokens all see each other."""
+    question = ["infer", "--model_name", "nomic-embed-text-v1.5", "--gpu_name", "a100-sxm-80gb", "--seq_len", "3000"]
+    assert json.loads(ask(*question, "--format", "json").out)["prefill_chunk_size"] is None
+    refused = ask(*question, "--prefill_chunk_size", "2048")
+    assert (refused.status, refused.out) == (1, "")
+    assert "is an encoder, whose tokens see the whole prompt: prefill_chunk_size 2048 must be at least" in refused.err

@@ -12,6 +12,7 @@ from llm_analysis.calibration.fitting.build_profiles import laid_out, plain
 from llm_analysis.calibration.fitting.measured_kernels import Samples
 from llm_analysis.catalog import get_gpu, names
 from llm_analysis.errors import Unsupported
+from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import (
     FOLDER,
     LINKS_FILE,
@@ -28,7 +29,7 @@ from llm_analysis.hardware.roofline import Efficiency, cost
 from llm_analysis.models.forward import forward
 from llm_analysis.physics.attention import attention
 from llm_analysis.physics.dtypes import get_dtypes
-from llm_analysis.physics.operators import MatmulFormat, Step, matmul
+from llm_analysis.physics.operators import MatmulFormat, Op, Step, matmul
 from llm_analysis.physics.parallelism import Parallelism
 
 OPS = SHARED / "measurements" / "ops"
@@ -124,7 +125,7 @@ def test_a_piece_of_work_takes_the_same_clocks_on_an_sm_of_any_peak() -> None:
     def clocks(name: str) -> float:
         gpu = get_gpu(name)
         numbers = kernel(profile_for(gpu), "gemm", "w4a16").numbers
-        return numbers.fill / gpu.peak_flops["fp16"] * (gpu.boost_clock_hz or 0.0)
+        return numbers.fill / (gpu.peak_flops["fp16"] * numbers.flops) * (gpu.boost_clock_hz or 0.0)
 
     assert clocks("rtx-3090") == pytest.approx(clocks("a100-sxm-80gb"), rel=1e-3)
     assert clocks("rtx-4090") == pytest.approx(clocks("a100-sxm-80gb"), rel=1e-3)
@@ -242,3 +243,24 @@ def test_stored_numbers_predict_the_measured_kernels(system: str) -> None:
             s.op.kind,
             s.op.format,
         )  # 10 % tolerance, because the sample has a seventh of the rows
+
+
+@given(
+    name=st.sampled_from(["a40-48gb", "rtx-4080", "rtx-3090", "h20-96gb"]),
+    format=st.sampled_from(["bf16", "w4a16", "w8a16"]),
+    gain=st.floats(1.01, 3.0),
+    pieces=st.floats(1.0, 1e4),
+)
+def test_a_borrowed_kernel_is_not_slower_on_a_chip_with_a_higher_rate(
+    name: str, format: str, gain: float, pieces: float
+) -> None:
+    """These have fewer FLOP in a clock than the chips that their kernels are measured on."""
+    slow = get_gpu(name)
+    fast = slow.model_copy(update={"peak_flops": {name: gain * peak for name, peak in slow.peak_flops.items()}})
+
+    def seconds(gpu: GPU) -> float:
+        numbers = kernel(profile_for(gpu), "gemm", format).numbers
+        op = Op("x", "gemm", rate="bf16", flops=1e10, parallelism=pieces)
+        return float(cost(op, gpu, numbers).seconds)
+
+    assert seconds(fast) <= seconds(slow) * (1 + 1e-12)

@@ -304,7 +304,8 @@ class Laws:
             moved = s.gpu.memory_bandwidth * s.layout.gpus_of_replica
             read = sum(float(op.count * op.weight_bytes) for op in forward(s.model, step, s.dtypes, Parallelism()))
             yield at_least("decode reads the weights", e.decode_latency * tokens, read / moved)
-        if s.method.name == "calibrated":
+        # The peak of method ideal is that of products summed in fp32; some engines sum in fp16, faster on GeForce.
+        if s.method.name == "calibrated" and not s.runtime.fp16_accumulate:
             ideal = self.again(method="ideal")
             if ideal is not None:
                 for word in ("prefill_latency", "decode_latency"):
@@ -329,7 +330,8 @@ class Laws:
         """More work takes longer, and needs more memory."""
         e, w = self.e, self.w
         double = self.again({"batch_size_per_gpu": 2 * w.batch_size_per_gpu})
-        yield from not_faster("twice the batch", double, e)
+        if self._fills_alike(batch_size_per_gpu=2 * w.batch_size_per_gpu):
+            yield from not_faster("twice the batch", double, e)
         if double is not None:
             if self.s.layout.pp_size == 1:  # otherwise another stage may be the fullest one
                 kv = 2 * e.kv_cache_memory_per_gpu
@@ -342,7 +344,8 @@ class Laws:
                 yield at_least(name, double.total_tokens_per_sec, e.total_tokens_per_sec)
         for name, size in (("twice the prompt", 2 * w.seq_len), ("one token more in the prompt", w.seq_len + 1)):
             longer = self.again({"seq_len": size})
-            yield from not_faster(name, longer, e)
+            if self._fills_alike(seq_len=size):
+                yield from not_faster(name, longer, e)
             if longer is not None:
                 cache = longer.kv_cache_memory_per_gpu
                 yield at_least(f"{name}: cache", cache, e.kv_cache_memory_per_gpu)
@@ -392,6 +395,10 @@ class Laws:
     def _memory(self, **values: Any) -> Memory:
         """Return the memory of the workload with other values."""
         return Memory(self.s, self._workload(**values))
+
+    def _fills_alike(self, **values: Any) -> bool:
+        """Whether no chunks more fill a pipeline better: the same prompts in more chunks pass through it faster."""
+        return self.s.layout.pp_size == 1 or self._workload(**values).fits_one_pass
 
     def _fits(self, **values: Any) -> bool:
         return bool(self._memory(**values).fits)
@@ -503,10 +510,9 @@ class Laws:
             return
         for size, state in zip(sizes, states, strict=True):
             in_flight = state.request_throughput * state.e2e
-            if tokens[1] >= 32:  # with few tokens the closed form is far off
-                yield within("steady state: Little's law", in_flight / size, 0.9, 1.1)
-                most = state.saturation_rate
-                yield at_most("steady state: throughput below saturation", state.request_throughput, most)
+            yield equal("steady state: Little's law", in_flight, size)
+            most = state.saturation_rate
+            yield at_most("steady state: throughput below saturation", state.request_throughput, most)
             output = state.request_throughput * tokens[1]
             yield equal("steady state: tokens of requests", state.output_token_throughput, output)
         for fewer, more in pairwise(states if tokens[1] >= 32 else ()):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from llm_analysis import Estimate, LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import BadValue, Unsupported
-from llm_analysis.inference.memory import NCCL_BYTES, OVERHEAD
+from llm_analysis.inference.memory import NCCL_BYTES, OVERHEAD, Memory
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import num_params
 from llm_analysis.physics.operators import PARTS
 
@@ -250,6 +252,16 @@ def test_the_longest_context_counts_what_a_long_prompt_expands_or_scores(model: 
     )
     assert at_limit
     assert not beyond
+
+
+def test_a_cached_prefix_that_context_parallel_ranks_gather_does_not_shorten_the_longest_context() -> None:
+    """The bytes of a new token fall as there are more of them, since all of them share what is gathered."""
+    model, layout = get_model("llama-2-13b"), Parallelism(pp_size=3, cp_size=4)
+    scenario = Scenario.of(model, get_gpu("ascend-910b4-32gb"), get_dtypes("fp8"), layout, method="ideal")
+    asked = Workload(batch_size_per_gpu=457, seq_len=270, num_tokens_to_generate=1, cached_prefix_len=214)
+    longest = int(Memory(scenario, asked).max_context)
+    assert Memory(scenario, asked.model_copy(update={"seq_len": longest - 1})).fits
+    assert not Memory(scenario, asked.model_copy(update={"seq_len": longest})).fits
 
 
 def test_the_longest_context_by_hand() -> None:

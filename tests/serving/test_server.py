@@ -248,3 +248,12 @@ def test_scaled_lengths_have_the_mean_asked_for() -> None:
     draws = [lengths.draw(random) for _ in range(20000)]
     assert sum(draws) / len(draws) == pytest.approx(300, rel=0.02)
     assert max(draws) <= 512
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 200])
+def test_the_closed_form_obeys_littles_law(scenario: Scenario, tokens: int) -> None:
+    """Also where a request is mostly prefill: requests in flight = throughput x time in the server."""
+    for concurrency in (1, 8, 64, 512):
+        found = steady_state(scenario, 2000, tokens, concurrency)
+        assert found.request_throughput * found.e2e == pytest.approx(concurrency, rel=1e-9)
+        assert found.request_throughput <= found.saturation_rate
