@@ -109,6 +109,12 @@ class GPU(BaseModel):
         peak = self.peak_flops[rate]
         return max(peak, self.fp16_accumulate_flops or peak) if rate == "fp16" else peak
 
+    def with_more_flops(self, factor: float) -> "GPU":
+        """Return the GPU with all peak rates multiplied."""
+        rates = {rate: factor * peak for rate, peak in self.peak_flops.items()}
+        accumulate = self.fp16_accumulate_flops and factor * self.fp16_accumulate_flops
+        return self.model_copy(update={"peak_flops": rates, "fp16_accumulate_flops": accumulate})
+
     def per_device(self) -> "GPU":
         """Return the GPU as software sees it: one die of a package of several, with its share of all figures."""
         if self.devices == 1:

@@ -162,8 +162,7 @@ def _on_better(a: Scenario, factor: float, *names: str) -> Scenario:
 
 def _faster_compute(a: Scenario) -> Scenario:
     """Return the scenario on a GPU with 10 % more FLOP/s at every rate."""
-    rates = {rate: 1.1 * peak for rate, peak in a.gpu.peak_flops.items()}
-    return a.changed(gpu=a.gpu.model_copy(update={"peak_flops": rates}))
+    return a.changed(gpu=a.gpu.with_more_flops(1.1))
 
 
 def _half_the_wait(a: Scenario, who: str) -> Scenario:

@@ -357,8 +357,7 @@ class Laws:
     def hardware(self) -> Iterator[Law]:
         """A better GPU is never slower, and holds no less."""
         factor, e = self.rng.uniform(1.01, 3), self.e
-        rates = {rate: factor * peak for rate, peak in self.s.gpu.peak_flops.items()}
-        faster = self.s.gpu.model_copy(update={"peak_flops": rates})
+        faster = self.s.gpu.with_more_flops(factor)
         links = ("link_bandwidth", "peer_bandwidth", "pcie_bandwidth", "inter_node_bandwidth")
         for name, gpu in (
             ("more bandwidth", self._better(factor, "memory_bandwidth")),
