@@ -41,8 +41,11 @@ def pareto_figure(found: Plan, *, cost: bool = False) -> Any:
     work = f"{d.input_tokens:,} tokens in, {d.output_tokens:,} out"
     work += f", TTFT within {low.ttft:g} s" if low.ttft < inf else ""
     limit = low.tpot if low.tpot < inf else None
+    drawn = series(found, cost=cost)
+    if not any(height > 0 for one in drawn for height in one.heights):
+        raise BadValue(f"no point to draw: no configuration has a TTFT within {low.ttft:g} s; raise --max_ttft")
     if cost:
         about = f"{work}; the cheapest format, layout and batch at each speed; replicas are not rounded up"
-        return plots.cost(series(found, cost=True), found.model_name, about, limit)
+        return plots.cost(drawn, found.model_name, about, limit)
     about = f"{work}; dots: all points searched; lines: the front of each GPU"
-    return plots.pareto(series(found), found.model_name, about, limit)
+    return plots.pareto(drawn, found.model_name, about, limit)

@@ -343,6 +343,15 @@ def test_limits_default_to_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pareto", "cost"])
+def test_a_limit_that_nothing_meets_draws_no_empty_picture(ask: Ask, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    flags = ("--gpu_name", "h100-sxm-80gb", "--max_ttft", "0.5us", "--cost_per_gpu_hour", "2")
+    found = ask("plot", "--kind", kind, "--output_file", str(tmp_path / "front.svg"), *QUESTION, *flags)
+    assert (found.status, list(tmp_path.iterdir())) == (1, [])
+    assert "no configuration has a TTFT within 5e-07 s; raise --max_ttft" in found.err
+
+
+@pytest.mark.parametrize("kind", ["pareto", "cost"])
 def test_plan_and_plot_draw_the_front(ask: Ask, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("matplotlib")
     target = tmp_path / "front.svg"
