@@ -35,7 +35,7 @@ from llm_analysis.serving.simulation import Link, simulate, simulate_disaggregat
 from llm_analysis.serving.steady_state import steady_state
 from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
-MOST_REQUESTS = 4000  # that stand for a longer run, whose ramp-up and drain then do not count
+MOST_REQUESTS = 4000  # simulated of a longer run; ramp-up and drain then do not count
 _WAVES = 8  # times the slots of a replica that a shortened run fills
 _POISSON_WAVES = 2  # the same at a rate: below saturation most slots stay free
 _LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled

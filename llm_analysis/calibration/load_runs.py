@@ -18,7 +18,7 @@ THROUGHPUTS = ("request_throughput", "output_token_throughput", "total_token_thr
 REQUIRED = ("id", "runtime", "model_name", "gpu_name", "dtype_name", "arrival", "metric", "value")
 LOAD_EVIDENCE = DATA / "load.csv"
 _STATISTICS = ("mean", "median", "p90", "p95", "p99")
-_UNKNOWN_INPUT = 300.0  # tokens of a prompt whose length a source does not state
+_UNKNOWN_INPUT = 300.0  # tokens of a prompt if the source states no length
 _ARRIVALS = ("poisson", "burst", "closed", "offline", "constant")
 _AT_ONCE = ("burst", "offline")
 # Words in a run's notes that say how requests reached the engine; HTTP without one of them.

@@ -44,7 +44,7 @@ WHOLE = frozenset(
 
 
 def larger_is_better(name: str) -> bool:
-    """Return whether the best value of a column is the largest: throughput, what fits, and what is left."""
+    """Return whether the largest value of a column is the best: throughput, capacity and memory left."""
     return name.endswith("tokens_per_sec") or name.startswith("max_") or name in ("fits", "memory_left_per_gpu")
 
 

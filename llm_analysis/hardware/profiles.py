@@ -227,10 +227,10 @@ def _fill_scale(gpu: GPU, profile: Profile) -> float:
 
 
 def _busier(entry: Kernel, kind: str, gpu: GPU, profile: Profile) -> Kernel:
-    """Return a matrix product on a GPU whose SMs have a lower rate in each clock than those it was measured on.
+    """Return a matrix product on a GPU with fewer FLOP per clock and SM than the measured chip.
 
-    What holds up the tensor cores, the operands and the power limit, does so less: an H20, an H100 with less than a
-    quarter of its FLOP in a clock, reaches 0.90 of its peak where the H100 reaches 0.73.
+    Such a GPU comes closer to its peak, because operands and power limit its tensor cores less: an H20 has less than a
+    quarter of the H100's FLOP per clock and reaches 0.90 of its peak, the H100 0.73.
     """
     mine = flops_per_clock(gpu)
     if kind not in _MATMULS or profile.note or not mine or not gpu.num_sms:

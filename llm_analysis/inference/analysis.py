@@ -105,7 +105,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
 
 
 def _engine(scenario: Scenario) -> str | None:
-    """Return the engine with the version whose defaults hold; None without one."""
+    """Return the name of the engine and the version of its defaults; None without an engine."""
     engine = scenario.engine
     return f"{engine.name} {engine.in_version().version}" if engine else None
 
@@ -118,7 +118,7 @@ def _check_positions(model: ModelConfig, workload: Workload) -> None:
         raise BadValue(f"seq_len {shown} is beyond the {limit} positions of {model.name}")
     if model.is_encoder and workload.prefill_chunk_size and some(workload.seq_len > workload.prefill_chunk_size):
         raise BadValue(
-            f"{model.name} is an encoder, whose tokens see the whole prompt: prefill_chunk_size "
+            f"{model.name} is an encoder, each token sees the whole prompt: prefill_chunk_size "
             f"{workload.prefill_chunk_size} must be at least seq_len"
         )
 

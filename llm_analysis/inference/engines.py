@@ -48,7 +48,7 @@ def limits_of(fraction_of: str, fraction: float, memory: Quantity, process: floa
 
 
 class GPUDefaults(BaseModel):
-    """Defaults on GPUs with at least `least_memory_bytes`, of the names in `only_for` and not those in `except_for`.
+    """Defaults on GPUs with at least `least_memory_bytes`, except for names that contain a word of `except_for`.
 
     The memory is what the driver reports, as engines see it. The fraction is `gpu_memory_utilization`, or all but
     `reserved_bytes`.
@@ -57,7 +57,6 @@ class GPUDefaults(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     least_memory_bytes: Annotated[float, Field(ge=0)] = 0.0
-    only_for: list[str] = []
     except_for: list[str] = []
     max_num_batched_tokens: _Count | None = None  # None: the model's longest context
     max_num_seqs: _Count
@@ -66,9 +65,8 @@ class GPUDefaults(BaseModel):
 
     def covers(self, gpu: GPU) -> bool:
         """Return whether these are the defaults on a GPU."""
-        named = not self.only_for or any(name in gpu.name for name in self.only_for)
         excluded = any(name in gpu.name for name in self.except_for)
-        return named and not excluded and gpu.usable_memory_bytes >= self.least_memory_bytes
+        return not excluded and gpu.usable_memory_bytes >= self.least_memory_bytes
 
 
 class VersionDefaults(BaseModel):
@@ -100,7 +98,7 @@ class Engine(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str
-    runtimes: list[str]  # whose servers these are
+    runtimes: list[str]  # runtimes of this engine
     mixed: bool = True  # prefill and decode share a step
     chunked: bool = True
     reserve: Annotated[float, Field(ge=0, le=1)] = 0.0

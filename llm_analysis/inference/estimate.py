@@ -99,7 +99,7 @@ class Estimate(NamedTuple):
     dtype_name: str
     method: str
     runtime: str | None
-    engine: str | None  # with the version whose defaults hold
+    engine: str | None  # name, and version of its defaults
     flops_efficiency: float | None
     hbm_memory_efficiency: float | None
     batch_size_per_gpu: Figure

@@ -74,7 +74,7 @@ class Memory:
 
     @property
     def capacity(self) -> Quantity:
-        """What is needed and what is left for more KV cache."""
+        """The bytes needed, plus the bytes left for more KV cache."""
         return self.needed + self.left
 
     @property

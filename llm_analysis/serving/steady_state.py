@@ -96,6 +96,8 @@ def steady_state(
     rate = asked / (ttft + decoding)
     alone, added, _ = Steps(scenario, policy, step.host, s, o, most).seconds(most)
     full = most / ((o - 1.0) * alone + most * added * (1.0 + again))
+    # A cache that is nearly full serves more requests than one with requests waiting, which preempts.
+    full = maximum(full, rate)
     tpot = where(o > 1, cycle / maximum(o - 1.0, 1.0), 0.0)
     return SteadyState(
         ttft=ttft,
@@ -106,7 +108,7 @@ def steady_state(
         running_sequences=n,
         kv_capacity_tokens=policy.kv_tokens,
         kv_used_fraction=n * context / policy.kv_tokens,
-        saturation_rate=maximum(full, rate) * dp,
+        saturation_rate=full * dp,
         limiting_resource=_limit(step.terms(n), where(o > 1, asked, 0.0), by_cache, float(policy.max_num_seqs)),
     )
 

@@ -32,9 +32,9 @@ def test_a_method_without_an_engine_has_no_defaults(ask: Ask) -> None:
 
 
 def test_an_encoder_takes_whole_prompts(ask: Ask) -> None:
-    """The default chunk of an A100 is shorter than this prompt, whose tokens all see each other."""
+    """The default chunk of an A100 is shorter than this prompt, and each token sees all others."""
     question = ["infer", "--model_name", "nomic-embed-text-v1.5", "--gpu_name", "a100-sxm-80gb", "--seq_len", "3000"]
     assert json.loads(ask(*question, "--format", "json").out)["prefill_chunk_size"] is None
     refused = ask(*question, "--prefill_chunk_size", "2048")
     assert (refused.status, refused.out) == (1, "")
-    assert "is an encoder, whose tokens see the whole prompt: prefill_chunk_size 2048 must be at least" in refused.err
+    assert "is an encoder, each token sees the whole prompt: prefill_chunk_size 2048 must be at least" in refused.err

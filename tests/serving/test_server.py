@@ -256,4 +256,3 @@ def test_the_closed_form_obeys_littles_law(scenario: Scenario, tokens: int) -> N
     for concurrency in (1, 8, 64, 512):
         found = steady_state(scenario, 2000, tokens, concurrency)
         assert found.request_throughput * found.e2e == pytest.approx(concurrency, rel=1e-9)
-        assert found.request_throughput <= found.saturation_rate

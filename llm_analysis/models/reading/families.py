@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadConfig, shown
 from llm_analysis.models.reading.fields import Fields, by_letter, every, offer_turns, renamed
 
-NO_LIMIT = 10**6  # positions of a model whose state has no limit of its own
+NO_LIMIT = 10**6  # positions of a model that keeps a state instead of a cache
 ENCODER = "an encoder: it reads all tokens in one pass and generates none"
 
 
