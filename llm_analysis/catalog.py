@@ -142,11 +142,11 @@ def _path_of(what: str, name: str) -> tuple[Path, list[str]]:
     found = _matching(what, name)
     path = _entry(kind, found[0]) if found else None
     if path is None:
-        hint = f"nor is it a file; `llm-analysis {what}s` lists what is known"
+        hint = f"there is no such file either; `llm-analysis {what}s` lists the known names"
         if "," in name:
-            hint = f"one {what} is asked for here; compare and sweep take several"
+            hint = f"this command takes one {what}; compare and sweep take several"
         if is_repository(name):
-            hint = "nor is it in the local Hugging Face cache; --allow_download fetches its config.json"
+            hint = "it is not in the local Hugging Face cache either; --allow_download downloads its config.json"
         raise unknown(what, name, names(kind), hint)
     return path, _notes_on(what, name, found)
 
@@ -160,7 +160,7 @@ def _exists(name: str) -> bool:
 
 
 def _matching(what: str, name: str) -> list[str]:
-    """Return the entries that a name can mean; the first one is meant. Raises UnknownName if the choice is open."""
+    """Return the entries that a name can mean, the chosen one first. Raises UnknownName if it is ambiguous."""
     from llm_analysis.names import matching_gpus, matching_models, usual_form
 
     if len(name) > _LONGEST_NAME:
@@ -180,10 +180,10 @@ def _notes_on(what: str, name: str, found: list[str]) -> list[str]:
 
     if folded(name) == folded(found[0]):
         return []
-    others = f"; also known: {', '.join(found[1:])}" if len(found) > 1 else ""
+    others = f"; there are also {', '.join(found[1:])}" if len(found) > 1 else ""
     if what == "model" and is_repository(name):
-        others = "; --allow_download reads its own config.json"
-    return [f"{what} {shown(name)} is taken as {found[0]}{others}"]
+        others = "; --allow_download reads the config.json of that name"
+    return [f"{what} {shown(name)}: taken as {found[0]}{others}"]
 
 
 def _with_id(repository: str) -> Path | None:

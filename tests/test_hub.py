@@ -93,7 +93,7 @@ def test_no_network_unless_allowed(cache: Path, tmp_path: Path, monkeypatch: pyt
         return str(tmp_path / "config.json")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
-    with pytest.raises(UnknownName, match="--allow_download fetches its config"):
+    with pytest.raises(UnknownName, match="--allow_download downloads its config"):
         catalog.get_model("acme/new")
     assert asked == []
     assert catalog.get_model("acme/new", allow_download=True).name == "new"
@@ -259,7 +259,7 @@ def test_families_and_memory(ask: Ask) -> None:
 
 def test_a_family_that_is_not_known(ask: Ask) -> None:
     assert "unknown family 'hoper'; did you mean Hopper?" in ask("gpus", "--family", "hoper").err
-    assert "no GPU that is known has 9,999 GB" in ask("gpus", "--min_memory_GB", "9999").err
+    assert "no GPU of the catalogue has 9,999 GB" in ask("gpus", "--min_memory_GB", "9999").err
     assert "min_memory_GB must be a number" in ask("gpus", "--min_memory_GB", "much").err
 
 

@@ -54,24 +54,24 @@ class Declared(NamedTuple):
         return self.kind is bool and not self.flag.raw
 
 
-# Flags of other programs without an equal here, with the nearest thing to do.
+# Flags of other programs and of other commands, with the flag to use instead.
 HINTS = {
     "max_model_len": "the longest sequence is --seq_len plus --num_tokens_to_generate; the answer shows the "
     "longest context that fits",
     "prefill_chunk_size": "in load the most tokens in a step are --max_num_batched_tokens",
     "enable_chunked_prefill": "give --prefill_chunk_size, the most tokens in one prefill pass",
-    "max_concurrency": "infer and load take it; here give --batch_size_per_gpu, the sequences in the batch",
+    "max_concurrency": "infer and load have it; here give --batch_size_per_gpu, the sequences in the batch",
     "quantization": "give --dtype_name, for example fp8 or int4",
     "kv_cache_dtype": "give --kv_cache_dtype_bytes: 1 for fp8, 2 for fp16",
     "num_gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",
     "gpus": "give --tp_size, --pp_size and --dp_size; their product is the number of GPUs",
-    "ttft": "it is part of the answer; llm-analysis sweep --where 'ttft<1s' searches for it",
-    "tpot": "it is part of the answer; llm-analysis sweep --where 'tpot<20ms' searches for it",
+    "ttft": "it is a result, not a flag; llm-analysis sweep --where 'ttft<1s' searches for it",
+    "tpot": "it is a result, not a flag; llm-analysis sweep --where 'tpot<20ms' searches for it",
     "seq_len": "in load the prompt has --random_input_len tokens",
     "num_tokens_to_generate": "in load the output has --random_output_len tokens",
     "duration": "give --num_prompts, the request rate times the seconds",
-    "max_ttft": "plan takes it; sweep --where 'ttft<1s' keeps the points below it",
-    "max_tpot": "plan takes it; sweep --where 'tpot<30ms' keeps the points below it",
+    "max_ttft": "plan has it; sweep --where 'ttft<1s' keeps the points below it",
+    "max_tpot": "plan has it; sweep --where 'tpot<30ms' keeps the points below it",
     "ds_zero": "it is for training; this program estimates inference",
 }
 
@@ -99,7 +99,7 @@ def checked(command: str, arguments: Sequence[str], flags: Mapping[str, Declared
         if not _FLAG.match(argument) or argument.lower() in _NEGATIVE_WORDS:
             if not last:
                 example = "--flag value" if given else f"--{next(iter(flags), 'flag')} {_plainly(argument)}"
-                raise UsageError(f"{command}: {shown(argument)} belongs to no flag; write {example}")
+                raise UsageError(f"{command}: {shown(argument)} follows no flag; write {example}")
             given[last], last = argument, ""
             continue
         name, value = _name_and_value(command, argument, flags)

@@ -18,6 +18,27 @@ _EXAMPLES = {
         ),
         ("the speed of light as JSON", "--model test-13b --gpu a100-sxm-40gb --method ideal --format json"),
     ),
+    "explain": (("what limits a batch of 16", "--model llama-3.1-8b --gpu h100-sxm-80gb --batch_size 16"),),
+    "sweep": (
+        (
+            "batch sizes with a TPOT below 12 ms",
+            '--model llama-3.1-8b --gpu h100-sxm-80gb --batch_size 1:256 --where "tpot<12ms"',
+        ),
+    ),
+    "plan": (
+        (
+            "which of two GPUs for five requests per second, and how many",
+            "--model llama-3.1-70b --gpu h100-sxm-80gb,h200-sxm-141gb --isl 4000 --osl 500 --request_rate 5 "
+            "--max_ttft 1s --max_tpot 20ms",
+        ),
+    ),
+    "compare": (("two GPUs", "--model llama-3.1-70b --gpu h100-sxm-80gb,h200-sxm-141gb --dtype fp8 --tp 4"),),
+    "load": (
+        (
+            "eight requests per second, with limits on TTFT and TPOT",
+            "--model llama-3.1-8b --gpu h100-sxm-80gb --request_rate 8 --goodput ttft:500,tpot:20",
+        ),
+    ),
 }
 
 

@@ -88,5 +88,5 @@ def csv_values(name: str, column: Column) -> list[Any]:
 def checked_columns(names: Sequence[str]) -> list[str]:
     """Return the columns of those names or aliases. Raises UnknownName with the nearest; BadValue if there are none."""
     if not names:
-        raise BadValue("columns is given no name")
+        raise BadValue("columns has no name")
     return [column_named(name.strip(), COLUMNS) for name in names]

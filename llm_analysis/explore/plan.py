@@ -41,7 +41,7 @@ FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs
 MODES = ("aggregated", "disaggregated")
 _FINALISTS = 8  # configurations that are simulated
 _SPARE = (0.15, 0.3)  # shares of the capacity left unused by further candidates, for the bursts of Poisson arrivals
-CLOSED_FORM = "limits are on means, arrivals are Poisson; `llm-analysis load` gives percentiles of other loads"
+CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
 _WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
 
 
@@ -434,7 +434,9 @@ class _Search:
                 break
         if failed:
             why = failed[id(ordered[0])]
-            self.notes[f"none of {len(failed)} finalists meets the limits in the simulation; of the best {why}"] = None
+            self.notes[
+                f"none of the {len(failed)} best candidates meets the limits in the simulation; the best one: {why}"
+            ] = None
         return (ordered[0] if ordered else None), failed
 
     def _simulated(self, c: Configuration) -> Simulated:
@@ -590,7 +592,7 @@ class _Search:
             "TTFT": ttft <= low.ttft,
             "TPOT": tpot <= low.tpot,
             "request latency": ttft + steps * tpot <= low.request_latency,
-            "tokens/s of a user": tpot * low.tokens_per_second <= 1.0,
+            "tokens/s of one user": tpot * low.tokens_per_second <= 1.0,
         }
 
     def _configured(
@@ -700,7 +702,7 @@ class _Search:
 
 
 def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
-    """Return the largest batch that meets all limits, and what stops the next one."""
+    """Return the largest batch that meets all limits, and the limit that the next one exceeds."""
     import numpy as np
 
     all_met = np.logical_and.reduce(list(meets.values()))
@@ -729,12 +731,12 @@ def _order(c: Configuration) -> tuple[float, ...]:
 def _reason(c: Configuration) -> str:
     """Return why a configuration needs as many GPUs as it does."""
     if c.limited_by == "the largest batch searched":
-        text = f"{c.batch} sequences per replica are the most searched"
+        text = f"no batch above {c.batch} was searched"
     else:
         text = f"{c.limited_by} limits the batch to {c.batch}"
     if c.load < 0.6:
         workers = f"{c.replicas} replica{'s' if c.replicas > 1 else ''}"
-        text += f"; {workers} {'are' if c.replicas > 1 else 'is'} used to {c.load:.0%}"
+        text += f"; {workers} at {c.load:.0%} of capacity"
     return text
 
 

@@ -11,7 +11,7 @@ from llm_analysis.errors import BadConfig, BadValue, choice, number, shown
 from llm_analysis.explore.plan import MODES, Demand, Limits, Plan
 from llm_analysis.explore.plan import plan as searched
 from llm_analysis.explore.ranges import values_of
-from llm_analysis.explore.where import SECONDS, quantity
+from llm_analysis.explore.where import time_limit
 from llm_analysis.files import read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.methods import METHODS
@@ -55,7 +55,7 @@ def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], 
     flags = DEFAULTS | dict(flags)
     for name, listing in (("model_name", "models"), ("gpu_name", "gpus")):
         if flags[name] is None:
-            raise BadValue(f"the question needs --{name}; `llm-analysis {listing}` lists what is known")
+            raise BadValue(f"--{name} is missing; `llm-analysis {listing}` lists the known names")
     choice("within", flags["within"], _WITHIN)
     if flags["mode"] is not None:
         choice("mode", flags["mode"], MODES)
@@ -103,7 +103,7 @@ def _demanded(flags: Mapping[str, Any]) -> Demand:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadValue(f"{name} must be a whole number from 1 up, not {shown(value)}")
     if rate is None and concurrency is None:
-        raise BadValue("the question needs a load: give --request_rate, --max_concurrency or --trace")
+        raise BadValue("the load is missing: give --request_rate, --max_concurrency or --trace")
     rate = None if rate is None else number("request_rate", rate)
     if rate is not None and rate < _MIN_RATE:
         raise BadValue(f"request_rate must be at least {_MIN_RATE:g} requests/s, not {rate:g}")
@@ -124,9 +124,9 @@ def _traced(path: Path) -> Demand:
 def _limits(flags: Mapping[str, Any]) -> Limits:
     """Return the limits of the flags, in SI units. Raises BadValue for one that is not above 0."""
     readers: dict[str, tuple[str, Callable[[str, Any], float]]] = {
-        "ttft": ("max_ttft", lambda name, text: quantity(name, str(text), SECONDS)),
-        "tpot": ("max_tpot", lambda name, text: quantity(name, str(text), SECONDS)),
-        "request_latency": ("max_request_latency", lambda name, text: quantity(name, str(text), SECONDS)),
+        "ttft": ("max_ttft", time_limit),
+        "tpot": ("max_tpot", time_limit),
+        "request_latency": ("max_request_latency", time_limit),
         "tokens_per_second": ("min_tokens_per_second", number),
         "cost_per_hour": ("max_cost_per_hour", number),
         "gpus": ("max_gpus", number),

@@ -34,7 +34,7 @@ def values_of(flag: str, given: object, *, text: bool = False) -> tuple[Value, .
     else:
         return (given,)  # type: ignore[return-value]  # the record that takes the value checks its type
     if not found:
-        raise BadValue(f"{flag} is given no value")
+        raise BadValue(f"{flag} has no value")
     if len(found) > _MOST_VALUES:
         raise BadValue(f"{flag} has {len(found):,} values, more than {_MOST_VALUES:,}")
     return tuple(dict.fromkeys(found))

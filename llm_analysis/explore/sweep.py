@@ -233,7 +233,7 @@ class Sweep:
             if name == "seq_len" and len(values) > 1:
                 kept = tuple(v for v in values if not isinstance(v, (int, float)) or v <= limit)
                 if lost := len(values) - len(kept):
-                    reason = f"seq_len is beyond the {limit} positions of {scenario.model.name}"
+                    reason = f"seq_len is more than the {limit} positions of {scenario.model.name}"
                     others = prod(len(v) for other, v in part.items() if other != name)
                     self.skipped[reason] = self.skipped.get(reason, 0) + lost * others
                 if not kept:

@@ -45,7 +45,7 @@ class Condition(NamedTuple):
 
 
 def parse_where(text: str, columns: Iterable[str]) -> list[Condition]:
-    """Return the conditions that a text joins by `and`. Raises BadValue, or UnknownName with the nearest column."""
+    """Return the conditions that `and` joins in a text. Raises BadValue, or UnknownName with the nearest column."""
     known = list(columns)
     return [_condition(part, known) for part in re.split(r"\s+and\s+", text.strip(), flags=re.IGNORECASE)]
 
@@ -67,15 +67,15 @@ def unit_of(column: str) -> Mapping[str, float]:
     return _SHARES if column.endswith(("share", "fraction", "efficiency", "rate")) else {}
 
 
-def quantity(name: str, text: str, units: Mapping[str, float], plain: str = "") -> float:
-    """Return the number that a text such as `20ms` spells, in SI units. `plain` is the unit of a bare number.
+def quantity(name: str, text: str, units: Mapping[str, float]) -> float:
+    """Return the number in a text such as `20ms`, in SI units.
 
     Raises BadValue for anything else, and for a unit of another quantity.
     """
     match = NUMBER.fullmatch(text.strip())
     if match is None:
         raise BadValue(f"{name} must be a number{_with_unit(units)}, not {shown(text)}")
-    number, unit = float(match["number"].replace(",", "")), match["unit"] or plain
+    number, unit = float(match["number"].replace(",", "")), match["unit"]
     if not unit:
         return number
     found = units.get(unit, next((size for known, size in units.items() if known.lower() == unit.lower()), None))
@@ -83,6 +83,16 @@ def quantity(name: str, text: str, units: Mapping[str, float], plain: str = "") 
         hint = f"use {', '.join(units)}" if units else "give the number alone"
         raise BadValue(f"{name}: unknown unit {shown(unit)}; {hint}")
     return _scaled(number, found)
+
+
+def time_limit(name: str, value: object) -> float:
+    """Return a limit in seconds, from text such as `20ms` or from a number of seconds.
+
+    Raises BadValue for text without a unit: 20 would be read as 20 seconds, where 20 ms are more likely.
+    """
+    if isinstance(value, str) and (match := NUMBER.fullmatch(value.strip())) and not match["unit"]:
+        raise BadValue(f"{name} {shown(value)} has no unit; write {value.strip()}ms or {value.strip()}s")
+    return quantity(name, str(value), SECONDS)
 
 
 def _scaled(number: float, unit: float) -> float:
@@ -108,7 +118,7 @@ def _condition(part: str, known: Sequence[str]) -> Condition:
         units = unit_of(column)
         if match["column"] != column and units is SECONDS and not NUMBER.fullmatch(value)["unit"]:  # type: ignore[index]
             raise BadValue(
-                f"where: {shown(part.strip())} has no unit; write {match['column']}{operator}{value}ms, or s"
+                f"where: {shown(part.strip())} has no unit; write {match['column']}{operator}{value}ms or {value}s"
             )
         return Condition(column, operator, quantity(f"where: {match['column']}", value, units))
     if operator not in ("=", "!="):

@@ -59,15 +59,15 @@ class GPU(BaseModel):
     boost_clock_hz: _Positive | None = None
     link: _Text = ""
     link_bandwidth: _Positive | None = None  # over all links of one GPU together
-    link_domain_size: _Count = 1  # GPUs that the link joins
+    link_domain_size: _Count = 1  # GPUs connected by the link
     gpus_per_server: _Count = _GPUS_PER_SERVER
-    peer_bandwidth: _Positive | None = None  # to one other GPU, where each pair has a link of its own (full mesh)
+    peer_bandwidth: _Positive | None = None  # to one other GPU, where each pair has its own link (full mesh)
     pcie_bandwidth: _Positive | None = None
     inter_node_bandwidth: _Positive | None = None
     tdp_watts: _Positive | None = None
     confidence: _Text = ""  # high, medium or low
     source: str = ""
-    notes: Annotated[tuple[_Text, ...], BeforeValidator(_as_tuple)] = ()  # what a user of any estimate must know
+    notes: Annotated[tuple[_Text, ...], BeforeValidator(_as_tuple)] = ()  # shown with every estimate
 
     @field_validator("peak_flops")
     @classmethod
@@ -86,12 +86,12 @@ class GPU(BaseModel):
         for name, one in (value if isinstance(value, dict) else {"": value}).items():
             if one is not None and not low <= one <= high:
                 field = f"{info.field_name}.{name}".rstrip(".")
-                raise ValueError(f"{field} is in {unit}: {one:g} is no GPU's, which are from {low:g} to {high:g}")
+                raise ValueError(f"{field} is in {unit} and must be from {low:g} to {high:g}, not {one:g}")
         return value
 
     @property
     def usable_memory_bytes(self) -> float:
-        """Memory that the driver reports, in bytes; the memory as sold if no report is on record."""
+        """Memory that the driver reports, in bytes; the memory as sold if that is not known."""
         return self.driver_memory_bytes or self.memory_bytes
 
     @property

@@ -115,10 +115,10 @@ def _check_positions(model: ModelConfig, workload: Workload) -> None:
     longest, limit = workload.seq_len, model.max_position_embeddings
     if some(longest > limit):
         shown = longest if isinstance(longest, NUMBER) else int(longest.max())
-        raise BadValue(f"seq_len {shown} is beyond the {limit} positions of {model.name}")
+        raise BadValue(f"seq_len {shown} is more than the {limit} positions of {model.name}")
     if model.is_encoder and workload.prefill_chunk_size and some(workload.seq_len > workload.prefill_chunk_size):
         raise BadValue(
-            f"{model.name} is an encoder, each token sees the whole prompt: prefill_chunk_size "
+            f"{model.name} is an encoder, in which each token attends to the whole prompt: prefill_chunk_size "
             f"{workload.prefill_chunk_size} must be at least seq_len"
         )
 

@@ -110,21 +110,21 @@ def band_for(s: Scenario, phase: str) -> Band | None:
 
 
 def band_notes(scenario: Scenario, batch: Quantity) -> tuple[str, ...]:
-    """Return what the bands rest on, in one line, and warnings if the question lies outside of it."""
+    """Return a note on the measurements behind the error bands, and warnings if the question differs from them."""
     band = band_for(scenario, "total")
     if band is None or not band.groups:
         return ()
     gpu, (low, high) = scenario.gpu.name, band.batch
     found = [
-        f"bands rest on {band.rows} measurements of {len(band.gpus)} GPUs, batch {low:g} to {high:g} "
+        f"error bands: from {band.rows:,} published measurements on {len(band.gpus)} GPUs, batch {low:g} to {high:g} "
         f"({band.groups} combinations of source, GPU and model)"
     ]
     if some(batch < low) or some(batch > high):
-        found.append(f"the batch is outside of the {low:g} to {high:g} that the bands rest on")
+        found.append(f"error bands: the batch is outside of the measured {low:g} to {high:g}, so errors may be larger")
     if gpu not in band.gpus:
-        found.append(f"the bands rest on other GPUs than {gpu}")
+        found.append(f"error bands: none of the measurements is of {gpu}, so errors may be larger")
     for name in ("prefill", "total"):
         known = band_for(scenario, name)
         if known is not None and known.bias:
-            found.append(f"{name}: estimates like this one are biased {known.bias}; the band does not contain them")
+            found.append(f"{name}: estimates of this kind are biased {known.bias}, beyond the band")
     return tuple(found)

@@ -72,7 +72,7 @@ class Basis:
         tokens, limit = w.seq_len + w.num_tokens_to_generate, s.model.max_position_embeddings
         if some(tokens > limit):
             shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
-            found += (f"{shown} in the end are beyond the {limit} positions of {s.model.name}",)
+            found += (f"{shown} of prompt and output are more than the {limit} positions of {s.model.name}",)
         if w.max_num_seqs and some(w.num_sequences > w.max_num_seqs):
             found += (
                 f"the server runs {w.max_num_seqs} sequences at a time, and this batch has more: the estimate assumes "

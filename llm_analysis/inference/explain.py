@@ -1,18 +1,18 @@
-"""Compare an estimate with the speed of light, term by term, and ask what would shorten it.
+"""Compare an estimate with the speed of light, term by term, and estimate what changes would shorten it.
 
-The speed of light of an operator is the time that `ideal` charges, at the peaks of the datasheet:
+The speed of light of an operator is its time under method `ideal`, at the peaks of the datasheet:
 
     light = max(flops / peak, bytes / bandwidth) + wire_bytes / link_bandwidth
 
-It is split into light_compute or light_memory, whichever binds, and light_network. The rest of the operator's seconds
-is split into losses. With `compute` and `memory` the two times under the method, and roof = max(compute, memory):
+It is split into light_compute or light_memory, the larger of the two, and light_network. The rest of the operator's
+seconds is split into losses. `compute` and `memory` are the two times under the method, and roof is the larger one:
 
     lost_compute   roof - max(flops / peak, bytes / bandwidth), if compute is the roof
-    lost_memory    the same if memory is the roof; all of it if it is negative, a gain: data found in a cache, or work
-                   that another kernel does
-    lost_overlap   compute and memory together, beyond the roof: near the knee neither hides the other completely
+    lost_memory    the same if memory is the roof, or if the difference is negative (a gain: data found in a cache, or
+                   work that another kernel does)
+    lost_overlap   the time of compute and memory together minus the roof: near the knee neither hides the other
     lost_launch    the launch of a kernel
-    lost_network   a collective beyond its bytes at the full link bandwidth: launch and message latency
+    lost_network   the time of a collective minus its bytes at the full link bandwidth: launch and message latency
     lost_host      operators of kind `host_...`: the host time of the runtime
 
 The nine terms add up to the estimate. A what-if is an estimate of the same workload with one input changed.
@@ -25,7 +25,7 @@ from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llm_analysis.errors import LLMAnalysisError, Unsupported
+from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import IDEAL, Cost, Efficiency, Timed, cost
 from llm_analysis.inference.analysis import estimate as answer
@@ -52,7 +52,7 @@ _Change = Callable[[Scenario], Scenario]  # the scenario with one input changed;
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds of the prefill, the mean decode step and the total, and their shares of the estimate's."""
+    """Seconds of the prefill, the mean decode step and the total, and their shares of the estimate's latencies."""
 
     name: str
     prefill_seconds: float
@@ -65,7 +65,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An estimate, the terms that add up to it, and the saving of each what-if (negative: its cost), largest first."""
+    """An estimate, the terms that add up to it, and the time that each what-if saves, largest first.
+
+    A negative saving means that the what-if is slower.
+    """
 
     estimate: Estimate
     terms: tuple[Line, ...]
@@ -89,12 +92,12 @@ def explanation(scenario: Scenario, workload: Workload) -> Explanation:
     if any(min(term.prefill_seconds, term.decode_seconds) < 0 for term in terms):
         notes.append("a negative loss is a gain: data found in a cache, or work that another kernel does")
     for name, (label, change) in WHAT_IFS.items():
-        if name in _ONLY and not _ONLY[name](scenario, estimate):
+        if name in _APPLIES and not _APPLIES[name](scenario, estimate):
             continue
         try:
             other = answer(change(scenario), workload)
         except LLMAnalysisError as error:
-            notes.append(f"{label}: {error}")
+            notes.append(f"{label}: not estimated: {error}")
             continue
         saved = [before - after for before, after in zip(latencies(estimate), latencies(other), strict=True)]
         savings.append(line(name, saved[0], saved[1], estimate))
@@ -111,14 +114,14 @@ def latencies(estimate: Estimate) -> tuple[float, float]:
 
 
 def _fallbacks(estimate: Estimate) -> tuple[str, ...]:
-    """Return the notes on the inputs of an estimate, and on the kernels that others stand in for."""
+    """Return the notes on the inputs of an estimate, and on kernels that were not measured."""
     basis = estimate.basis
     ops = [op for timed in (basis.prefill, basis.decode) for _, op, _ in timed]
     return (*basis.scenario.notes, *basis.scenario.method.notes(ops))
 
 
 def line(name: str, prefill: float, decode: float, e: Estimate) -> Line:
-    """Return a line of the explanation of `e`; its total counts the same number of decode steps as the estimate."""
+    """Return a line of the explanation of `e`, with the total over all decode steps."""
     total = prefill + e.total_decode_latency / e.decode_latency * decode
     shares = prefill / e.prefill_latency, decode / e.decode_latency, total / e.total_latency
     return Line(name, prefill, decode, total, *shares)
@@ -143,17 +146,17 @@ def _operator_terms(op: Op, c: Cost, light: Cost) -> Iterable[tuple[str, Any]]:
     yield "lost_compute" if by_compute else "lost_memory", roof - least
     yield "lost_overlap", max(c.seconds - c.launch - c.network - roof, 0.0)
     yield "lost_network", c.network - light.network
-    yield f"lost_{_waits_for(op)}", c.launch
+    yield f"lost_{_launched_by(op)}", c.launch
 
 
-def _waits_for(op: Op) -> str:
-    """Return what an operator's launch belongs to: `host`, `network` (a collective) or `launch` (a kernel)."""
+def _launched_by(op: Op) -> str:
+    """Return the term that an operator's launch time counts towards: `host`, `network` (a collective) or `launch`."""
     if op.kind.startswith("host_"):
         return "host"
     return "network" if op.span > 1 else "launch"
 
 
-def _on_better(a: Scenario, factor: float, *names: str) -> Scenario:
+def _on_better_gpu(a: Scenario, factor: float, *names: str) -> Scenario:
     """Return the scenario on a GPU with some of its figures multiplied."""
     figures = {name: value for name in names if (value := getattr(a.gpu, name)) is not None}
     better = {name: value * factor for name, value in figures.items()}
@@ -165,13 +168,15 @@ def _faster_compute(a: Scenario) -> Scenario:
     return a.changed(gpu=a.gpu.with_more_flops(1.1))
 
 
-def _half_the_wait(a: Scenario, who: str) -> Scenario:
-    """Return the scenario with half the launch and message latency of the operators that wait for `who`."""
+def _half_the_launch(a: Scenario, term: str) -> Scenario:
+    """Return the scenario with half the launch time and message latency of the operators of one term."""
     method, usual = copy(a.method), a.method.efficiency
 
     def halved(op: Op) -> Efficiency:
         e = usual(op)
-        return e.model_copy(update={"launch": e.launch / 2, "latency": e.latency / 2}) if _waits_for(op) == who else e
+        return (
+            e.model_copy(update={"launch": e.launch / 2, "latency": e.latency / 2}) if _launched_by(op) == term else e
+        )
 
     method.efficiency = halved  # type: ignore[method-assign]
     return a._replace(method=method)
@@ -179,17 +184,13 @@ def _half_the_wait(a: Scenario, who: str) -> Scenario:
 
 def _narrower_weights(a: Scenario, name: str) -> Scenario:
     """Return the scenario with weights held and multiplied in another format; the KV cache does not change."""
-    new, old = get_dtypes(name), a.dtypes
-    if new.weight_bits >= old.weight_bits:
-        raise Unsupported(f"the weights take {old.weight_bits:g} bits already")
+    new = get_dtypes(name)
     formats = {field: getattr(new, field) for field in ("name", "weights", "weight_bits", "scale_bits", "math")}
-    return a.changed(dtypes=old._replace(**formats, activation_bits=new.activation_bits))
+    return a.changed(dtypes=a.dtypes._replace(**formats, activation_bits=new.activation_bits))
 
 
 def _narrower_cache(a: Scenario) -> Scenario:
     """Return the scenario with a KV cache of 8 bits."""
-    if a.dtypes.kv_bits <= 8:
-        raise Unsupported(f"the KV cache takes {a.dtypes.kv_bits} bits already")
     return a.changed(dtypes=a.dtypes.with_kv_bits(8), kv_cache_dtype_bytes=1)
 
 
@@ -207,12 +208,12 @@ def _twice_the_ranks(a: Scenario) -> Scenario:
 
 
 WHAT_IFS: dict[str, tuple[str, _Change]] = {
-    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: _on_better(a, 1.1, "memory_bandwidth")),
+    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: _on_better_gpu(a, 1.1, "memory_bandwidth")),
     "peak_flops_x1.1": ("FLOP/s + 10 %", _faster_compute),
-    "launch_x0.5": ("launch / 2", lambda a: _half_the_wait(a, "launch")),
-    "host_x0.5": ("host time / 2", lambda a: _half_the_wait(a, "host")),
-    "link_bandwidth_x2": ("link bandwidth x 2", lambda a: _on_better(a, 2.0, *_LINKS)),
-    "link_latency_x0.5": ("link latency / 2", lambda a: _half_the_wait(a, "network")),
+    "launch_x0.5": ("launch / 2", lambda a: _half_the_launch(a, "launch")),
+    "host_x0.5": ("host time / 2", lambda a: _half_the_launch(a, "host")),
+    "link_bandwidth_x2": ("link bandwidth x 2", lambda a: _on_better_gpu(a, 2.0, *_LINKS)),
+    "link_latency_x0.5": ("link latency / 2", lambda a: _half_the_launch(a, "network")),
     "fp8_weights": ("fp8 weights", lambda a: _narrower_weights(a, "fp8")),
     "int4_weights": ("int4 weights", lambda a: _narrower_weights(a, "int4")),
     "fp8_kv_cache": ("fp8 KV cache", _narrower_cache),
@@ -220,8 +221,10 @@ WHAT_IFS: dict[str, tuple[str, _Change]] = {
     "tp_size_x2": ("tp_size x 2", _twice_the_gpus),
     "cp_size_x2": ("cp_size x 2", _twice_the_ranks),
 }
-_ONLY: dict[str, Callable[[Scenario, Estimate], bool]] = {  # conditions of what-ifs that do not always apply
-    "fp8_kv_cache": lambda a, e: "fp8" in a.gpu.peak_flops,
-    "8_bit_kv_cache": lambda a, e: "fp8" not in a.gpu.peak_flops,  # int8 there
+_APPLIES: dict[str, Callable[[Scenario, Estimate], bool]] = {  # conditions of what-ifs that do not always make sense
+    "fp8_weights": lambda a, e: a.dtypes.weight_bits > get_dtypes("fp8").weight_bits,
+    "int4_weights": lambda a, e: a.dtypes.weight_bits > get_dtypes("int4").weight_bits,
+    "fp8_kv_cache": lambda a, e: a.dtypes.kv_bits > 8 and "fp8" in a.gpu.peak_flops,
+    "8_bit_kv_cache": lambda a, e: a.dtypes.kv_bits > 8 and "fp8" not in a.gpu.peak_flops,  # int8 on these GPUs
     "cp_size_x2": lambda a, e: a.method.name != "published" and e.prefill_latency > e.total_decode_latency,
 }

@@ -98,7 +98,7 @@ def weights_fit(scenario: Scenario) -> None:
     weights = Memory(scenario, Workload(seq_len=1, num_tokens_to_generate=1)).weights
     if some(weights > scenario.gpu.memory_bytes * _PHYSICAL):
         need, have = weights / GB, scenario.gpu.memory_bytes / GB
-        raise Unsupported(f"does not fit: {need:.1f} GB of weights per GPU on {have:.1f} GB of {scenario.gpu.name}")
+        raise Unsupported(f"does not fit: {need:.1f} GB of weights per GPU, {have:.1f} GB usable ({scenario.gpu.name})")
 
 
 class _Budget(NamedTuple):
@@ -345,11 +345,10 @@ def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[st
     if not less and (both := _fewer_gpus(workload, narrower, wider)):
         found.append(both)
     need, have = memory.needed / GB, memory.capacity / GB
-    would = f"would fit: {', or '.join(found)}" if found else _in_vain(bool(longer), [name for name, _ in narrower])
+    would = f"would fit: {', or '.join(found)}" if found else _no_remedy(bool(longer), [name for name, _ in narrower])
     fraction = workload.gpu_memory_utilization
-    name = scenario.gpu.name
-    room = f"the {have:,.1f} GB of {name}" if fraction == 1 else f"{have:,.1f} GB, {fraction:.3g} of {name}"
-    return (f"does not fit: needs {need:,.1f} GB of {room}; {would}",)
+    share = "" if fraction == 1 else f"{fraction:.3g} of "
+    return (f"does not fit: needs {need:,.1f} GB per GPU, {have:,.1f} GB usable ({share}{scenario.gpu.name}); {would}",)
 
 
 def _fewer_gpus(workload: Workload, narrower: list[tuple[str, Scenario]], wider: list[Scenario]) -> str:
@@ -390,10 +389,10 @@ def _accepted(scenario: Scenario, layouts: Iterable[Parallelism]) -> Iterator[Sc
             yield changed
 
 
-def _in_vain(longer: bool, narrower: list[str]) -> str:
-    """Return what was tried when nothing would do."""
+def _no_remedy(longer: bool, narrower: list[str]) -> str:
+    """Return the end of the note if none of the remedies fits."""
     sizes = "tp_size or cp_size" if longer else "tp_size"
-    return f"no possible {sizes} would do" + (f", nor {narrower[-1]}" if narrower else "")
+    return f"no larger {sizes} would fit either" + (f", nor would {narrower[-1]}" if narrower else "")
 
 
 def _named(layout: Parallelism) -> str:

@@ -219,7 +219,7 @@ def choose_method(method: object, efficiencies: Efficiencies, runtime: Runtime |
     """
     if method is None and efficiencies.given and runtime is not None:
         raise Unsupported(
-            "efficiencies are of method published, a runtime is of method calibrated: leave one of them out"
+            "efficiencies belong to method published and a runtime to method calibrated: give one of the two"
         )
     if method is None:
         method = "published" if efficiencies.given else _DEFAULT_METHOD
@@ -259,27 +259,27 @@ def _fraction(
 
 
 def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dtypes, tuple[str, ...]]:
-    """The formats asked for, or else the checkpoint's own, as the GPU runs them; and a note where they are the latter.
+    """Return the formats asked for, else those of the checkpoint, as the GPU runs them; and notes.
 
-    A format in which a checkpoint holds its experts alone stands for what is published. Raises Unsupported for formats
-    of experts that the model does not have.
+    If the checkpoint has only its experts in the format asked for, the other weights keep the checkpoint's format.
+    Raises Unsupported for a format of experts if the model has none.
     """
     own = of_checkpoint(model.weight_format)
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if asked is None and model.weight_format:
-        told = (f"no dtype_name was given: {own.name}, as the checkpoint is published",)
+        notes = (f"no dtype_name given: {own.name}, the format of the published checkpoint",)
     elif asked and own.experts and asked.name == own.experts.name:
-        told = (f"dtype_name {asked.name}: {own.name}, as the checkpoint is published",)
+        notes = (f"dtype_name {asked.name}: taken as {own.name}, the format of the published checkpoint",)
         asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits, kv_given=asked.kv_given)
     if asked and asked.experts and not model.num_experts:
-        raise Unsupported(f"dtype_name {asked.name}: {model.name} has no experts to hold in a format of their own")
-    return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), told
+        raise Unsupported(f"dtype_name {asked.name} gives the experts a format, but {model.name} has no experts")
+    return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), notes
 
 
 def with_cache(
     dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, runtime: Runtime | None
 ) -> tuple[Dtypes, tuple[str, ...]]:
-    """Return `dtypes` with the KV cache that is given in bytes per element, or else the engine's own; and notes.
+    """Return `dtypes` with the given bytes per element of the KV cache, else the engine's default; and notes.
 
     Raises BadValue.
     """
@@ -288,12 +288,14 @@ def with_cache(
         bits = int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4)))
         dtypes = dtypes.with_kv_bits(bits)
     elif runtime is not None and (engine := engine_of(runtime.name)):
-        wide = engine.cache_formats(dtypes)
-        if wide.kv_bits != dtypes.kv_bits:
-            notes = (f"KV cache in 16 bits, as {engine.name} keeps it by default; --kv_cache_dtype_bytes 1 for fp8",)
-        dtypes = wide
+        by_default = engine.cache_formats(dtypes)
+        if by_default.kv_bits != dtypes.kv_bits:
+            notes = (f"KV cache in 16 bits, the default of {engine.name}; --kv_cache_dtype_bytes 1 for fp8",)
+        dtypes = by_default
     if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
-        notes += (f"8-bit KV cache: int8; {gpu.name} would expand fp8 in software, slower than it reads 16 bits",)
+        notes += (
+            f"8-bit KV cache: int8 is assumed; {gpu.name} expands fp8 in software, which is slower than a 16-bit cache",
+        )
     return dtypes, notes
 
 
@@ -301,7 +303,7 @@ def gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:
     """Return a note if the weights are in a GGUF format and another engine than llama.cpp is assumed."""
     if dtypes.weights not in MIXES or runtime is None or runtime.name in (GGUF_RUNTIME, NONE.name):
         return ()
-    return (f"{dtypes.weights} is a GGUF format, which llama.cpp runs: --runtime {GGUF_RUNTIME} for its times",)
+    return (f"{dtypes.weights} is a format of llama.cpp; --runtime {GGUF_RUNTIME} gives the times of that engine",)
 
 
 def with_norms(dtypes: Dtypes, layernorm_dtype_bytes: object) -> Dtypes:

@@ -62,7 +62,7 @@ def _decode_steps(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -
 
 
 def _named(timed: Timed) -> list[TimedOp]:
-    """Return the operators of a draft model under names that say so."""
+    """Return the operators of a draft model, with `draft_` before their names."""
     return [(weight, op._replace(name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
 
 
@@ -105,7 +105,9 @@ def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
     one |= {"layer_types": model.layer_types[-1:], "mlp_layer_types": model.mlp_layer_types[-1:]}
     if name == EAGLE:
         if not model.intermediate_size:
-            raise Unsupported(f"{model.name} has no dense layers that tell the width of an EAGLE head; give its config")
+            raise Unsupported(
+                f"the width of an EAGLE head for {model.name} is unknown; give its config.json as draft_model_name"
+            )
         one |= {"mlp_layer_types": (), "num_experts": 0, "num_experts_per_tok": 0, "moe_intermediate_size": 0}
         one |= {"shared_expert_intermediate_size": 0, "moe_latent_size": 0, "zero_expert_num": 0}
     return ModelConfig(**(dict(model) | one))
@@ -114,14 +116,17 @@ def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
 def _cache_transfer(scenario: Scenario, workload: Workload) -> list[Op]:
     """Return the send of the prompts' cache to the decode GPUs if prefill and decode run on separate ones.
 
-    Raises Unsupported if the GPU has no network between servers on record.
+    Raises Unsupported if the bandwidth between servers is not known for the GPU.
     """
     if not workload.disaggregated:
         return []
     s = scenario
     span = s.gpu.gpus_per_node + 1
     if not s.gpu.link_over(span)[1]:
-        raise Unsupported(f"{s.gpu.name} has no inter-node bandwidth on record, which disaggregation needs")
+        raise Unsupported(
+            f"disaggregation needs the inter-node bandwidth of {s.gpu.name}, which is not known; "
+            "a GPU file of your own can give it"
+        )
     step = Step(real(workload.batch_size_per_gpu), 1.0, workload.seq_len - 1.0, "decode")
     sent: Quantity = 0.0
     for first, last in s.layout.stages(s.model.num_hidden_layers):

@@ -93,7 +93,7 @@ def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Lit
     if name is None:
         return None
     if not flags.get("num_draft_tokens"):
-        raise BadValue(f"draft_model_name {shown(name)} needs num_draft_tokens: how many it proposes in each step")
+        raise BadValue(f"draft_model_name {shown(name)} needs num_draft_tokens, the tokens proposed in each step")
     if name == NGRAM:
         return "ngram"
     return own_draft(model, name) if name in (MTP, EAGLE) else get_model(name, flags.get("allow_download", False))
@@ -115,8 +115,6 @@ def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:
 def _required(flag: str, flags: Mapping[str, Any]) -> object:
     """Return a flag that the user must give. Raises BadValue if it is missing."""
     if flags.get(flag) is None:
-        raise BadValue(
-            f"the question needs --{flag}; `llm-analysis {flag.removesuffix('_name')}s` lists the known ones"
-        )
+        raise BadValue(f"--{flag} is missing; `llm-analysis {flag.removesuffix('_name')}s` lists the known names")
     value: object = flags[flag]
     return value

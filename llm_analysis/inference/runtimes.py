@@ -168,36 +168,36 @@ def _scaled(
     return numbers.model_copy(update=changed | ({} if launch is None else {"launch": launch}))
 
 
-NONE = Runtime(name="none", note="the kernels alone, back to back")
+NONE = Runtime(name="none", note="the kernels alone, one after another")
 
 
 def runtime_notes(runtime: Runtime, model: ModelConfig, batch: Quantity = 1.0) -> tuple[str, ...]:
-    """Return notes on the evidence of a runtime: borrowed terms, layers or a batch without measurements."""
-    note = runtime.evidence.note or _borrowed(runtime)
+    """Return notes on the evidence of a runtime: terms of another one, layers or a batch without measurements."""
+    note = runtime.evidence.note or _taken_from(runtime)
     notes: tuple[str, ...] = (f"runtime {runtime.name}: {note}",) if note else ()
     kinds = {base_name(mixer) for mixer, _ in model.layer_kinds}
     unlike = list(dict.fromkeys(k.unpublished for name, k in MIXERS.items() if name in kinds and k.unpublished))
     if unlike and runtime.name != NONE.name:
-        notes += (f"no published latency in this package is of a model with {' and '.join(unlike)}",)
+        notes += (f"no published measurement here is of a model with {' and '.join(unlike)}, so errors may be larger",)
     largest = runtime.evidence.largest_batch
     if runtime.sequence_seconds and largest and some(batch > largest):
         notes += (
-            f"runtime {runtime.name} was fitted to batches up to {largest:g}; its host time is that of {largest:g}",
+            f"runtime {runtime.name} was fitted to batches up to {largest:g}: the host time of that batch is used",
         )
     return notes
 
 
-def _borrowed(runtime: Runtime) -> str:
-    """Return whose terms a runtime has, if none fitted to its own rows had a lower error; empty if they are its own."""
-    rows, its_own = runtime.evidence.rows, runtime.held_out or terms(runtime) == terms(NONE)
-    if not rows or its_own or runtime.name not in runtime_names():
+def _taken_from(runtime: Runtime) -> str:
+    """Return a note if a runtime uses the terms of another one, because its own fit had no lower error; else empty."""
+    rows, fitted = runtime.evidence.rows, runtime.held_out or terms(runtime) == terms(NONE)
+    if not rows or fitted or runtime.name not in runtime_names():
         return ""
     others = (get_runtime(name) for name in runtime_names())
-    lender = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "")
-    known = f"the terms of {lender}" if lender else "the terms that engines share"
+    same = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "")
+    used = f"uses the terms of {same}" if same else "uses the terms fitted to all engines together"
     if len(runtime.evidence.sources) == 1:
-        return f"{known}; its own {rows} rows have one source, so a fit to them could not be checked"
-    return f"{known}; no fit to its own {rows} rows had a lower error on rows held out"
+        return f"{used}; its own {rows} measurements have one source, so a fit to them could not be checked"
+    return f"{used}; a fit to its own {rows} measurements had no lower error on rows left out"
 
 
 def terms(runtime: Runtime) -> dict[str, float]:

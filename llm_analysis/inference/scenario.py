@@ -151,11 +151,14 @@ class Scenario(NamedTuple):
 
 
 def check_links(gpu: GPU, layout: Parallelism) -> None:
-    """Raise Unsupported if the layout needs a link whose bandwidth is not on record for the GPU."""
+    """Raise Unsupported if the layout needs a link of unknown bandwidth."""
     for span in sorted({layout.tp_size, layout.context_span, layout.expert_span, *layout.send_spans}):
         link, bandwidth = gpu.link_over(span)
         if span > 1 and not bandwidth:
-            raise Unsupported(f"{gpu.name} has no {link or 'link'} bandwidth on record, which {span} GPUs need")
+            raise Unsupported(
+                f"{span} GPUs need the {link or 'link'} bandwidth of {gpu.name}, which is not known; "
+                "a GPU file of your own can give it"
+            )
 
 
 def _check_types(model: object, gpu: object, dtypes: object, layout: object, runtime: object, draft: object) -> None:

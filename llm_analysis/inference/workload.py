@@ -102,9 +102,9 @@ class Workload(BaseModel):
         if some(self.cached_prefix_len >= self.seq_len):
             raise ValueError(f"cached_prefix_len {self.cached_prefix_len} must be below seq_len {self.seq_len}")
         if not self.use_kv_cache and (given := self.served):
-            raise ValueError(f"{given[0]} needs the KV cache, which use_kv_cache False does without")
+            raise ValueError(f"{given[0]} needs the KV cache; leave out use_kv_cache False")
         if (self.acceptance_rate is None) != (self.num_draft_tokens == 0):
-            raise ValueError("num_draft_tokens and acceptance_rate need each other")
+            raise ValueError("give num_draft_tokens and acceptance_rate together")
         return self
 
     @property
@@ -135,8 +135,7 @@ class Workload(BaseModel):
             least = least if isinstance(least, NUMBER) else least.min()
             tokens = f"{least:g} tokens" if least > 1 else "one token"
             raise Unsupported(
-                f"cp_size {cp_size} is more than the {tokens} of a prompt that a pass has to share; "
-                f"try cp_size {least:g}"
+                f"cp_size {cp_size} is more than the {tokens} of a prompt in one pass; try cp_size {least:g}"
             )
 
     @property

@@ -7,19 +7,21 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.physics.parallelism import Parallelism
 
-_GATHERED = "cp_size: attention waits for all keys and values, an upper bound of ring attention, which overlaps the two"
+_GATHERED = (
+    "cp_size: attention is assumed to wait for all keys and values; ring attention overlaps the two and is faster"
+)
 
 
 def _divisors(n: int) -> list[int]:
-    """The divisors of `n`, the least first."""
+    """Return the divisors of `n`, the least first."""
     small = [i for i in range(1, isqrt(n) + 1) if n % i == 0]
     return sorted({*small, *(n // i for i in small)})
 
 
 def _nearest_sizes(near: int, possible: list[int]) -> str:
-    """The possible sizes around `near`, as text."""
+    """Return the possible sizes around `near`, as text."""
     below, above = [i for i in possible if i < near][-2:], [i for i in possible if i > near][:1]
-    return " or ".join(str(i) for i in below + above)
+    return " or ".join(", ".join(map(str, below + above)).rsplit(", ", 1))
 
 
 def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
         )
     _check_experts(layout, model)
     _check_context(layout, model)
-    few = f"{kv_heads} KV heads are fewer than tp_size {t}: each is held by {t // kv_heads} GPUs"
+    few = f"tp_size {t} is more than the {kv_heads} KV heads: each head is stored on {t // kv_heads} GPUs"
     return (*((few,) if kv_heads < t else ()), *((_GATHERED,) if layout.cp_size > 1 else ()))
 
 
@@ -66,7 +68,7 @@ def _check_experts(layout: Parallelism, model: ModelConfig) -> None:
         asked = f"ep_size {ep}" if ep > 1 else f"expert_imbalance {imbalance:g}"
         raise Unsupported(f"{asked}: {model.name} has no experts to spread")
     if ep == 1:
-        raise Unsupported(f"expert_imbalance {imbalance:g} is of GPUs that share the experts: give ep_size too")
+        raise Unsupported(f"expert_imbalance {imbalance:g} applies to GPUs that share the experts: give ep_size too")
     group = t * layout.cp_size
     gpus, ranks = group * layout.dp_size, f" times cp_size {layout.cp_size}" if layout.cp_size > 1 else ""
     even = [i for i in _divisors(experts) if gpus % i == 0 and (t % i == 0 or i % t == 0)]

@@ -38,7 +38,9 @@ def calibration_text(found: Calibration, style: str, target: str) -> str:
     ]
     if rows:
         parts.append(table(rows, ("rows left out in turn", "median |error|", "p90", "bias"), style))
-    return "\n\n".join([*parts, *(f"note: {note}" for note in found.notes), f"infer --runtime {target} uses it"])
+    return "\n\n".join(
+        [*parts, *(f"note: {note}" for note in found.notes), f"use it with: llm-analysis infer --runtime {target}"]
+    )
 
 
 def _as_row(found: Calibration) -> dict[str, object]:
@@ -156,7 +158,7 @@ def remarks(score: Score) -> list[str]:
     if len(reasons) > _MOST_REASONS:
         found.append(f"skipped for {len(reasons) - _MOST_REASONS} more reasons; --format json lists each row")
     if score.rows and not -1 + 1 / _SLIP < score.overall.bias < _SLIP - 1:
-        found.append(f"estimates are {score.overall.bias + 1:.3g} times what was measured: is measured_s in seconds?")
+        found.append(f"estimates are {score.overall.bias + 1:.3g} times the measurements: is measured_s in seconds?")
     return [_wrapped(remark) for remark in found]
 
 

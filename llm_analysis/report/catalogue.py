@@ -22,11 +22,11 @@ MODEL_COLUMNS: dict[str, Callable[[Row], str]] = {
     "B active": lambda row: f"{row['num_active_params_total'] / 1e9:,.2f}" if row["num_experts"] else "",
     "KV bytes": lambda row: f"{row['kv_cache_bytes_per_token']:,.0f}",
     "layers": lambda row: str(row["num_hidden_layers"]),
-    "context": lambda row: str(row["max_position_embeddings"]),
+    "context": lambda row: f"{row['max_position_embeddings']:,}",
 }
 MODEL_LEGEND = (
-    "active: billions of parameters that a token uses; KV bytes: added to a 16-bit\n"
-    "cache by one more token, once all sliding windows are full"
+    "B: billions; active: parameters that one token uses; KV bytes: what one more\n"
+    "token adds to a 16-bit KV cache, once all sliding windows are full"
 )
 GPU_COLUMNS: dict[str, Callable[[Row], str]] = {
     "GPU": lambda row: row["name"],
@@ -37,9 +37,9 @@ GPU_COLUMNS: dict[str, Callable[[Row], str]] = {
     "int8": lambda row: _figure(row["int8_flops"], 1e12),
     "fp4": lambda row: _figure(row["fp4_flops"], 1e12),
     "link": lambda row: _figure(row["link_bandwidth"], GB),
-    "joins": lambda row: str(row["link_domain_size"]),
+    "GPUs": lambda row: str(row["link_domain_size"]),
 }
-GPU_LEGEND = "fp16 to fp4: dense TFLOP/s; link: GB/s in one direction; joins: GPUs on the link"
+GPU_LEGEND = "fp16 to fp4: dense TFLOP/s; link: GB/s in one direction; GPUs: on one link"
 DTYPE_COLUMNS: dict[str, Callable[[Row], str]] = {
     "dtype": lambda row: row["name"],
     "weights": lambda row: f"{row['weight_bits'] + row['scale_bits']:g}",
@@ -50,8 +50,9 @@ DTYPE_COLUMNS: dict[str, Callable[[Row], str]] = {
     "rate": lambda row: row["math"],
 }
 DTYPE_LEGEND = (
-    "bits of a number, scales included; rate: the GPU's peak for the products\n"
-    "q4_0 to iq4_xs: GGUF; bits of most tensors, a model's average may be higher"
+    "bits per number, scales included; multiplied: bits of the products; rate: the\n"
+    "peak that is used (half: the faster of fp16 and bf16). q4_0 to iq4_xs are GGUF:\n"
+    "bits of most tensors, the average of a model may be higher"
 )
 
 

@@ -60,14 +60,14 @@ def check_finite(e: Estimate) -> None:
 
 
 def does_not_fit(e: Estimate) -> str:
-    """Return the line that says that the model does not fit and what would fit; nothing if it fits."""
+    """Return the note that the model does not fit, with changes that would fit; empty if it fits."""
     if e.fits:
         return ""
     return next((note for note in e.notes if note.startswith("does not fit")), "does not fit in the GPU's memory")
 
 
 def heading(e: Estimate, style: str = "table", view: View = View()) -> str:  # noqa: B008 - an immutable tuple
-    """Return the question and the method, one line each; before them a line of its own if the model does not fit."""
+    """Return the question and the method, one line each, after a line that the model does not fit if so."""
     sizes = [(name, getattr(e, f"{name}_size")) for name in ("tp", "cp", "pp", "dp", "sp", "ep")]
     layout = ", ".join(f"{name} {size}" for name, size in sizes if size > 1)
     gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
@@ -87,7 +87,7 @@ def _served(e: Estimate) -> str:
     """Return the serving options of the workload, where there are any."""
     parts = [
         f"{e.num_samples} samples of each prompt" if e.num_samples > 1 else "",
-        f"{e.cached_prefix_len} of the tokens in cached" if e.cached_prefix_len else "",
+        f"{e.cached_prefix_len} of the prompt tokens cached" if e.cached_prefix_len else "",
         f"prefill in chunks of {e.prefill_chunk_size}" if _is_chunked(e) else "",
         f"{e.num_draft_tokens} tokens drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
         "prefill and decode on separate GPUs" if e.disaggregated else "",
@@ -126,7 +126,7 @@ def summary(e: Estimate, style: str) -> str:
         ("total", *_latency(e, "total"), f"{rate(e.total_tokens_per_sec, digits)} out"),
     ]
     if e.num_gpus > 1 or e.batch_size_per_gpu > 1:
-        rows.append(("of one request", "", "", rate(e.request_tokens_per_sec, digits)))
+        rows.append(("- of one request", "", "", rate(e.request_tokens_per_sec, digits)))
     if e.cost_per_million_tokens is not None:
         rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "", "generated, all GPUs"))
     headers = ("", "latency", "80 % within", "throughput")
@@ -152,7 +152,7 @@ def _memory_table(e: Estimate, style: str, width: int) -> str:
         (
             "KV cache",
             gigabytes(e.kv_cache_memory_per_gpu),
-            f"at the last token; the model needs {e.kv_cache_bytes_per_token:,.0f} bytes per token",
+            f"at the last token; {e.kv_cache_bytes_per_token:,.0f} bytes per token of the whole model",
         ),
         ("activations", gigabytes(e.activation_memory_per_gpu), "at the peak of the prefill"),
     ]

@@ -23,42 +23,42 @@ def rendered(e: Explanation, style: str, view: View = View()) -> str:  # noqa: B
     light = [sum(getattr(t, field) for t in e.terms[:3]) for field in ("prefill_share", "decode_share", "total_share")]
     shares = "at the speed of light: {:.0%} of prefill, {:.0%} of decode, {:.0%} of total".format(*light)
     whole = line("estimate", *latencies(e.estimate), e.estimate)
-    idle = f"no difference: {', '.join(WHAT_IFS[w.name][0] for w in e.savings if not moves(w))}"
+    terms = [term for term in e.terms if _is_visible(term)]
+    idle = f"no difference: {', '.join(WHAT_IFS[w.name][0] for w in e.savings if not _is_visible(w))}"
     parts = [
         f"{heading(e.estimate, style, view)}\n{shares}",
-        _line_table([*e.terms, whole], "where it goes", style),
-        _line_table([w for w in e.savings if moves(w)], "would save", style),
+        _line_table([*terms, whole], whole, "where it goes", style),
+        _line_table([w for w in e.savings if _is_visible(w)], whole, "what if", style),
         *([idle if style == "markdown" else wrapped(idle, view.width)] if idle[-2:] != ": " else []),
         *(note_text(note, style, view) for note in e.notes),
     ]
     return "\n\n".join(parts)
 
 
-def moves(saving: Line) -> bool:
-    """Return whether a what-if changes a latency by a share that the table can show."""
-    return max(abs(saving.prefill_share), abs(saving.decode_share)) >= _LEAST_SHARE
+def _is_visible(one: Line) -> bool:
+    """Return whether a line has a share of a latency that the table can show."""
+    return max(abs(one.prefill_share), abs(one.decode_share)) >= _LEAST_SHARE
 
 
-def _line_table(lines: Sequence[Line], title: str, style: str) -> str:
-    """Return one row for each line: three times in one unit, each with its share of the latency."""
+def _line_table(lines: Sequence[Line], whole: Line, title: str, style: str) -> str:
+    """Return one row for each line: three times, each with its share of the latency; savings with a minus sign."""
     labels = TERMS | {name: label for name, (label, _) in WHAT_IFS.items()}
+    phases = ("prefill", "decode", "total")
+    units = {phase: time_unit([getattr(whole, f"{phase}_seconds")], _FIGURES) for phase in phases}
     rows = []
     for one in lines:
-        times = (one.prefill_seconds, one.decode_seconds, one.total_seconds)
-        shares = (one.prefill_share, one.decode_share, one.total_share)
-        size, unit = time_unit(t for t, share in zip(times, shares, strict=True) if abs(share) >= _LEAST_SHARE)
-        cells = (
-            cell for t, share in zip(times, shares, strict=True) for cell in _time_and_share(t / size, unit, share)
-        )
-        rows.append([labels.get(one.name, one.name), *cells])
+        cells = [labels.get(one.name, one.name)]
+        for phase in phases:
+            size, unit = units[phase]
+            time, share = getattr(one, f"{phase}_seconds") / size, getattr(one, f"{phase}_share")
+            if abs(share) < _LEAST_SHARE:
+                cells += ["-", "-"]
+            elif one.name in WHAT_IFS:
+                cells += [f"{'-' if time > 0 else '+'}{significant(abs(time), _FIGURES)} {unit}", f"{-share:+.1%}"]
+            else:
+                cells += [f"{significant(time, _FIGURES)} {unit}", f"{share:.1%}"]
+        rows.append(cells)
     return table(rows, (title, "prefill", "", "decode", "", "total", ""), style)
-
-
-def _time_and_share(value: float, unit: str, share: float) -> tuple[str, str]:
-    """Return a time and its share of the latency; two dashes if the share would be shown as 0.0 %."""
-    if abs(share) < _LEAST_SHARE:
-        return "-", "-"
-    return f"{significant(value, _FIGURES)} {unit}", f"{share:.1%}"
 
 
 def as_csv(e: Explanation) -> str:

@@ -1,4 +1,4 @@
-"""A plan as text: the best configuration, the runners-up and why they lost, the front, launch commands."""
+"""A plan as text: the best configuration, the other ones with their limits, the front, launch commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rendered(found: Plan, style: str) -> str:
         rows = [] if found.best is None else [found.best, *(loser.configuration for loser in found.rejected)]
         return csv_of([_flat(c) for c in rows]) if rows else ""
     parts = [wrapped(f"{found.model_name}: {_demand_text(found.demand)}{_limits_text(found.limits)}")]
-    parts += [missed(found.miss)] if found.best is None else _answer(found, found.best, style)
+    parts += [nearest_text(found.miss)] if found.best is None else _answer(found, found.best, style)
     parts.append(f"searched {found.points:,} points")
     return "\n\n".join([*parts, *(wrapped(f"note: {note}") for note in found.notes)])
 
@@ -71,7 +71,7 @@ def _limits_text(low: Limits) -> str:
         for name, value in (("TTFT", low.ttft), ("TPOT", low.tpot), ("request latency", low.request_latency))
         if isfinite(value)
     ]
-    found += [f"{low.tokens_per_second:g} tokens/s of a user at least"] if low.tokens_per_second else []
+    found += [f"{low.tokens_per_second:g} tokens/s of one user at least"] if low.tokens_per_second else []
     found += [f"cost {low.cost_per_hour:,.2f} an hour"] if isfinite(low.cost_per_hour) else []
     found += [f"{low.gpus:g} GPUs"] if isfinite(low.gpus) else []
     return f"; within {', '.join(found)}" if found else ""
@@ -89,20 +89,20 @@ def _configuration_text(c: Configuration) -> str:
 
 
 def _miss_text(miss: Miss) -> str:
-    """Return a miss, and the limits that would admit it."""
+    """Return a configuration outside of the limits, and the limits that it needs."""
     changes = " and ".join(f"--{name} {_limit_text(name, value)}" for name, value in miss.needed.items())
-    return f"nearest is {miss.description}" + (f"; {changes} would admit it" if changes else "")
+    return f"the nearest is {miss.description}" + (f"; it needs {changes}" if changes else "")
 
 
-def missed(miss: Miss | None) -> str:
-    """Return the nearest miss, and the limits that would admit it."""
+def nearest_text(miss: Miss | None) -> str:
+    """Return the configuration nearest to the limits, and the limits that it needs."""
     if miss is None:
-        return "no configuration was searched: no GPU takes a format and a layout of this model"
+        return "no configuration was searched: no GPU supports a format and a layout of this model"
     return wrapped(f"no configuration meets the limits; {_miss_text(miss)}")
 
 
 def _limit_text(name: str, value: float) -> str:
-    """Return a limit as its flag takes it, rounded so that it admits the value."""
+    """Return the value of a flag that just admits a configuration, rounded to the admitting side."""
     if name in _LATENCIES:
         unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3)
         return f"{_up(value / size)}{unit}"
@@ -127,8 +127,8 @@ def _answer(found: Plan, best: Configuration, style: str) -> list[str]:
     if shown:
         rows = [[_price_text(each), _named(each.configuration), each.reason] for each in shown]
         width = max(len(price) for price, _, _ in rows) + 2
-        lines = "\n".join(wrapped(f"{price:>{width}}  {name}: {why}", " " * (width + 2)) for price, name, why in rows)
-        parts.append(f"runners-up, and why they lost ({_unit(best)} more than the best):\n{lines}")
+        lines = "\n".join(wrapped(f"{price:>{width}}  {name}; {why}", " " * (width + 2)) for price, name, why in rows)
+        parts.append(f"other configurations, their additional {_unit(best)} and the reason:\n{lines}")
     if found.misses:
         lines = "\n".join(wrapped(f"  {name}: {_miss_text(miss)}", "    ") for name, miss in found.misses.items())
         parts.append(f"GPUs without a configuration within the limits:\n{lines}")
@@ -148,23 +148,23 @@ def _role(i: int, commands: Sequence[str]) -> str:
 
 
 def _unit(best: Configuration) -> str:
-    """Return what is minimized."""
+    """Return the name of the minimized quantity."""
     return "GPUs" if best.cost_per_hour is None else "cost"
 
 
 def _load_table(found: Plan, c: Configuration, style: str) -> str:
-    """Return what the demand does to the best configuration, beside the limits."""
+    """Return the table of load and latencies of the best configuration, beside the limits."""
     low = found.limits
     rows = [
-        ("load", f"{c.load:.0%}", f"margin {c.margin:.0%}"),
-        ("sequences in flight", f"{c.in_flight:,.1f}", f"of {c.batch:,} per rank; {c.limited_by} is the limit"),
+        ("used", f"{c.load:.0%}", f"of the capacity; {c.margin:.0%} is left"),
+        ("sequences in flight", f"{c.in_flight:,.1f}", f"of {c.batch:,} per rank; the limit is {c.limited_by}"),
         *_latencies(found, c),
         (
-            "tokens/s of a user",
+            "tokens/s of one user",
             f"{1 / c.tpot:,.1f}",
             f"at least {low.tokens_per_second:g}" if low.tokens_per_second else "",
         ),
-        ("generated tokens/s", f"{c.tokens_per_sec:,.0f}", f"{c.tokens_per_sec_per_gpu:,.0f} of one GPU"),
+        ("generated tokens/s", f"{c.tokens_per_sec:,.0f}", f"{c.tokens_per_sec_per_gpu:,.0f} per GPU"),
     ]
     if c.cost_per_hour is not None:
         million = f"{c.cost_per_million_tokens:,.2f} per million tokens"
@@ -197,22 +197,25 @@ def _edge(found: Plan, best: Configuration) -> str:
     """Return what it costs to meet the limits at the high edge of the error band."""
     edge = found.at_band_edge
     if edge is None:
-        return "at the high edge of the error band no configuration meets the limits"
+        return "no configuration meets the limits at the high edge of the error band"
     more = edge.price / best.price - 1
     text = _configuration_text(edge)
-    return wrapped(f"to meet the limits at the high edge of the error band too: {text} ({more:+.0%})")
+    return wrapped(f"best at the high edge of the error band: {text} ({more:+.0%} {_unit(best)})")
 
 
 def _price_text(loser: Loser) -> str:
-    """Return how much more a runner-up costs, and the cost of an hour if there are prices."""
+    """Return how much more another configuration costs, and the cost of an hour if there are prices."""
     hourly = loser.configuration.cost_per_hour
     return f"{loser.excess:+.0%}" + (f" {hourly:,.2f}/h" if hourly is not None else "")
 
 
 def _named(c: Configuration) -> str:
-    """Return a runner-up in few words."""
-    prefill = f" + {c.prefill_workers} prefill {layout_text(c.prefill_layout)}" if c.prefill_layout else ""
-    return f"{c.num_gpus} x {c.gpu_name} {c.dtype_name}, {c.replicas} of {layout_text(c.layout)}{prefill}"
+    """Return another configuration in few words."""
+    workers = f"{c.replicas} of {layout_text(c.layout)}"
+    if c.prefill_layout is not None:
+        prefill = f"{c.prefill_workers} prefill of {layout_text(c.prefill_layout)}"
+        workers = f"{prefill}, {c.replicas} decode of {layout_text(c.layout)}"
+    return f"{c.num_gpus} x {c.gpu_name} {c.dtype_name}: {workers}"
 
 
 def _front_table(found: Plan, style: str) -> str:
@@ -229,7 +232,7 @@ def _front_table(found: Plan, style: str) -> str:
         ]
         for p in front[::step]
     ]
-    return table(rows, ("tokens/s/user", "tokens/s/GPU", "front: GPU, format", "layout", "batch"), style)
+    return table(rows, ("tokens/s/user", "tokens/s/GPU", "Pareto front", "layout", "batch"), style)
 
 
 def wrapped(text: str, indent: str = "  ") -> str:

@@ -10,7 +10,7 @@ from llm_analysis.inference.workload import Workload
 from llm_analysis.report.tables import csv_of, rate, seconds, table, wrapped
 from llm_analysis.serving.steady_state import SteadyState
 
-_CLOSED_FORM = "a closed form, without preemption and waves of equal requests; llm-analysis load simulates both"
+_CLOSED_FORM = "a formula without preemption and without waves of equal requests; `llm-analysis load` simulates both"
 
 
 def as_dict(

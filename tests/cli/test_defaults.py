@@ -37,4 +37,7 @@ def test_an_encoder_takes_whole_prompts(ask: Ask) -> None:
     assert json.loads(ask(*question, "--format", "json").out)["prefill_chunk_size"] is None
     refused = ask(*question, "--prefill_chunk_size", "2048")
     assert (refused.status, refused.out) == (1, "")
-    assert "is an encoder, each token sees the whole prompt: prefill_chunk_size 2048 must be at least" in refused.err
+    assert (
+        "is an encoder, in which each token attends to the whole prompt: prefill_chunk_size 2048 must be at least"
+        in refused.err
+    )

@@ -46,8 +46,8 @@ UNKNOWN_NAMES: list[Case] = [
 
 
 MISSING: list[Case] = [
-    (["infer"], 1, r"needs --model_name; `llm-analysis models`"),
-    (["infer", "--model_name", "test-13b"], 1, r"needs --gpu_name; `llm-analysis gpus`"),
+    (["infer"], 1, r"--model_name is missing; `llm-analysis models`"),
+    (["infer", "--model_name", "test-13b"], 1, r"--gpu_name is missing; `llm-analysis gpus`"),
 ]
 
 
@@ -113,12 +113,12 @@ VALUES: list[Case] = [
     ),
     ([*INFER, "--cost_per_gpu_hour", "-1"], 1, r"cost_per_gpu_hour must not be negative, not -1"),
     ([*INFER, "--cost_per_gpu_hour", "1e308"], 1, r"cost_per_gpu_hour must be at most 1e\+12, not 1e\+308"),
-    ([*INFER, "--seq_len", "2049"], 1, r"seq_len 2049 is beyond the 2048 positions of test-13b"),
+    ([*INFER, "--seq_len", "2049"], 1, r"seq_len 2049 is more than the 2048 positions of test-13b"),
 ]
 
 
 LAYOUTS: list[Case] = [
-    ([*INFER, "--tp_size", "3"], 1, r"tp_size 3 does not divide the 40 attention heads of test-13b; try 1 or 2 or 4"),
+    ([*INFER, "--tp_size", "3"], 1, r"tp_size 3 does not divide the 40 attention heads of test-13b; try 1, 2 or 4"),
     ([*INFER, "--tp_size", "80"], 1, r"tp_size 80 does not divide the 40 attention heads .*try 20 or 40"),
     ([*INFER, "--pp_size", "41"], 1, r"pp_size 41 is more than the 40 layers of test-13b"),
     ([*INFER, "--tp_size", "4", "--sp_size", "2"], 1, r"sp_size must be 1 or tp_size \(4\), not 2"),
@@ -134,8 +134,8 @@ LAYOUTS: list[Case] = [
     ([*INFER, "--cp_size", "513"], 1, r"cp_size 513 is more than the 512 tokens of a prompt .*; try cp_size 512"),
     ([*INFER, "--cp_size", "8", "--seq_len", "5"], 1, r"cp_size 8 is more than the 5 tokens .*; try cp_size 5"),
     ([*INFER, "--cp_size", "2,4"], 1, r"cp_size takes one value, not '2,4'"),
-    ([*INFER[:4], "t4", "--cp_size", "9"], 1, r"t4 has no .*bandwidth on record, which 9 GPUs need"),
-    ([*INFER[:4], "t4", "--tp_size", "20"], 1, r"t4 has no .*bandwidth on record, which 20 GPUs need"),
+    ([*INFER[:4], "t4", "--cp_size", "9"], 1, r"9 GPUs need the .*bandwidth of t4, which is not known"),
+    ([*INFER[:4], "t4", "--tp_size", "20"], 1, r"20 GPUs need the .*bandwidth of t4, which is not known"),
 ]
 
 
@@ -144,7 +144,7 @@ REFUSED_BY_THE_METHOD: list[Case] = [
     (
         [*INFER, "--runtime", "vllm", "--flops_efficiency", "0.5"],
         1,
-        r"efficiencies are of .*, a runtime is of .*leave one",
+        r"efficiencies belong to .* and a runtime to .*give one",
     ),
     ([*INFER, "--method", "published", "--cp_size", "2"], 1, r"published has no cp_size.*ideal"),
     ([*INFER, "--method", "published", "--pp_size", "2"], 1, r"published has no pp_size.*ideal"),
@@ -153,8 +153,8 @@ REFUSED_BY_THE_METHOD: list[Case] = [
     ([*INFER, "--method", "published", "--layernorm_dtype_bytes", "2"], 1, r"published has no layernorm_dtype_bytes"),
     ([*INFER, "--method", "published", "--dtype_name", "fp8"], 1, r"published .*has no fp8 rate"),
     ([*INFER, "--inter_node_memory_efficiency", "0.5"], 1, r"one node.*inter_node_memory_efficiency"),
-    ([*INFER, "--output_file_prefix", "x"], 1, r"give --output_dir too"),
-    ([*INFER, "--output_file_suffix", "x"], 1, r"give --output_dir too"),
+    ([*INFER, "--output_file_prefix", "x"], 1, r"need --output_dir"),
+    ([*INFER, "--output_file_suffix", "x"], 1, r"need --output_dir"),
 ]
 
 
@@ -177,7 +177,7 @@ def test_a_model_that_does_not_fit_is_an_answer(ask: Ask) -> None:
     assert answer["max_batch_size_per_gpu"] == 0
     assert answer["memory_left_per_gpu"] < 0
     note = " ".join(answer["notes"])
-    assert re.search(r"does not fit: needs 13\d\.\d GB of 72\.0 GB, 0\.9 of a100-sxm-80gb; would fit: ", note)
+    assert re.search(r"does not fit: needs 13\d\.\d GB per GPU, 72\.0 GB usable \(0\.9 of a100-sxm-80gb\); would fit: ", note)
     wider = re.search(r"tp_size (\d+)", note)
     narrower = re.search(r"dtype_name (\w+)", note)
     assert wider
@@ -217,7 +217,7 @@ def test_a_note_says_that_a_model_fits_nowhere(ask: Ask) -> None:
 
 def test_a_note_says_that_kv_heads_are_replicated(ask: Ask) -> None:
     answer = json.loads(ask(*LLAMA, "--tp_size", "16", "--format", "json").out)
-    assert "8 KV heads are fewer than tp_size 16: each is held by 2 GPUs" in answer["notes"]
+    assert "tp_size 16 is more than the 8 KV heads: each head is stored on 2 GPUs" in answer["notes"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_bad_range_is_one_clear_line(text: str, message: str) -> None:
 
 
 def test_an_empty_sequence_is_refused() -> None:
-    with pytest.raises(BadValue, match="tp_size is given no value"):
+    with pytest.raises(BadValue, match="tp_size has no value"):
         values_of("tp_size", [])
 
 

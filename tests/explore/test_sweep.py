@@ -123,7 +123,7 @@ def test_layouts_that_make_no_sense_are_skipped_with_a_note() -> None:
 def test_prompts_beyond_the_positions_of_the_model_are_skipped_with_a_note() -> None:
     table = Sweep(flags(model_name="llama-2-7b", gpu_name="h100-sxm-80gb", seq_len="2048:8192")).table()
     assert table["seq_len"].tolist() == [2048, 4096]
-    assert table.notes == ("skipped 1 points: seq_len is beyond the 4096 positions of llama-2-7b",)
+    assert table.notes == ("skipped 1 points: seq_len is more than the 4096 positions of llama-2-7b",)
 
 
 def test_a_sweep_of_nothing_but_nonsense_gives_the_first_reason() -> None:

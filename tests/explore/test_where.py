@@ -47,7 +47,7 @@ def test_twenty_milliseconds_are_exactly_the_float_of_0_02() -> None:
         ("tpot<20GB", "where: tpot: unknown unit 'GB'; use s, ms, us"),
         ("batch<20ms", "where: batch: unknown unit 'ms'; give the number alone"),
         ("tpot", "is not a condition; write column<number"),
-        ("tpot<30", "has no unit; write tpot<30ms, or s"),
+        ("tpot<30", "has no unit; write tpot<30ms or 30s"),
         ("tpot<", "is not a condition; write column<number"),
         ("tpot<20ms or fits=1", "is not a condition; write column<number"),
         ("", "is not a condition; write column<number"),

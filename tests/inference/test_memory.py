@@ -320,7 +320,7 @@ def test_a_quantized_checkpoint_has_its_published_size(model: str, size: float) 
     answer = asked.inference()
     assert answer.weight_memory_per_gpu == pytest.approx(size * 2**30, rel=0.005)
     assert answer.dtype_name == "w16a16e16+mxfp4"
-    assert "no dtype_name was given: w16a16e16+mxfp4, as the checkpoint is published" in answer.notes
+    assert "no dtype_name given: w16a16e16+mxfp4, the format of the published checkpoint" in answer.notes
     assert any("no fp4 rate: multiplied at its fp16 rate" in note for note in answer.notes)
 
 
@@ -417,9 +417,9 @@ def check_remedies(model: str, gpu: str, method: str, question: Question) -> Non
         # An A100 has no fp8 rate, which `published` needs, and 16 GPUs exceed the one node that it covers.
         ("llama-3.1-405b", "a100-sxm-80gb", "published", {"tp_size": 8}, "would fit: dtype_name int8"),
         # No inter-node bandwidth is on record.
-        ("llama-3.1-405b", "l4-24gb", "ideal", {"tp_size": 8}, "no possible tp_size would do, nor int4"),
-        ("llama-3.1-405b", "t4", "ideal", {}, "no possible tp_size or cp_size would do, nor int4"),
-        ("llama-3.1-405b", "t4", "ideal", {"dtype_name": "int4"}, "no possible tp_size or cp_size would do"),
+        ("llama-3.1-405b", "l4-24gb", "ideal", {"tp_size": 8}, "no larger tp_size would fit either, nor would int4"),
+        ("llama-3.1-405b", "t4", "ideal", {}, "no larger tp_size or cp_size would fit either, nor would int4"),
+        ("llama-3.1-405b", "t4", "ideal", {"dtype_name": "int4"}, "no larger tp_size or cp_size would fit either"),
         ("llama-3.1-405b", "h100-sxm-80gb", "ideal", {"tp_size": 8, "sp_size": 8}, ".*tp_size 16 and sp_size 16.*"),
         ("llama-3.1-405b", "h100-sxm-80gb", "ideal", {}, "would fit: tp_size 16, or tp_size 8 with dtype_name fp8"),
     ],

@@ -222,13 +222,17 @@ def test_what_goes_to_other_nodes_takes_their_network() -> None:
         ("llama-2-7b", {"ep_size": 2}, "llama-2-7b has no experts to spread"),
         ("mixtral-8x7b", {"ep_size": 3}, "ep_size 3 cannot spread the 8 experts .* over the 1 GPUs .*try 1"),
         ("mixtral-8x7b", {"dp_size": 4, "ep_size": 8}, "4 GPUs of tp_size 1 times dp_size 4; try 2 or 4"),
-        ("llama-3.1-70b", {"tp_size": 7}, "does not divide the 64 attention heads of llama-3.1-70b; try 2 or 4 or 8"),
+        ("llama-3.1-70b", {"tp_size": 7}, "does not divide the 64 attention heads of llama-3.1-70b; try 2, 4 or 8"),
         (
             "qwen2.5-7b",
             {"tp_size": 7},
-            "neither divides nor is a multiple of the 4 KV heads of qwen2.5-7b; try 2 or 4 or 28",
+            "neither divides nor is a multiple of the 4 KV heads of qwen2.5-7b; try 2, 4 or 28",
         ),
-        ("llama-2-7b", {"tp_size": 4, "num_gpus_per_node": 2}, "l4-24gb has no inter-node bandwidth on record"),
+        (
+            "llama-2-7b",
+            {"tp_size": 4, "num_gpus_per_node": 2},
+            "4 GPUs need the inter-node bandwidth of l4-24gb, which is not known",
+        ),
     ],
 )
 def test_an_impossible_layout_is_refused_with_the_nearest_possible(

@@ -186,8 +186,8 @@ def test_a_users_runtime_file_named_vllm_is_used_on_an_amd_gpu(ask: Ask, tmp_pat
 def test_an_answer_names_a_kind_of_layer_without_published_latencies(model: str, runtime: str, layers: str) -> None:
     kind = "mamba2" if model != "llama-3.1-8b" else "full_attention"
     made = get_model("llama-3.1-8b").model_copy(update={"layer_types": (kind,) * 32})
-    notes = [note for note in runtime_notes(get_runtime(runtime), made) if note.startswith("no published latency")]
-    assert [note.endswith(layers) for note in notes] == [True] * bool(layers)
+    notes = [note for note in runtime_notes(get_runtime(runtime), made) if note.startswith("no published measurement")]
+    assert [note.endswith(f"{layers}, so errors may be larger") for note in notes] == [True] * bool(layers)
 
 
 def test_the_host_time_per_sequence_stops_growing_beyond_the_batches_of_the_fit() -> None:
@@ -330,7 +330,7 @@ def test_files_are_the_names() -> None:
         (Runtime(name="vllm-v1", step_seconds=1e-3, evidence=RuntimeEvidence(rows=5, sources={"a": 5})), "one source"),
         (
             Runtime(name="vllm-v1", step_seconds=1e-3, evidence=RuntimeEvidence(rows=5, sources={"a": 3, "b": 2})),
-            "the terms that engines share; no fit to its own 5 rows had a lower error",
+            "uses the terms fitted to all engines together; a fit to its own 5 measurements had no lower error",
         ),
         (Runtime(name="vllm-v1", evidence=RuntimeEvidence(rows=5, sources={"a": 5})), ""),
         (
@@ -345,7 +345,7 @@ def test_files_are_the_names() -> None:
         (Runtime(name="x", evidence=RuntimeEvidence(note="no published rows: the kernels alone")), "no published rows"),
     ],
 )
-def test_an_answer_names_the_origin_of_borrowed_terms(runtime: Runtime, note: str) -> None:
+def test_a_note_names_the_runtime_whose_terms_are_used(runtime: Runtime, note: str) -> None:
     """Own terms come with the fits that left out rows; a runtime without terms is the kernels alone."""
     found = runtime_notes(runtime, get_model("llama-2-7b"))
     assert len(found) == bool(note)
@@ -394,7 +394,7 @@ def test_an_answer_states_what_its_band_rests_on_and_warns_outside_of_it() -> No
         return "; ".join(LLMAnalysis(*parts).inference(batch_size_per_gpu=batch).notes)
 
     inside, large, other = notes("h100-sxm-80gb", 8), notes("h100-sxm-80gb", 4096), notes("a10-24gb", 8)
-    assert "bands rest on" in inside
+    assert "error bands: from" in inside
     assert "outside of" not in inside
     assert "the batch is outside of the" in large
-    assert "rest on other GPUs than a10-24gb" in other
+    assert "none of the measurements is of a10-24gb" in other

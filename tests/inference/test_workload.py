@@ -230,7 +230,9 @@ def test_disaggregation_sends_the_cache_between_servers() -> None:
 
 
 def test_disaggregation_needs_an_inter_node_bandwidth() -> None:
-    with pytest.raises(Unsupported, match="l4-24gb has no inter-node bandwidth on record, which disaggregation needs"):
+    with pytest.raises(
+        Unsupported, match="disaggregation needs the inter-node bandwidth of l4-24gb, which is not known"
+    ):
         LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("l4-24gb"), method="ideal").inference(disaggregated=True)
 
 
@@ -244,8 +246,8 @@ def test_disaggregation_needs_an_inter_node_bandwidth() -> None:
         ({"cached_prefix_len": -1}, "cached_prefix_len must be greater than or equal to 0"),
         ({"prefill_chunk_size": -1}, "prefill_chunk_size must be greater than 0"),
         ({"num_samples": 0}, "num_samples must be greater than 0"),
-        ({"num_draft_tokens": 3}, "num_draft_tokens and acceptance_rate need each other"),
-        ({"acceptance_rate": 0.5}, "num_draft_tokens and acceptance_rate need each other"),
+        ({"num_draft_tokens": 3}, "give num_draft_tokens and acceptance_rate together"),
+        ({"acceptance_rate": 0.5}, "give num_draft_tokens and acceptance_rate together"),
         ({"num_draft_tokens": 3, "acceptance_rate": 1.5}, "acceptance_rate must be less than or equal to 1"),
         ({"num_draft_tokens": 3, "acceptance_rate": 0.5}, "needs a draft model"),
         ({"use_kv_cache": False, "num_samples": 2}, "num_samples needs the KV cache"),

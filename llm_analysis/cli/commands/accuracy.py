@@ -16,7 +16,9 @@ def validate(
     measurements: Annotated[
         str | None, Flag("CSV file of measurements; the default is the published figures of this package")
     ] = None,
-    load: Annotated[bool, Flag("score simulations of serving under load instead, on a CSV of such runs")] = False,
+    load: Annotated[
+        bool, Flag("score simulations of servers under load, on the published runs or a CSV of your runs")
+    ] = False,
     runtime: Annotated[str | None, Flag("score all rows with this runtime, instead of the runtime of each row")] = None,
     method: Annotated[str, Flag("calibrated or ideal")] = "calibrated",
     format: Format = "table",
@@ -42,11 +44,11 @@ def validate(
         from llm_analysis.cli.commands.load_accuracy import load_score
 
         if runtime is not None or method != "calibrated":
-            raise BadValue("validate --load takes the runtime of each row: leave --runtime and --method out")
+            raise BadValue("validate --load takes the runtime of each row: leave out --runtime and --method")
         return load_score(measurements, format, limits)
     result = score(EVIDENCE if measurements is None else path_of("measurements", measurements), runtime, method)
     if not result.rows:
-        reason = result.skipped[0][1] if result.skipped else "all of them are set apart"
+        reason = result.skipped[0][1] if result.skipped else "all rows are set apart"
         raise BadValue(f"no row could be estimated: {reason}")
     found = zip(limits.items(), (result.overall.median_abs_error, result.overall.p90_abs_error), strict=True)
     over = [f"{name} {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most]
@@ -66,7 +68,9 @@ def limit(flag: str, value: object) -> float:
 
 def calibrate(
     *,
-    measurements: Annotated[str | None, Flag("CSV file with the columns of the published figures")] = None,
+    measurements: Annotated[
+        str | None, Flag("CSV file of your measurements; docs/accuracy.md lists the columns")
+    ] = None,
     runtime: Annotated[
         str | None, Flag("runtime to start from; the default is the runtime of the first row, or none")
     ] = None,
@@ -79,7 +83,7 @@ def calibrate(
 
     choice("format", format, FORMATS)
     if measurements is None:
-        raise BadValue("calibrate needs --measurements, a CSV of what you measured; the README shows its columns")
+        raise BadValue("--measurements is missing: a CSV of your measurements; docs/accuracy.md lists its columns")
     target = path_of("output_file", output_file)
     if target.suffix != ".json":
         raise BadValue(f"output_file must end in .json, not {shown(output_file)}")

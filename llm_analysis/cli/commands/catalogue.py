@@ -72,14 +72,16 @@ def gpus(
     if name is not None:
         gpu = catalog.get_gpu(name)
         if format == "csv":
-            raise BadValue("--name shows one GPU in full, which has no rows: use --format json, table or markdown")
+            raise BadValue(
+                "--name shows one GPU in full, for which --format csv has no rows: use json, table or markdown"
+            )
         return whole(gpu_entry(gpu)) if format == "json" else Output(gpu_text(gpu, format))
     least = number("min_memory_GB", min_memory_GB) * GB
     known = [catalog.get_gpu(each) for each in catalog.names("gpu_configs")]
     chosen = of_family(family, known, lambda g: (g.vendor, g.architecture))
     rows = [gpu_row(gpu) for gpu in chosen if gpu.memory_bytes >= least]
     if not rows:
-        raise BadValue(f"no GPU that is known has {least / GB:,.0f} GB of memory")
+        raise BadValue(f"no GPU of the catalogue has {least / GB:,.0f} GB of memory")
     return listed(rows, GPU_COLUMNS, GPU_LEGEND, format)
 
 
@@ -96,7 +98,7 @@ def check_format(format: str, name: str | None) -> None:
     """Raise UnknownName for an unknown format, BadValue for one that cannot show a whole entry."""
     choice("format", format, FORMATS)
     if name is not None and format not in ("table", "json"):
-        raise BadValue(f"--name shows one entry whole, as JSON: leave out --format {format}")
+        raise BadValue(f"--name shows one entry in full, as JSON: leave out --format {format}")
 
 
 def whole(entry: Row) -> Output:

@@ -51,7 +51,9 @@ def infer(
     num_tokens_to_generate: Annotated[int, _work("output length of each sequence", unit="tokens")] = 32,
     max_concurrency: Annotated[
         int | None,
-        _work("requests in flight at a server: TTFT, TPOT and throughput of continuous batching in steady state"),
+        _work(
+            "requests in flight at a server with continuous batching; gives TTFT, TPOT and throughput in steady state"
+        ),
     ] = None,
     num_samples: Annotated[int, _work("outputs for each prompt; they share the KV cache of the prompt")] = 1,
     cached_prefix_len: Annotated[int, _work("prompt tokens that are already in the KV cache", unit="tokens")] = 0,
@@ -83,7 +85,7 @@ def infer(
         float, _layout("tokens on the busiest expert-parallel GPU, as a multiple of the mean")
     ] = 1.0,
     num_gpus_per_node: Annotated[
-        int | None, _layout("GPUs in one server; the default is 8, or the link domain of the GPU", unit="GPUs")
+        int | None, _layout("GPUs in one server; the default is 8, or the number on one link if larger", unit="GPUs")
     ] = None,
     method: Annotated[
         str | None,
@@ -155,7 +157,7 @@ def infer(
     """Estimate prefill and decode latency, memory, cost and the share of each operator."""
     flags = locals()
     if operators and summary:
-        raise BadValue("give operators or summary, not both")
+        raise BadValue("give --operators or --summary, not both")
     scenario, workload = asked(flags)
     if max_concurrency is not None:
         return _in_steady_state(scenario, workload, flags)
@@ -165,7 +167,7 @@ def infer(
     output = _delivered(rendered(found, format, view), found, found.notes, flags)
     if output_dir is None:
         if output_file_prefix or output_file_suffix:
-            raise BadValue("output_file_prefix and output_file_suffix name files: give --output_dir too")
+            raise BadValue("--output_file_prefix and --output_file_suffix need --output_dir")
         return output
     affixes = name_part("output_file_prefix", output_file_prefix), name_part("output_file_suffix", output_file_suffix)
     return output._replace(folder=output_folder(output_dir), files=summary_files(found, *affixes))

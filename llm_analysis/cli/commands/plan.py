@@ -26,7 +26,7 @@ def plan(
     gpu_name: Annotated[str | None, _what("names from `llm-analysis gpus` joined by commas, or all")] = None,
     dtype_name: Annotated[
         str | None,
-        _what("number formats joined by commas; the default is the checkpoint's and those the GPU multiplies"),
+        _what("number formats joined by commas; the default is the checkpoint's and those that the GPU supports"),
     ] = None,
     allow_download: Annotated[bool, _what("download the config.json of org/name if no cache has it")] = False,
     seq_len: Annotated[int, _demand("prompt length", unit="tokens")] = 512,
@@ -34,14 +34,14 @@ def plan(
     request_rate: Annotated[float | None, _demand("requests that arrive per second")] = None,
     max_concurrency: Annotated[int | None, _demand("requests in flight, instead of a rate")] = None,
     trace: Annotated[
-        str | None, _demand("CSV of arrival_time,input_tokens,output_tokens; its mean rate and mean lengths are taken")
+        str | None, _demand("CSV of arrival_time,input_tokens,output_tokens; gives the mean rate and lengths")
     ] = None,
     max_ttft: Annotated[str | None, _limit("mean time to first token, such as 1s")] = None,
     max_tpot: Annotated[str | None, _limit("mean time per output token, such as 20ms")] = None,
-    max_request_latency: Annotated[str | None, _limit("time of a whole request, such as 10s")] = None,
-    min_tokens_per_second: Annotated[float | None, _limit("generation speed of one user")] = None,
-    max_cost_per_hour: Annotated[float | None, _limit("cost of all GPUs")] = None,
-    max_gpus: Annotated[int | None, _limit("number of GPUs")] = None,
+    max_request_latency: Annotated[str | None, _limit("mean time of a whole request, such as 10s")] = None,
+    min_tokens_per_second: Annotated[float | None, _limit("lowest generation speed of one user (1 / TPOT)")] = None,
+    max_cost_per_hour: Annotated[float | None, _limit("highest cost of all GPUs per hour")] = None,
+    max_gpus: Annotated[int | None, _limit("most GPUs")] = None,
     within: Annotated[
         str, _limit("estimate, or band to meet the limits at the high edge of the error band")
     ] = "estimate",
@@ -53,7 +53,7 @@ def plan(
     method: Annotated[str | None, _search("calibrated (the default) or ideal")] = None,
     runtime: Annotated[str | None, _search("serving engine for method calibrated")] = None,
     gpu_memory_utilization: Annotated[float, _search("usable fraction of the GPU memory")] = 0.9,
-    plot: Annotated[str | None, Flag("draw the front of each GPU to this .png or .svg", OUTPUT)] = None,
+    plot: Annotated[str | None, Flag("draw the Pareto front of each GPU into this .png or .svg file", OUTPUT)] = None,
     format: Format = "table",
     log_level: Annotated[str, Flag("DEBUG shows the traceback of an internal error", OUTPUT)] = "WARNING",
 ) -> Output:

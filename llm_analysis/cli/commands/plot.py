@@ -13,7 +13,7 @@ from llm_analysis.errors import BadValue, choice
 from llm_analysis.explore.combinations import axes, combinations
 from llm_analysis.explore.plan_flags import planned
 from llm_analysis.explore.ranges import values_of
-from llm_analysis.explore.where import SECONDS, quantity
+from llm_analysis.explore.where import time_limit
 from llm_analysis.inference.estimate import Estimate
 
 MOST_BARS, MOST_BATCHES = 12, 4096
@@ -25,10 +25,10 @@ def plot(
     *,
     kind: Annotated[str, Flag("roofline, breakdown, batch, pareto, cost or parity", OUTPUT)] = "roofline",
     output_file: Annotated[str | None, Flag("picture to write, .png or .svg; the default is KIND.png", OUTPUT)] = None,
-    max_tpot: Annotated[str | None, Flag("limit to draw, such as 20ms", OUTPUT)] = None,
-    max_ttft: Annotated[str | None, Flag("of pareto and cost: limit on TTFT, such as 1s", OUTPUT)] = None,
-    prices: Annotated[str | None, Flag("of cost: CSV of gpu_name,cost_per_hour", OUTPUT)] = None,
-    measurements: Annotated[str | None, Flag("of parity: CSV file of measurements of your own", OUTPUT)] = None,
+    max_tpot: Annotated[str | None, Flag("limit on TPOT to draw, such as 20ms", OUTPUT)] = None,
+    max_ttft: Annotated[str | None, Flag("kinds pareto and cost: limit on TTFT, such as 1s", OUTPUT)] = None,
+    prices: Annotated[str | None, Flag("kind cost: CSV of gpu_name,cost_per_hour", OUTPUT)] = None,
+    measurements: Annotated[str | None, Flag("kind parity: CSV file of your measurements", OUTPUT)] = None,
     **flags: Any,
 ) -> Output:
     """Draw a picture and write it to a file. Flags may list values: --batch_size_per_gpu 1:256."""
@@ -36,7 +36,7 @@ def plot(
 
     choice("kind", kind, plots.KINDS)
     target = picture_path("output_file", f"{kind}.png" if output_file is None else output_file)
-    limit = None if max_tpot is None else quantity("max_tpot", max_tpot, SECONDS)
+    limit = None if max_tpot is None else time_limit("max_tpot", max_tpot)
     flags |= {"format": "table"}
     if kind == "parity":
         figure = plots.parity(_scored(measurements))

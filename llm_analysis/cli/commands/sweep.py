@@ -41,9 +41,11 @@ def sweep(
         str | None, Flag("write the rows to this .csv, .jsonl or .parquet file instead of stdout", OUTPUT)
     ] = None,
     shard: Annotated[
-        str | None, Flag("i/n: compute every n-th block only, into parts in the folder output_file", OUTPUT)
+        str | None, Flag("i/n: compute only part i of n, and write it into the folder output_file", OUTPUT)
     ] = None,
-    plot: Annotated[str | None, Flag("draw latency and throughput by batch size to this .png or .svg", OUTPUT)] = None,
+    plot: Annotated[
+        str | None, Flag("draw latency and throughput by batch size into this .png or .svg file", OUTPUT)
+    ] = None,
     format: Format = "table",
     log_level: Annotated[str, Flag("DEBUG shows the traceback of an internal error", OUTPUT)] = "WARNING",
     **flags: Any,

@@ -84,7 +84,7 @@ def read_gpt_neo(fields: Fields) -> None:
             turns += [str(kind) for kind in turn] * min(number, layers // len(turn) + 1)
     listed = [str(kind) for kind in fields.take_items("attention_layers")]
     if listed and turns and listed != turns:
-        fields.note("attention_types contradicts attention_layers, which counts")
+        fields.note("attention_types contradicts attention_layers; the latter is used")
     chosen = listed or turns or ([*kinds] * layers)[:layers]
     fields.offer(layer_types=[kinds.get(kind, kind) for kind in chosen])
 
@@ -142,7 +142,7 @@ def read_minimax(fields: Fields) -> None:
 
 
 def read_exaone_moe(fields: Fields) -> None:
-    """Read K-EXAONE: the first layers have a dense feed-forward, which a list of the layers with experts repeats."""
+    """Read K-EXAONE: the first layers have a dense feed-forward, which a list of the layers with experts may repeat."""
     fields.offer(first_k_dense_replace=fields.whole("first_last_k_dense_replace"))
     fields.agree("first_last_k_dense_replace", fields["first_k_dense_replace"], "first_k_dense_replace")
 
@@ -265,11 +265,11 @@ def read_nemotron_nas(fields: Fields) -> None:
 
 
 def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
-    """Return KV heads and feed-forward width of one entry of `block_configs`; 0 for a part that the layer lacks."""
+    """Return KV heads and feed-forward width of one entry of `block_configs`; 0 for a missing part."""
     whole = block if isinstance(block, dict) else {}
     attention, ffn = (renamed(part if isinstance(part := whole.get(k), dict) else {}) for k in ("attention", "ffn"))
     if any(part.get("replace_with_linear") or part.get("sparsify") for part in (attention, ffn)):
-        raise BadConfig("block_configs with replace_with_linear or sparsify are not covered")
+        raise BadConfig("block_configs with replace_with_linear or sparsify are not supported")
     ratio = ffn.take_ratio("ffn_mult", 0)
     kv_heads = 0 if attention.flag("no_op") else heads // max(attention.whole("n_heads_in_group", 1), 1)
     return kv_heads, 0 if ffn.flag("no_op") else -(-int(2 * ratio * hidden / 3) // 256) * 256
@@ -281,7 +281,7 @@ def read_dbrx(fields: Fields) -> None:
 
 
 def read_bert(fields: Fields) -> None:
-    """Read BERT: every token attends to all others; a note says that it generates no tokens."""
+    """Read BERT: every token attends to all others; it generates no tokens, which a note states."""
     layers = fields.whole("num_hidden_layers")
     rows = fields.take_assumed("type_vocab_size", 2)
     fields.pop("position_embedding_type", None)
@@ -309,7 +309,7 @@ def read_indexed(fields: Fields) -> None:
         kinds = by_letter("index_topk_pattern", pattern, {"F": "full", "S": "shared"})
     turns = ["shared" if max(i - first + 1, 0) % every_nth else "full" for i in range(layers)]
     if kinds and every_nth > 1 and kinds != turns:
-        fields.note(f"index_topk_freq {every_nth} contradicts the list of indexers, which counts")
+        fields.note(f"index_topk_freq {every_nth} contradicts the list of indexers; the latter is used")
     kinds = kinds or turns
     read_sparse_latent(fields)
     names = {"full": "sparse_latent_attention", "shared": "shared_index_latent_attention"}
@@ -322,10 +322,10 @@ def read_hunyuan(fields: Fields) -> None:
         values = fields.get(key)
         if isinstance(values, list):
             if len(set(map(str, values))) > 1:
-                raise BadConfig(f"{key} differs between layers, which is not covered")
+                raise BadConfig(f"{key} differs between layers, which is not supported")
             fields[key] = values[0] if values else 0
     if fields.take_flag("use_cla"):
-        raise BadConfig("use_cla: attention that shares KV caches across layers is not covered for this family")
+        raise BadConfig("use_cla: attention that shares KV caches across layers is not supported for this family")
     fields.pop("cla_share_factor", None)
     if fields.whole("num_experts") <= 1:
         for key in ("num_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"):
@@ -360,13 +360,13 @@ def read_step3(fields: Fields) -> None:
     fields.pop("n_shared_experts", None)
     if fields.get("model_type") == "step3p7":
         fields.note(
-            "the file has no text_config, where transformers looks for the sizes of this type: its own are read"
+            "the file has no text_config, in which transformers looks for the sizes: those at the top level are read"
         )
 
 
 def read_older_phi(fields: Fields) -> None:
     """Read Phi in the form of its first code, with other names of keys."""
-    fields.note("n_embd, n_layer and other older names of keys are read; transformers ignores them for this model")
+    fields.note("n_embd, n_layer and other older names of keys are read, which transformers ignores for this model")
 
 
 def read_mimo_v2(fields: Fields) -> None:
@@ -380,7 +380,7 @@ def read_mimo_v2(fields: Fields) -> None:
     for key in ("swa_num_attention_heads", "swa_head_dim", "swa_v_head_dim"):
         same = fields.whole(key.removeprefix("swa_"))
         if fields.take_whole(key, same) != same:
-            raise BadConfig(f"{key} differs from {key.removeprefix('swa_')}, which is not covered")
+            raise BadConfig(f"{key} differs from {key.removeprefix('swa_')}, which is not supported")
 
 
 def read_arctic(fields: Fields) -> None:
@@ -445,7 +445,7 @@ def _note_states(fields: Fields) -> None:
     """Note how many layers have a state of fixed size in place of a KV cache."""
     kinds = fields.items_of("layer_types")
     states = f"{kinds.count('kimi_delta')} of {len(kinds)} layers keep a state of fixed size"
-    fields.note(f"{states}: only the others, with latent attention, have a KV cache")
+    fields.note(f"{states}; only the others, with latent attention, have a KV cache")
 
 
 def read_bailing_hybrid(fields: Fields) -> None:
@@ -479,9 +479,9 @@ def read_zamba2(fields: Fields) -> None:
     rank, adapted = fields.take_whole("lora_rank"), fields.take_flag("use_shared_mlp_adapter", True)
     rank = rank or fields.take_assumed("adapter_rank", 128)
     if fields.take_flag("use_shared_attention_adapter") and fields.whole("num_mem_blocks"):
-        raise BadConfig("use_shared_attention_adapter: adapters of the shared attention are not covered")
+        raise BadConfig("use_shared_attention_adapter: adapters of the shared attention are not supported")
     fields["adapter_rank"] = rank if adapted else 0
-    fields.agree("attention_hidden_size", 2 * fields.whole("hidden_size"), "hidden_size, of which it is twice")
+    fields.agree("attention_hidden_size", 2 * fields.whole("hidden_size"), "2 * hidden_size")
     for key in ("num_query_groups", "time_step_rank", "use_long_context"):
         fields.pop(key, None)
 
@@ -614,7 +614,7 @@ def read_stablelm(fields: Fields) -> None:
         fields.offer(parallel_block=True, norms_per_layer=1)
 
 
-def nothing(fields: Fields) -> None:
+def no_special_keys(fields: Fields) -> None:
     """Change nothing: the defaults of the family suffice."""
 
 
@@ -622,9 +622,9 @@ class Family(NamedTuple):
     """A row of FAMILIES: defaults, a function that reads special keys, sizes that published files may omit."""
 
     defaults: Mapping[str, Any] = {}
-    read: Callable[[Fields], None] = nothing
+    read: Callable[[Fields], None] = no_special_keys
     sizes: Mapping[str, Any] = {}
-    kinds: Mapping[str, str] = {}  # our names for kinds of layers that its files name in their own way
+    kinds: Mapping[str, str] = {}  # from the names of layer kinds in its files to ours
 
 
 TIED = {"tie_word_embeddings": True}
@@ -878,10 +878,10 @@ SAME_AS = {
     "RefinedWebModel": "falcon",
 }
 
-# Types with the keys of a Llama's file that differ in parts that no key names.
+# Types whose files have the keys of a Llama, but whose layers differ.
 UNLIKE = {"jetmoe": "its attention has experts", "jina_embeddings_v3": "its matrices have adapters"}
 AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias unless the file has one)"
-# Keys that a file of an unknown type needs to be read as a Llama, and beginnings of keys that exclude it.
+# Keys that a file of an unknown type needs to be read as a Llama, and prefixes of keys that exclude this.
 LLAMA_NEEDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 FOREIGN = (
     *("ssm", "mamba", "conv", "rwkv", "linear_", "block_config", "altup", "lru", "encoder", "decoder_layers", "laurel"),
@@ -891,7 +891,7 @@ FOREIGN = (
 
 
 def family_of(fields: Fields) -> tuple[Family, str]:
-    """Return the row of the file's `model_type`; that of Llama, with a note, for an unknown type with its keys.
+    """Return the row of the file's `model_type`; the row of Llama, with a note, for an unknown type with Llama's keys.
 
     Raises BadConfig for any other unknown type.
     """
@@ -903,10 +903,10 @@ def family_of(fields: Fields) -> tuple[Family, str]:
     if not given:
         return FAMILIES["llama"], f"no model_type: {AS_A_LLAMA}"
     if known in UNLIKE:
-        raise BadConfig(f"model_type {given!r} is not covered: {UNLIKE[known]}")
+        raise BadConfig(f"model_type {given!r} is not supported: {UNLIKE[known]}")
     missing = [key for key in LLAMA_NEEDS if key not in fields]
     strange = [key for key in sorted(fields) if fields[key] and key.startswith(FOREIGN)]
     if missing or strange:
         why = f"it has no {missing[0]}" if missing else f"it has {strange[0]}"
-        raise BadConfig(f"model_type {shown(given)} is not covered, and its file cannot be read as a Llama's: {why}")
+        raise BadConfig(f"model_type {shown(given)} is not supported, and its file cannot be read as a Llama's: {why}")
     return FAMILIES["llama"], f"model_type {shown(given)} is unknown: {AS_A_LLAMA}"

@@ -1,4 +1,4 @@
-"""Look up the keys of a model file under their different names, and list the keys that nothing read."""
+"""Look up the keys of a model file under their different names, and list the unread keys."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ _TIED_OUTSIDE = ("qwen3_vl_moe", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker
 
 
 class Fields(dict[str, Any]):
-    """Keys and values of a model file. `take_...` removes a key that only steers how other keys are read.
+    """Keys and values of a model file. `take_...` removes a key that only affects how other keys are read.
 
-    `comments` are notes on how the file was read, `assumed` the values that it left to the class of its model type.
+    `comments` are notes on how the file was read, `assumed` the values taken from the defaults of its model type.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ class Fields(dict[str, Any]):
             self.comments.append(text)
 
     def assume(self, **values: Any) -> None:
-        """Set values that the file leaves out to those of its class, and remember the sizes for a note.
+        """Set values that the file leaves out to the defaults of its model type, and record the sizes for a note.
 
         A null in the file is a value: no window, for example. A list of the layers' kinds makes patterns pointless.
         """
@@ -173,10 +173,10 @@ class Fields(dict[str, Any]):
         return part
 
     def agree(self, key: str, value: object, other: str) -> None:
-        """Remove a key that repeats what the keys `other` say; note a value that contradicts them."""
+        """Remove a key that follows from the keys `other`; note a value that contradicts them."""
         given = self.pop(key, value)
         if given != value:
-            self.note(f"{key} {brief(given)} contradicts {other}, which counts")
+            self.note(f"{key} {brief(given)} contradicts {other}; the latter is used")
 
     def whole(self, key: str, default: int = 0) -> int:
         """Return the whole number under `key`. Raise BadConfig for anything else."""
@@ -262,7 +262,7 @@ def language_model(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(raw: Mapping[str, Any]) -> Fields:
-    """Return the keys that are not null under our names for them. Of several names the first in ALIASES counts."""
+    """Return the keys that are not null under our names for them. Of several names the first in ALIASES is used."""
     fields = Fields({key: value for key, value in raw.items() if value is not None})
     fields.nulls |= raw.keys() - fields.keys()
     for field, others in ALIASES.items():
@@ -288,7 +288,7 @@ def offer_turns(fields: Fields, key: str, period: int, chosen: str, other: str) 
     if "layer_types" in fields:
         given = fields.take_whole(key)
         if given and every(fields, given, chosen, other) != fields["layer_types"]:
-            fields.note(f"{key} {given} contradicts layer_types, which counts")
+            fields.note(f"{key} {given} contradicts layer_types; the latter is used")
     else:
         fields["layer_types"] = every(fields, fields.take_assumed(key, period), chosen, other)
 

@@ -47,8 +47,8 @@ _OUTER_SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
     *("intermediate_size", "max_position_embeddings", "sliding_window", "num_experts", "moe_intermediate_size"),
 )
-# Keys that say which layers have experts.
-_STEERING = (
+# Keys for the layers with experts.
+_EXPERT_LAYER_KEYS = (
     *("first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "interleave_moe_layer_step"),
     *("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval", "moe_layer_freq", "moe_layers"),
     "is_moe_layer",
@@ -131,7 +131,7 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Wei
     if sizes:
         described = f"model_type {shown(str(fields.get('model_type', '')))}"
         raise BadConfig(
-            f"{_listed(sizes)}: not understood for {described}, and may change sizes; remove if without effect"
+            f"{_listed(sizes)}: not supported for {described}, and may change sizes; remove the key if it has no effect"
         )
     if others:
         fields.note(f"keys of the file that were not read: {_listed(others)}")
@@ -148,14 +148,14 @@ def _note_outer_sizes(raw: Mapping[str, Any], fields: Fields) -> None:
     outer = renamed(raw)
     differing = [key for key in _OUTER_SIZES if key in outer and outer[key] != fields.get(key)]
     if differing:
-        fields.note(f"{_listed(differing)} beside {part} differ from its own values, which count")
+        fields.note(f"{_listed(differing)} beside {part} differ from the values in {part}, which are used")
 
 
 def _note_sizes(fields: Fields) -> None:
     """Note sizes that a published file gives twice, or leaves to the class of its model type."""
     for other, value, field in fields.repeated:
         if value != fields.get(field):
-            fields.note(f"{other} {brief(value)} contradicts {field} {brief(fields.get(field))}, which counts")
+            fields.note(f"{other} {brief(value)} contradicts {field} {brief(fields.get(field))}; the latter is used")
     if fields.get("output_head") is False:
         fields.assumed.pop("tie_word_embeddings", None)
     if fields["mlp_layer_types"] and "dense" not in fields["mlp_layer_types"]:
@@ -166,7 +166,7 @@ def _note_sizes(fields: Fields) -> None:
             fields.assumed[key] = ModelConfig.model_fields[key].default
     if fields.assumed:
         values = ", ".join(f"{key} {json.dumps(value)}" for key, value in fields.assumed.items())
-        fields.note(f"not in the file, so as in the class of its model_type: {values}")
+        fields.note(f"not in the file, taken from the defaults of its model_type: {values}")
 
 
 def _prediction_note(model: ModelConfig, weight_format: str) -> str:
@@ -216,12 +216,12 @@ def _is_embedder(raw: Mapping[str, Any], fields: Fields) -> bool:
 
 
 def _check_activation(fields: Fields) -> None:
-    """Raise BadConfig if the activation of an unknown family does not tell whether its feed-forward has a gate."""
+    """Raise BadConfig if the activation of an unknown family leaves open whether its feed-forward has a gate."""
     activation = fields.get("hidden_act", fields.get("hidden_activation", "silu"))
     if "gated_mlp" not in fields and str(activation) not in _GATED_ACTIVATIONS:
         raise BadConfig(
-            f"model_type {shown(str(fields.get('model_type', '')))} is not covered, and hidden_act {shown(activation)} "
-            'does not say whether its feed-forward has a gate; add "gated_mlp": true or false'
+            f"model_type {shown(str(fields.get('model_type', '')))} is not supported, and hidden_act "
+            f'{shown(activation)} leaves open whether its feed-forward has a gate; add "gated_mlp": true or false'
         )
 
 
@@ -232,7 +232,9 @@ def _note_activation(fields: Fields) -> None:
     has_feed_forward = set(fields["mlp_layer_types"] or ("dense",)) != {"none"}
     if has_feed_forward and activation in (_UNGATED_ACTIVATIONS if gated else _GATED_ACTIVATIONS):
         kind = "with a gate" if gated else "without a gate"
-        fields.note(f"hidden_act {shown(activation)}: the feed-forward is read {kind}, as its model_type has it")
+        fields.note(
+            f"hidden_act {shown(activation)}: the feed-forward is read {kind}, as its model_type usually has it"
+        )
 
 
 def _rename_kinds(fields: Fields, family: Family) -> None:
@@ -267,7 +269,7 @@ def _read_layer_overrides(fields: Fields) -> None:
             fields[field] = next(iter(values.values()))
             fields.assumed.pop(field, None)
         else:
-            raise BadConfig(f"per_layer_config gives {key} of some layers, which is not covered")
+            raise BadConfig(f"per_layer_config gives {key} of some layers, which is not supported")
 
 
 def _read_yarn(fields: Fields) -> None:
@@ -319,7 +321,7 @@ def _read_layers(fields: Fields) -> None:
         for kind in dict.fromkeys(kinds):
             if base_name(kind) not in known:
                 usual = f"known are {', '.join(list(known)[:4])} and {len(known) - 4} others"
-                problem = f"{key} has {shown(kind)}, a kind of layer that is not covered"
+                problem = f"{key} has {shown(kind)}, a kind of layer that is not supported"
                 raise BadConfig(problem + nearest(kind, known, usual))
             _check_own_size(key, kind, known[base_name(kind)].own_size, fields)
         if kinds and len(kinds) != layers:
@@ -334,7 +336,7 @@ def _read_layers(fields: Fields) -> None:
 
 
 def _check_own_size(key: str, kind: str, own_size: str, fields: Fields) -> None:
-    """Raise BadConfig for a layer kind with a size of its own that cannot be."""
+    """Raise BadConfig for a layer kind with an impossible size of its own."""
     name, colon, size = kind.partition(":")
     if not colon:
         return
@@ -359,7 +361,7 @@ def _read_windows(fields: Fields) -> None:
         raise BadConfig(f"sliding_window_pattern must be a whole number or letters, not {shown(pattern)}")
     listed = [str(kind).removeprefix("shared_") for kind in fields.items_of("layer_types")]
     if turns and listed and turns != listed:
-        fields.note(f"sliding_window_pattern {shown(pattern)} contradicts layer_types, which counts")
+        fields.note(f"sliding_window_pattern {shown(pattern)} contradicts layer_types; the latter is used")
     full_until = fields.take_whole("max_window_layers")
     used = fields.take_flag("use_sliding_window", True)
     if not used or not window or window >= fields.whole("max_position_embeddings", MAX_SIZE):
@@ -388,15 +390,15 @@ def _read_latent(fields: Fields) -> None:
 
 
 def _read_experts(fields: Fields) -> None:
-    """Set the sizes of experts, and `mlp_layer_types` from the keys that say which layers have experts."""
-    steered = any(fields.get(key) for key in _STEERING)
+    """Set the sizes of experts, and `mlp_layer_types` from the keys for the layers with experts."""
+    given = any(fields.get(key) for key in _EXPERT_LAYER_KEYS)
     sparse = _sparse_layers(fields)
     number = fields.take_whole("n_shared_experts")
     if not fields.whole("num_experts"):
         return
     kinds = ["sparse" if each else "dense" for each in sparse]
-    if steered and fields.get("mlp_layer_types", kinds) != kinds:
-        fields.note("the keys that say which layers have experts contradict the list of layers, which counts")
+    if given and fields.get("mlp_layer_types", kinds) != kinds:
+        fields.note("the keys for the layers with experts contradict the list of layers; the latter is used")
     if not 0 < fields.whole("num_experts_per_tok") <= fields.whole("num_experts"):
         raise BadConfig("num_experts_per_tok must be from 1 to num_experts in a model with experts")
     fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
@@ -408,7 +410,7 @@ def _read_experts(fields: Fields) -> None:
 
 
 def _sparse_layers(fields: Fields) -> list[bool]:
-    """Return for each layer whether it has experts; all have if the file does not say."""
+    """Return for each layer whether it has experts; by default all layers have."""
     layers = fields.whole("num_hidden_layers")
     dense_first, dense_listed = fields.take_whole("first_k_dense_replace"), fields.take_items("mlp_only_layers")
     step = fields.take_whole("decoder_sparse_step", 1) or 1
@@ -421,7 +423,7 @@ def _sparse_layers(fields: Fields) -> list[bool]:
     if isinstance(frequency, list):
         sparse = [bool(each) for each in frequency]
         if dense_first and sparse[:dense_first] != [False] * dense_first:
-            fields.note(f"first_k_dense_replace {dense_first} contradicts the list of layers, which counts")
+            fields.note(f"first_k_dense_replace {dense_first} contradicts the list of layers; the latter is used")
         return sparse
     if not isinstance(frequency, int) or frequency < 1:
         raise BadConfig(f"moe_layer_freq must be a whole number or a list, not {shown(frequency)}")

@@ -360,7 +360,7 @@ def test_the_answer_counts_all_gpus() -> None:
     assert (answer.cp_size, answer.num_gpus) == (4, 48)
     assert answer.cost_per_million_tokens == pytest.approx(16 * 1e-3 * answer.total_latency / (2 * 32) * 1e6)
     assert answer.prefill_tokens_per_sec == pytest.approx(3 * 2 * 8192 / answer.prefill_latency)
-    assert any("an upper bound of ring attention" in note for note in answer.notes)
+    assert any("ring attention overlaps the two" in note for note in answer.notes)
 
 
 def test_an_explanation_adds_up() -> None:
@@ -414,7 +414,7 @@ def test_impossible_cp_sizes_are_rejected(sizes: dict[str, Any], question: dict[
 
 
 def test_a_missing_inter_node_bandwidth_is_an_error() -> None:
-    with pytest.raises(Unsupported, match="l4-24gb has no inter-node bandwidth on record, which 16 GPUs need"):
+    with pytest.raises(Unsupported, match="16 GPUs need the inter-node bandwidth of l4-24gb, which is not known"):
         laid_out("llama-3.1-8b", "l4-24gb", tp_size=8, cp_size=2)
 
 

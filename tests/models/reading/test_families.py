@@ -169,7 +169,7 @@ def test_an_unread_key_that_changes_sizes_is_rejected(model_type: str, key: str,
     pattern |= {"mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64} if pattern else {}
     pattern |= USUAL
     assert not published(model_type, **pattern).notes
-    with pytest.raises(BadConfig, match=f"{key}: not understood for model_type '{model_type}'"):
+    with pytest.raises(BadConfig, match=f"{key}: not supported for model_type '{model_type}'"):
         published(model_type, **pattern, **{key: value})
 
 
@@ -187,7 +187,7 @@ def test_keys_without_effect_give_no_note() -> None:
 
 
 def test_the_activation_of_an_unknown_type_must_tell_whether_there_is_a_gate() -> None:
-    with pytest.raises(BadConfig, match="hidden_act 'relu2' does not say whether its feed-forward has a gate"):
+    with pytest.raises(BadConfig, match="hidden_act 'relu2' leaves open whether its feed-forward has a gate"):
         published("brand_new", hidden_act="relu2")
     ungated = published("brand_new", hidden_act="relu2", gated_mlp=False)
     assert num_params(published("llama")) - num_params(ungated) == 32 * 4096 * 11008
@@ -219,7 +219,7 @@ def test_sizes_of_single_layers_that_transformers_5_writes() -> None:
     assert published("gemma4", **common, **old) == published(
         "gemma4", **common, sliding_window=512, per_layer_config=full
     )
-    with pytest.raises(BadConfig, match="per_layer_config gives head_dim of some layers, which is not covered"):
+    with pytest.raises(BadConfig, match="per_layer_config gives head_dim of some layers, which is not supported"):
         published("gemma4", **common, per_layer_config={"0": {"head_dim": 128}})
 
 
@@ -255,7 +255,7 @@ def test_yarn_extends_the_positions() -> None:
 # --- what cannot be read
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"model_type": "t5", "intermediate_size": None}, "model_type 't5' is not covered"),
+    ({"model_type": "t5", "intermediate_size": None}, "model_type 't5' is not supported"),
     ({"model_type": "new", "ssm_cfg": {"layer": 1}}, "it has ssm_cfg"),
     ({"model_type": "new", "altup_num_inputs": 4}, "it has altup_num_inputs"),
     ({"hidden_size": "4096"}, "hidden_size must be a whole number"),

@@ -12,7 +12,7 @@ from llm_analysis.models.reading.reader import read_model
 MAMBA2 = {"mamba_n_heads": 128, "mamba_d_head": 64, "mamba_d_state": 64, "mamba_n_groups": 1, "mamba_d_conv": 4}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
 LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
-ASSUMED = "not in the file, so as in the class of its model_type: "
+ASSUMED = "not in the file, taken from the defaults of its model_type: "
 
 
 def assumed(model: ModelConfig) -> list[str]:
@@ -82,23 +82,23 @@ SLIDING = ["sliding_attention", "full_attention"] * 16
 @pytest.mark.parametrize(
     ("model_type", "keys", "expected"),
     [
-        ("llama", {"n_layer": 30}, "n_layer 30 contradicts num_hidden_layers 32, which counts"),
+        ("llama", {"n_layer": 30}, "n_layer 30 contradicts num_hidden_layers 32; the latter is used"),
         (
             "gemma2",
             {"layer_types": SLIDING, "sliding_window": 512, "sliding_window_pattern": 4},
-            "sliding_window_pattern 4 contradicts layer_types, which counts",
+            "sliding_window_pattern 4 contradicts layer_types; the latter is used",
         ),
         (
             "qwen3_next",
             {"layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 8, "full_attention_interval": 2}
             | {"linear_num_value_heads": 32, "linear_num_key_heads": 16, "linear_key_head_dim": 128}
             | {"linear_value_head_dim": 128},
-            "full_attention_interval 2 contradicts layer_types, which counts",
+            "full_attention_interval 2 contradicts layer_types; the latter is used",
         ),
         (
             "bamba",
             MAMBA2 | {"mamba_expand": 4},
-            "expand 4 contradicts the number of Mamba heads and their size, which counts",
+            "expand 4 contradicts the number of Mamba heads and their size; the latter is used",
         ),
         (
             "nemotron_h",
@@ -111,29 +111,29 @@ SLIDING = ["sliding_attention", "full_attention"] * 16
         (
             "llama",
             EXPERTS | {"mlp_layer_types": ["dense"] + ["sparse"] * 31, "first_k_dense_replace": 3},
-            "the keys that say which layers have experts contradict the list of layers, which counts",
+            "the keys for the layers with experts contradict the list of layers; the latter is used",
         ),
         (
             "exaone_moe",
             EXPERTS | {"is_moe_layer": [False] + [True] * 31, "first_k_dense_replace": 3},
-            "first_k_dense_replace 3 contradicts the list of layers, which counts",
+            "first_k_dense_replace 3 contradicts the list of layers; the latter is used",
         ),
         (
             "deepseek_v3",
             LATENT | {"q_lora_rank": 1536, "qk_head_dim": 64},
-            "qk_head_dim 64 contradicts qk_nope_head_dim + qk_rope_head_dim, which counts",
+            "qk_head_dim 64 contradicts qk_nope_head_dim + qk_rope_head_dim; the latter is used",
         ),
         (
             "glm_moe_dsa",
             LATENT
             | {"q_lora_rank": 1536, "index_n_heads": 4, "index_head_dim": 32, "index_topk": 64}
             | {"indexer_types": ["full", "shared"] * 16, "index_topk_freq": 4},
-            "index_topk_freq 4 contradicts the list of indexers, which counts",
+            "index_topk_freq 4 contradicts the list of indexers; the latter is used",
         ),
         (
             "gpt_neo",
             {"attention_layers": ["global"] * 32, "attention_types": [[["global", "local"], 16]]},
-            "attention_types contradicts attention_layers, which counts",
+            "attention_types contradicts attention_layers; the latter is used",
         ),
         ("llama", {"hidden_act": "relu2"}, "hidden_act 'relu2': the feed-forward is read with a gate"),
         ("arcee", {"hidden_act": "silu"}, "hidden_act 'silu': the feed-forward is read without a gate"),
@@ -149,7 +149,7 @@ def test_sizes_outside_the_language_model_do_not_count() -> None:
     beside = {"hidden_size": 4096, "num_hidden_layers": 45, "vocab_size": 64000}
     model = read_model(raw | beside, "x")
     assert model.num_hidden_layers == 32
-    note = "num_hidden_layers, vocab_size beside text_config differ from its own values, which count"
+    note = "num_hidden_layers, vocab_size beside text_config differ from the values in text_config, which are used"
     assert note in model.notes
     assert note not in read_model(raw, "x").notes
 
@@ -170,7 +170,7 @@ def test_files_that_transformers_reads_in_another_way() -> None:
     """Each of these counts differs from what the class of transformers builds from the same file."""
     kimi = {"linear_attn_config": {"full_attn_layers": [4], "head_dim": 64, "num_heads": 4}}
     for model, expected in (
-        (published("phi-msft"), "transformers ignores them for this model"),
+        (published("phi-msft"), "which transformers ignores for this model"),
         (published("step3p7", moe_layers_enum="", num_key_value_heads=8), "the file has no text_config"),
         (published("deepseek_v2", **LATENT), "q_lora_rank is not in the file: read as null"),
         (published("kimi_linear", **kimi, **LATENT), "31 of 32 layers keep a state of fixed size"),

@@ -97,7 +97,7 @@ def test_every_published_file_is_read_or_rejected_by_its_type() -> None:
         except BadConfig as error:
             rejected[file.raw["model_type"]] = str(error)
     assert set(rejected) == REJECTED
-    assert all(f"model_type '{kind}' is not covered" in message for kind, message in rejected.items())
+    assert all(f"model_type '{kind}' is not supported" in message for kind, message in rejected.items())
 
 
 def test_counts_are_those_of_transformers_but_for_the_reasons_given() -> None:

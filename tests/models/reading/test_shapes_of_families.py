@@ -334,7 +334,7 @@ def test_a_model_without_an_output_head_is_known_by_its_class() -> None:
 
 @pytest.mark.parametrize("model_type", ["jetmoe", "jina_embeddings_v3"])
 def test_types_that_look_like_a_llama_and_are_not_are_rejected(model_type: str) -> None:
-    with pytest.raises(BadConfig, match=f"model_type '{model_type}' is not covered: its "):
+    with pytest.raises(BadConfig, match=f"model_type '{model_type}' is not supported: its "):
         small(model_type)
 
 
