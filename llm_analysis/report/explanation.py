@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from llm_analysis.inference.explain import TERMS, WHAT_IFS, Explanation, Line, latencies, line
@@ -12,6 +12,7 @@ from llm_analysis.report.tables import View, csv_of, significant, table, time_un
 
 _LEAST_SHARE = 5e-4  # of the latency: a smaller share would be shown as 0.0 %
 _FIGURES = 3  # significant digits
+_PHASES = ("prefill", "decode", "total")
 
 
 def rendered(e: Explanation, style: str, view: View = View()) -> str:  # noqa: B008 - an immutable tuple
@@ -24,11 +25,12 @@ def rendered(e: Explanation, style: str, view: View = View()) -> str:  # noqa: B
     shares = "at the speed of light: {:.0%} of prefill, {:.0%} of decode, {:.0%} of total".format(*light)
     whole = line("estimate", *latencies(e.estimate), e.estimate)
     terms = [term for term in e.terms if _is_visible(term)]
+    units = {phase: _unit_of(phase, [*e.terms, *e.savings, whole]) for phase in _PHASES}
     idle = f"no difference: {', '.join(WHAT_IFS[w.name][0] for w in e.savings if not _is_visible(w))}"
     parts = [
         f"{heading(e.estimate, style, view)}\n{shares}",
-        _line_table([*terms, whole], whole, "where it goes", style),
-        _line_table([w for w in e.savings if _is_visible(w)], whole, "what if", style),
+        _line_table([*terms, whole], units, "where it goes", style),
+        _line_table([w for w in e.savings if _is_visible(w)], units, "what if", style),
         *([idle if style == "markdown" else wrapped(idle, view.width)] if idle[-2:] != ": " else []),
         *(note_text(note, style, view) for note in e.notes),
     ]
@@ -40,16 +42,19 @@ def _is_visible(one: Line) -> bool:
     return max(abs(one.prefill_share), abs(one.decode_share)) >= _LEAST_SHARE
 
 
-def _line_table(lines: Sequence[Line], whole: Line, title: str, style: str) -> str:
+def _unit_of(phase: str, lines: Sequence[Line]) -> tuple[float, str]:
+    """Return one unit for the times of a phase: its size in seconds, and its name."""
+    visible = [each for each in lines if abs(getattr(each, f"{phase}_share")) >= _LEAST_SHARE]
+    return time_unit((getattr(each, f"{phase}_seconds") for each in visible), _FIGURES)
+
+
+def _line_table(lines: Sequence[Line], units: Mapping[str, tuple[float, str]], title: str, style: str) -> str:
     """Return one row for each line: three times, each with its share of the latency; savings with a minus sign."""
     labels = TERMS | {name: label for name, (label, _) in WHAT_IFS.items()}
-    phases = ("prefill", "decode", "total")
-    units = {phase: time_unit([getattr(whole, f"{phase}_seconds")], _FIGURES) for phase in phases}
     rows = []
     for one in lines:
         cells = [labels.get(one.name, one.name)]
-        for phase in phases:
-            size, unit = units[phase]
+        for phase, (size, unit) in units.items():
             time, share = getattr(one, f"{phase}_seconds") / size, getattr(one, f"{phase}_share")
             if abs(share) < _LEAST_SHARE:
                 cells += ["-", "-"]

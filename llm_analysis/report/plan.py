@@ -200,7 +200,7 @@ def _edge(found: Plan, best: Configuration) -> str:
         return "no configuration meets the limits at the high edge of the error band"
     more = edge.price / best.price - 1
     text = _configuration_text(edge)
-    return wrapped(f"best at the high edge of the error band: {text} ({more:+.0%} {_unit(best)})")
+    return wrapped(f"at the high edge of the error band: {text} ({more:+.0%} {_unit(best)})")
 
 
 def _price_text(loser: Loser) -> str:

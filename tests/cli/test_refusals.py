@@ -177,7 +177,9 @@ def test_a_model_that_does_not_fit_is_an_answer(ask: Ask) -> None:
     assert answer["max_batch_size_per_gpu"] == 0
     assert answer["memory_left_per_gpu"] < 0
     note = " ".join(answer["notes"])
-    assert re.search(r"does not fit: needs 13\d\.\d GB per GPU, 72\.0 GB usable \(0\.9 of a100-sxm-80gb\); would fit: ", note)
+    assert re.search(
+        r"does not fit: needs 13\d\.\d GB per GPU, 72\.0 GB usable \(0\.9 of a100-sxm-80gb\); would fit: ", note
+    )
     wider = re.search(r"tp_size (\d+)", note)
     narrower = re.search(r"dtype_name (\w+)", note)
     assert wider
