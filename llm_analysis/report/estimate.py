@@ -103,10 +103,10 @@ def _is_chunked(e: Estimate) -> bool:
 
 def _server(e: Estimate) -> str:
     """Return the settings of the server, which are the defaults of its engine unless flags give others."""
-    chunk = f"{e.prefill_chunk_size:,} tokens a pass" if e.prefill_chunk_size else "whole prompts"
+    chunk = f"{e.prefill_chunk_size:,} tokens/pass" if e.prefill_chunk_size else "whole prompts"
     sequences = f", {e.max_num_seqs:,} sequences" if e.max_num_seqs else ""
     cache = f"{e.basis.scenario.dtypes.kv_bits}-bit KV cache"
-    return f"{e.engine}: {chunk}{sequences}, {cache}, memory {e.gpu_memory_utilization:.3g}"
+    return f"{e.engine}: {chunk}{sequences}, {cache}, {100 * e.gpu_memory_utilization:.3g}% of memory"
 
 
 def _basis(e: Estimate) -> str:
@@ -152,16 +152,17 @@ def _memory_table(e: Estimate, style: str, width: int) -> str:
         (
             "KV cache",
             gigabytes(e.kv_cache_memory_per_gpu),
-            f"at the last token; {e.kv_cache_bytes_per_token:,.0f} bytes per token of the whole model",
+            f"at the end; {e.kv_cache_bytes_per_token:,.0f} bytes per token (whole model)",
         ),
         ("activations", gigabytes(e.activation_memory_per_gpu), "at the peak of the prefill"),
     ]
     if e.runtime_memory_per_gpu:
         rows.append(("runtime", gigabytes(e.runtime_memory_per_gpu), "CUDA context, graphs, buffers (assumed)"))
     part = f"{e.gpu_memory_utilization:.0%} of " if e.gpu_memory_utilization < 1 else ""
+    fit = "sequences of this length fit" if e.fits else "DOES NOT FIT"
     rows += [
-        ("left", gigabytes(e.memory_left_per_gpu), f"of {part}{gigabytes(e.memory_per_gpu)} per GPU"),
-        ("largest batch", f"{e.max_batch_size_per_gpu:,}", "fits" if e.fits else "DOES NOT FIT"),
+        ("left", gigabytes(e.memory_left_per_gpu), f"{part}{gigabytes(e.memory_per_gpu)} may be used"),
+        ("largest batch", f"{e.max_batch_size_per_gpu:,}", fit),
         ("longest context", f"{e.max_context_len:,}", "tokens of each sequence, at this batch size"),
     ]
     return table(rows, ("memory per GPU", "GB", ""), style, last="left", width=width)

@@ -250,7 +250,7 @@ def refused(ask: Ask, folder: Path, *flags: str) -> str:
 def test_bad_input_is_refused_in_one_line_and_nothing_is_written(ask: Ask, write: Write, tmp_path: Path) -> None:
     good = ["--measurements", str(write(measured_under(TRUE, [row("one")])))]
     target = ["--output_file", str(tmp_path / "x.json")]
-    assert "needs --measurements" in refused(ask, tmp_path, *target)
+    assert "--measurements is missing" in refused(ask, tmp_path, *target)
     assert "no such file" in refused(ask, tmp_path, "--measurements", str(tmp_path / "none.csv"), *target)
     assert "a folder, not a file" in refused(ask, tmp_path, "--measurements", str(tmp_path), *target)
     assert "must end in .json" in refused(ask, tmp_path, *good, "--output_file", str(tmp_path / "x.txt"))

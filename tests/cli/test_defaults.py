@@ -11,7 +11,7 @@ def test_flags_that_are_left_out_are_the_defaults_of_the_server(ask: Ask, comman
     question = ["--model_name", "llama-3.1-8b", "--gpu_name", "a100-sxm-80gb", "--seq_len", "5000"]
     stated = ["--prefill_chunk_size", "2048", "--gpu_memory_utilization", "0.9", "--max_num_seqs", "256"]
     assert ask(command, *question).out == ask(command, *question, *stated).out
-    assert "vLLM 0.14.1: 2,048 tokens a pass, 256 sequences" in ask("infer", *question).out
+    assert "vLLM 0.14.1: 2,048 tokens/pass, 256 sequences" in ask("infer", *question).out
 
 
 def test_a_flag_overrides_a_default_of_the_server(ask: Ask) -> None:

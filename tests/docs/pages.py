@@ -55,9 +55,10 @@ def sessions(body: str) -> Iterator[tuple[str, list[str]]]:
 def printed(command: str, folder: Path) -> list[str]:
     """Return the lines that a command prints to stdout and stderr when run in `folder`.
 
-    Understands `llm-analysis ...` and `python SCRIPT`, with the filters `grep PATTERN`, `head -n N` and `tail -n N`.
+    Understands `llm-analysis ...` and `python SCRIPT`, with the filters `grep PATTERN`, `head -n N` and `tail -n N`,
+    and a redirection `> FILE`.
     """
-    words = shlex.split(command.replace("\\\n", " "))
+    words, *target = split(shlex.split(command.replace("\\\n", " ")), ">")
     first, *filters = split(words, "|")
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), settings(folder):
@@ -65,6 +66,9 @@ def printed(command: str, folder: Path) -> list[str]:
     lines = [line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")]
     for name, *arguments in filters:
         lines = filtered(lines, name, arguments)
+    if target:
+        (folder / target[0][0]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return []
     return lines
 
 

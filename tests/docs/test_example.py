@@ -1,6 +1,6 @@
 """The published example: its script gives its committed outputs, and each figure of its README is the one computed.
 
-REWRITE=1 pytest tests/test_example.py makes the committed outputs anew (then look at what changed).
+REWRITE=1 pytest tests/docs/test_example.py renews the committed outputs (then look at what changed).
 """
 
 import json
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = [str(EXAMPLE / "run_infer.sh"), str(folder)]
     subprocess.run(script, check=True, capture_output=True, env=environment, timeout=120)
     if REWRITE:
-        renew_the_table_of_today()
+        renew_the_second_table()
         shutil.rmtree(OUTPUTS, ignore_errors=True)
         shutil.copytree(folder, OUTPUTS)
     return folder
@@ -75,18 +75,18 @@ def test_each_output_is_the_committed_one(made: Path, name: str) -> None:
         assert new == committed
 
 
-def table_rows(of_today: bool = False) -> list[list[str]]:
-    """The cells of the README's first table, or of the one of today's methods, without the header."""
-    first, _, second = README.read_text().partition("## By the method of today")
-    lines = [line for line in (second if of_today else first).splitlines() if line.startswith("|")]
+def table_rows(second: bool = False) -> list[list[str]]:
+    """Return the cells of the first or the second table of the README, without the header."""
+    upper, _, lower = README.read_text().partition("## With the methods `calibrated` and `ideal`")
+    lines = [line for line in (lower if second else upper).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def rows_of_today() -> list[str]:
-    """The lines of that table, computed."""
+def rows_of_calibrated_and_ideal() -> list[str]:
+    """Return the lines of the second table, computed."""
     measured = {row[0]: [float(cell) for cell in row[3:6]] for row in table_rows() if row[1] == "measured"}
     lines = []
-    for gpus, method, runtime, *_ in table_rows(of_today=True):
+    for gpus, method, runtime, *_ in table_rows(second=True):
         analysis = LLMAnalysis(
             get_model("test-13b"),
             get_gpu("a100-sxm-40gb"),
@@ -104,18 +104,18 @@ def rows_of_today() -> list[str]:
     return lines
 
 
-def renew_the_table_of_today() -> None:
+def renew_the_second_table() -> None:
     text = README.read_text()
-    for line in rows_of_today():
+    for line in rows_of_calibrated_and_ideal():
         start = "|".join(line.split("|")[:4])
         text = re.sub(rf"^{re.escape(start)}\|.*$", line, text, flags=re.MULTILINE)
     README.write_text(text)
 
 
-def test_each_figure_of_todays_methods_is_the_one_computed() -> None:
+def test_each_figure_of_the_second_table_is_the_one_computed() -> None:
     lines = README.read_text().splitlines()
-    assert len(rows_of_today()) == 6
-    assert [line for line in rows_of_today() if line not in lines] == []
+    assert len(rows_of_calibrated_and_ideal()) == 6
+    assert [line for line in rows_of_calibrated_and_ideal() if line not in lines] == []
 
 
 def computed(gpus: str, flops: str, memory: str) -> list[float]:

@@ -168,7 +168,7 @@ def test_a_last_column_of_text_is_wrapped_at_words() -> None:
 )
 def test_operators_are_hidden_short_or_complete(ask: Ask, operators: str, shown: int) -> None:
     out = ask(*BASE, operators).out
-    rows = re.findall(r"^\w+(?: x\d+)? .* (?:compute|memory|launch|network)$", out, re.MULTILINE)
+    rows = re.findall(r"^\w+(?: x\d+)? .*\d% +(?:compute|memory|launch|network)$", out, re.MULTILINE)
     assert (len(rows) == 2 * shown) if shown < 12 else (len(rows) > 2 * shown)
     assert ("others " in out) is (shown == 4)
 
