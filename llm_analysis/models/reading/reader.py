@@ -103,7 +103,7 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Wei
     _rename_kinds(fields, family)
     if "max_position_embeddings" not in fields and "model_max_length" in fields:
         fields["max_position_embeddings"] = fields.whole("model_max_length")
-    fields.assume(**family.defaults, **(family.sizes if published else {}))
+    fields.assume(**family.defaults, **(family.sizes if published and fields.get("model_type") else {}))
     fields.assume(tie_word_embeddings=False)
     quantization = {key: fields.pop(key) for key in QUANTIZATION_KEYS if key in fields}
     if "vision_config" in raw:
