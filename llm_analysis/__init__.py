@@ -3,7 +3,7 @@
     from llm_analysis import estimate, plan, sweep
     estimate("llama-3.1-70b", "h200-sxm-141gb", dtype_name="fp8", tp_size=4, batch_size_per_gpu=28)
 
-Names are imported on first use, so that `import llm_analysis` costs nothing.
+Names are imported on first use, to keep `import llm_analysis` fast.
 """
 
 from __future__ import annotations

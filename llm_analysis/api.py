@@ -27,7 +27,7 @@ from llm_analysis.units import NUMBER
 if TYPE_CHECKING:
     from os import PathLike
 
-_ROWS = 20  # of a table that a repr shows
+_ROWS = 20  # rows in the repr of a table
 _CHOICES = (
     "dtype_name",
     "allow_download",
@@ -44,7 +44,7 @@ _CHOICES = (
     "inter_node_memory_efficiency",
     "cost_per_gpu_hour",
 )
-_HIDDEN = ("gpus_per_node",)  # fields that are no flags
+_HIDDEN = ("gpus_per_node",)  # fields of an estimate that are not flags of infer
 
 
 class Answer(Estimate):
@@ -172,7 +172,7 @@ def plan(
 
 
 def _flags() -> list[str]:
-    """Return the flags of infer that ask a question, but for model_name and gpu_name."""
+    """Return the flags of infer that describe a question, except model_name and gpu_name."""
     return [*_CHOICES, *Workload.model_fields, *(name for name in Parallelism.model_fields if name not in _HIDDEN)]
 
 

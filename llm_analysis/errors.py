@@ -1,4 +1,4 @@
-"""The errors of the package and their messages: one line each, which says what to change.
+"""The errors of the package; the message of each is one line with what to change.
 
 LLMAnalysisError            exit status 1
 +-- UnknownName             no model, GPU, dtype or method of this name; the message gives the nearest ones
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MAX_NAMES = 12  # names in one error line
-_MAX_CHARACTERS = 100  # of a name that is compared with the known ones
+_MAX_CHARACTERS = 100  # longest part of a name that is compared with the known ones
 
 # What a value must be, by the type of pydantic's error.
 _EXPECTED = {
@@ -33,7 +33,7 @@ _EXPECTED = {
 
 
 class LLMAnalysisError(ValueError):
-    """An invalid question. The message is one line that says what to change."""
+    """An invalid question. The message is one line with what to change."""
 
 
 class UnknownName(LLMAnalysisError):
@@ -92,7 +92,7 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text`. Raises ValueError if it holds a character that a terminal would act on, such as ESC or newline."""
+    """Return `text`. Raises ValueError if it has a control character, such as ESC or newline."""
     if not text.isprintable():
         raise ValueError(f"{shown(text)} has a character that cannot be printed")
     return text

@@ -17,7 +17,7 @@ from typing import Any
 from llm_analysis.errors import BadConfig, shown
 
 DATA = Path(__file__).parent / "data"  # fitted kernels, links, runtimes, published measurements
-MISSING, FOLDER = "no such file", "a folder, not a file"  # of `problem_of`
+MISSING, FOLDER = "no such file", "a folder, not a file"  # two of the problems that `problem_of` returns
 MB = 10**6
 MAX_JSON_BYTES = 20 * MB  # the largest config.json of a published model has about 0.1 MB
 MAX_TABLE_BYTES = 200 * MB  # about a million rows of measurements

@@ -16,7 +16,7 @@ _GPU_WORDS |= {"tesla", "geforce", "quadro", "instinct", "radeon", "gpu", "graph
 _GPU_WORDS |= {"server", "workstation", "edition", "hbm2", "hbm2e", "hbm3", "hbm3e"}
 # Words in the ids of Hugging Face that do not change the shapes of a model.
 _MODEL_WORDS = {"meta", "instruct", "it", "base", "chat", "hf", "dynamic", "fp8", "awq", "nvfp4"}
-# Those of them that name the number format of a checkpoint.
+# The words among them that give the number format of a checkpoint.
 _WEIGHT_FORMATS = {"fp8": "fp8", "awq": "int4", "nvfp4": "nvfp4"}
 # Chips that were sold in several forms, and the form that the bare name means.
 _USUAL_FORMS = {"h100": "h100-sxm-80gb", "a100": "a100-sxm-80gb", "h200": "h200-sxm-141gb"}
@@ -91,8 +91,8 @@ def usual_form(name: str) -> str | None:
 def matching_models(name: str, known: Mapping[str, Iterable[str]]) -> list[str]:
     """Return the known models that `name` can mean; `known` gives the Hugging Face ids of each model.
 
-    A name with an organisation must equal one of them but for case and the words that do not matter: `acme/tiny` is
-    not the only tiny model of the catalogue.
+    A name with an organisation must match a whole id, except for case and the words that do not matter: `acme/tiny`
+    does not match the `tiny` of another organisation.
     """
     organisation, _, repository = name.rpartition("/")
     spellings = {
@@ -113,7 +113,7 @@ def weight_format(name: str) -> str:
 
 
 def _matching(wanted: list[str], known: Mapping[str, list[list[str]]], exact: bool = False) -> list[str]:
-    """Return the names with a spelling that equals `wanted`, else those that have all of its words, else its start."""
+    """Return the names that equal `wanted`, else those that have all of its words, else those that start with it."""
     text = "".join(wanted)
     if not text:
         return []

@@ -76,7 +76,7 @@ def where(condition: Mask, a: Quantity, b: Quantity) -> Quantity:
 
 
 def some(condition: Mask) -> bool:
-    """Whether the condition holds for a number, or for any element of an array."""
+    """Return whether the condition holds for a number, or for any element of an array."""
     return condition if isinstance(condition, bool) else bool(condition.any())
 
 

@@ -5,7 +5,7 @@ A command declares each flag once, in its signature: type, default and help text
     def infer(*, tp_size: Annotated[int, Flag("tensor-parallel GPUs", LAYOUT)] = 1) -> Output: ...
 
 Fire dispatches and parses. This file adds what Fire does not do: it rejects unknown flags before the command runs, it
-accepts the flag names of serving engines, and it tells Fire how to parse the value of each flag.
+accepts the flag names of serving engines, and it gives Fire a parser for the value of each flag.
 """
 
 import inspect
@@ -98,7 +98,7 @@ def checked(command: str, arguments: Sequence[str], flags: Mapping[str, Declared
     for argument in arguments:
         if not _FLAG.match(argument) or argument.lower() in _NEGATIVE_WORDS:
             if not last:
-                example = "--flag value" if given else f"--{next(iter(flags), 'flag')} {_plainly(argument)}"
+                example = "--flag value" if given else f"--{next(iter(flags), 'flag')} {_example_of(argument)}"
                 raise UsageError(f"{command}: {shown(argument)} follows no flag; write {example}")
             given[last], last = argument, ""
             continue
@@ -128,7 +128,7 @@ def _name_and_value(command: str, argument: str, flags: Mapping[str, Declared]) 
     return name, value if equals else None
 
 
-def _plainly(word: str) -> str:
+def _example_of(word: str) -> str:
     """Return a word for an example in an error line; `value` for a word that a shell would not pass on as it is."""
     return word if re.fullmatch(r"[\w./:+-]{1,80}", word) else "value"
 

@@ -1,6 +1,6 @@
 """The entry point: dispatch with Fire, exit statuses.
 
-stdout carries the answer, stderr everything else. Exit status 0: answered; 1: the question makes no sense; 2: unknown
+stdout carries the answer, stderr everything else. Exit status 0: answered; 1: invalid question; 2: unknown
 command or flag; 3: the model does not fit, under --must_fit. Commands are pure functions that return an `Output`.
 Nothing is printed or written before all flags are checked and the command has returned.
 """

@@ -27,7 +27,7 @@ class Output(NamedTuple):
     text: str
     folder: Path = Path()
     files: Mapping[str, str | bytes] = MappingProxyType({})
-    notes: Sequence[str] = ()  # for stderr, after the text
+    notes: Sequence[str] = ()  # lines for stderr, after the text
     failure: str = ""  # the last line on stderr
     status: int = 0
 

@@ -19,6 +19,7 @@ class Progress:
 
     def __init__(self, total: int, unit: str = "points") -> None:
         self.total, self.unit, self.done = total, unit, 0
+        self.interrupted = False  # whether Ctrl-C stopped the work
         self._start, self._last, self._shown = time.monotonic(), 0.0, False
         self._terminal = sys.stderr.isatty()
 
@@ -49,7 +50,7 @@ class Interrupt:
 
 @contextmanager
 def orderly_stop() -> Iterator[Interrupt]:
-    """Turn the first Ctrl-C into a mark that the body reads between two blocks; the second one stops at once."""
+    """Set `pressed` at the first Ctrl-C, for the body to check between two blocks; the second one stops at once."""
     found = Interrupt()
 
     def mark(number: int, frame: FrameType | None) -> None:

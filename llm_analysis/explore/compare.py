@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadValue
 from llm_analysis.inference.estimate import Estimate
 
-LEAST, MOST = 2, 6  # estimates in one comparison
-EXPLAINED = 0.8  # share of a difference that the listed operators cover
+LEAST, MOST = 2, 6  # least and most estimates in a comparison
+EXPLAINED = 0.8  # fraction of a difference that the listed operators explain
 MOST_CAUSES = 5
 PHASES = ("prefill", "decode")
 # Results of an estimate that are compared, in the order of the report. The JSON keys of infer.
@@ -46,7 +46,7 @@ class Cause(NamedTuple):
 
     operator: str
     seconds: float
-    share: float  # of the difference
+    share: float  # fraction of the difference
     bound: str
 
 

@@ -83,10 +83,10 @@ class Server(NamedTuple):
     dtypes: Dtypes
     layout: Parallelism
     batch: int
-    max_tokens: int  # of a sequence, prompt and answer
-    chunk: int | None = None  # tokens of a prefill pass
+    max_tokens: int  # longest sequence: prompt and output
+    chunk: int | None = None  # most tokens of a prefill pass
     memory_fraction: float = 0.9
-    role: str = ""  # of disaggregated serving: prefill or decode
+    role: str = ""  # prefill or decode in disaggregated serving, else empty
 
     @property
     def name(self) -> str:

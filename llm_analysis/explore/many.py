@@ -1,9 +1,9 @@
 """Estimates of many GPUs at once: the numbers of the GPUs are an array axis.
 
 The operators of a pass depend on a GPU only through its formats, and through its node size if the layout is larger than
-a node. GPUs alike in these and in their runtime are estimated together: peak rates, bandwidths, capacities and kernel
-efficiencies are arrays with one entry for each GPU, and the same code that computes a single estimate computes all of
-them. So each is identical to the estimate of its GPU alone.
+a node. GPUs with the same formats, node size and runtime are estimated together: peak rates, bandwidths, capacities and
+kernel efficiencies are arrays with one entry for each GPU, and the code of a single estimate computes all of them. Each
+estimate is identical to that of its GPU alone.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Grouping:
         return runtime and runtime.name, engine and engine.defaults_on(gpu)
 
     def _skip(self, error: LLMAnalysisError, points: int) -> None:
-        """Count points that make no sense."""
+        """Count the points of an invalid combination."""
         self.skipped[str(error)] = self.skipped.get(str(error), 0) + points
 
     def _alike(self, gpus: Sequence[GPU], choice: Mapping[str, Value], sizes: tuple[int, ...]) -> Iterator[list[int]]:
@@ -300,7 +300,7 @@ def _bands(scenario: Scenario, gpus: Sequence[GPU], found: Estimate) -> dict[str
 
 
 def can_be_grouped(values: Mapping[str, tuple[Value, ...]]) -> bool:
-    """Whether a sweep has GPUs enough, and no option whose passes differ by GPU."""
+    """Return whether a sweep has enough GPUs, and no option with passes that differ by GPU."""
     plain: dict[str, set[Any]] = {
         "method": {None, "calibrated", "ideal"},
         "draft_model_name": {None},

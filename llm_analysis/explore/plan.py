@@ -4,8 +4,8 @@ For each GPU, format and layout, continuous batching is computed at a grid of ba
 and at every batch size between the last grid point within the limits and the next. The largest batch within the limits
 gives the rate of one replica; the demand divided by it, rounded up, the number of replicas. With
 prefill and decode on separate GPUs, prefill workers and decode workers are matched to the same rate. A prefill worker
-may wait, a decode worker has no prompts in its steps. The cheapest configuration wins; without prices, the one with
-fewest GPUs.
+may wait, a decode worker has no prompts in its steps. The best configuration is the cheapest one; without prices,
+the one with the fewest GPUs.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from llm_analysis.physics.parallelism import Parallelism
 if TYPE_CHECKING:
     from llm_analysis.units import Array
 
-_MOST_BATCH = 1024  # sequences in flight per replica; the largest default of the engines
-CHUNK = 8192  # tokens of a prefill pass: bounds the activations
-_PREFILL_SEQUENCES = 16  # that a prefill worker may hold, waiting ones included
-MOST_BUSY = 0.95  # share of the time that a prefill worker may be busy
-FORMATS = ("fp8", "int8", "nvfp4")  # tried beside the checkpoint's own, on GPUs that multiply them
+_MOST_BATCH = 1024  # most sequences in flight per replica: the largest default of the engines
+CHUNK = 8192  # most tokens of a prefill pass; limits the activations
+_PREFILL_SEQUENCES = 16  # most sequences in a prefill worker, waiting ones included
+MOST_BUSY = 0.95  # largest utilization of a prefill worker
+FORMATS = ("fp8", "int8", "nvfp4")  # formats to try besides the checkpoint's, on GPUs that support them
 MODES = ("aggregated", "disaggregated")
-_FINALISTS = 8  # configurations that are simulated
-_SPARE = (0.15, 0.3)  # shares of the capacity left unused by further candidates, for the bursts of Poisson arrivals
+_MOST_SIMULATED = 8  # most configurations that are simulated
+_SPARE = (0.15, 0.3)  # fractions of the capacity that further candidates leave unused, for bursts of Poisson arrivals
 CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
 _WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
 
 
 class Limits(NamedTuple):
-    """What a configuration must meet: seconds, tokens/s of one user, cost per hour, GPUs."""
+    """The limits on a configuration: seconds, tokens/s of one user, cost per hour, GPUs."""
 
     ttft: float = inf
     tpot: float = inf
@@ -91,10 +91,10 @@ class Configuration(NamedTuple):
     request_rate: float
     tokens_per_sec: float
     tokens_per_sec_per_gpu: float
-    limited_by: str  # what keeps the batch from being larger
+    limited_by: str  # the limit that a larger batch would exceed
     scenario: Scenario
     cost_per_million_tokens: float | None = None
-    simulated: Simulated | None = None  # of the best configuration
+    simulated: Simulated | None = None  # only for the best configuration
 
     @property
     def price(self) -> float:
@@ -119,10 +119,10 @@ class Configuration(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """The configuration nearest to the limits, and what each violated limit would have to be."""
+    """The configuration nearest to the limits, and the values of the violated limits that it needs."""
 
     description: str
-    needed: dict[str, float]  # limit -> value that admits it
+    needed: dict[str, float]  # limit -> value that the configuration needs
     excess: float  # largest ratio of a value to its limit; infinite if nothing fits in memory
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,11 +130,11 @@ class Miss(NamedTuple):
         return self._asdict() | {"excess": self.excess if isfinite(self.excess) else None}
 
 
-class Loser(NamedTuple):
-    """The best configuration of another GPU, format or layout, and why it lost."""
+class Rejected(NamedTuple):
+    """The best configuration of another GPU, format or layout, and the reason why it needs more."""
 
     configuration: Configuration
-    excess: float  # of its price over the best
+    excess: float  # relative additional price compared with the best
     reason: str
 
 
@@ -147,27 +147,27 @@ class Points(NamedTuple):
     batch: Array
     users: Array
     per_gpu: Array
-    price: float | None = None  # of one GPU for an hour
+    price: float | None = None  # price of one GPU for an hour
 
 
 class Plan(NamedTuple):
-    """The answer: the best configuration, the runners-up, the front, and how many points were searched."""
+    """The answer: the best configuration, the other ones, the Pareto front, and how many points were searched."""
 
     model_name: str
     demand: Demand
     limits: Limits
     best: Configuration | None
     at_band_edge: Configuration | None  # the best one if latencies are at the high edge of their error band
-    rejected: tuple[Loser, ...]
+    rejected: tuple[Rejected, ...]
     miss: Miss | None
-    misses: dict[str, Miss]  # of the GPUs without a configuration within the limits
+    misses: dict[str, Miss]  # nearest configuration of each GPU that does not meet the limits
     curves: tuple[Points, ...]
     points: int
     notes: tuple[str, ...]
 
     @property
     def front(self) -> list[dict[str, Any]]:
-        """The points that no other beats in tokens/s/user and tokens/s/GPU, slowest user first."""
+        """The Pareto front of tokens/s/user and tokens/s/GPU, slowest user first."""
         found: list[tuple[float, float, int, Points]] = []
         for curve in self.curves:
             rows = zip(curve.users.tolist(), curve.per_gpu.tolist(), curve.batch.tolist(), strict=True)
@@ -226,7 +226,7 @@ class _Curve(NamedTuple):
     scenario: Scenario
     batch: Array
     steady: Steady
-    price: float | None  # of one GPU for an hour
+    price: float | None  # price of one GPU for an hour
     ttft_edge: float  # factor to the high edge of the error band
     tpot_edge: float
 
@@ -260,9 +260,9 @@ def plan(
     """Return the cheapest configurations that serve the demand within the limits.
 
     `formats` are names of number formats; by default the checkpoint's own and those of `FORMATS` that the GPU
-    multiplies. `prices` maps GPU names to the cost of an hour. `within` band holds the limits at the high edge of the
-    error band. With `simulate` the finalists are simulated in the order of their price, and the first one that meets
-    the limits there too is the best. Raises BadValue for a demand that makes no sense.
+    multiplies. `prices` maps GPU names to the cost of an hour. `within` band applies the limits to the high edge of
+    the error band. With `simulate` the best candidates are simulated in the order of their price, and the first one
+    that meets the limits in the simulation too is the best. Raises BadValue for an invalid demand.
     """
     _check(demand)
     bounds = limits or Limits()
@@ -275,7 +275,7 @@ def plan(
 
 
 def _check(demand: Demand) -> None:
-    """Raise BadValue for a demand without, or with two, statements of load, or of no tokens."""
+    """Raise BadValue unless a demand has one load, and two output tokens or more."""
     if (demand.request_rate is None) == (demand.concurrency is None):
         raise BadValue("give the load as request_rate or as max_concurrency, one of the two")
     load = demand.request_rate if demand.concurrency is None else demand.concurrency
@@ -303,7 +303,9 @@ class _Search:
         self.runtime, self.method, self.utilization, self.modes = runtime, method, utilization, modes
         self.points = 0
         self.curves: list[_Curve] = []
-        self.prefills: list[tuple[_Curve, float]] = []  # with the seconds of one prompt, transfer included
+        self.prefills: list[
+            tuple[_Curve, float]
+        ] = []  # prefill workers, each with the seconds of one prompt including the transfer
         self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
         self.notes: dict[str, None] = {}
 
@@ -318,7 +320,7 @@ class _Search:
         grid = np.array(_grid())
         for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
             try:
-                # With 8-bit activations the launch command asks for an 8-bit KV cache, which no engine takes by itself.
+                # With 8-bit activations the launch command asks for an 8-bit KV cache: no engine has it by default.
                 stated = dtypes.with_kv_bits(dtypes.kv_bits)
                 scenario = Scenario.of(self.model, gpu, stated, layout, method=self.method, runtime=self.runtime)
                 fits = self._fitting(scenario)
@@ -393,7 +395,7 @@ class _Search:
         best, failed = self._verified(sorted(finalists, key=_order), simulate)
         edge_found = found if edges else other
         edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
-        losers = () if best is None else tuple(self._losers(best, admitted, failed))
+        losers = () if best is None else tuple(self._rejected_ones(best, admitted, failed))
         names = dict.fromkeys([curve.scenario.gpu.name for curve in self.curves] + [gpu for gpu, _ in self.unfit])
         without = [name for name in names if name not in {c.gpu_name for c in admitted}]
         misses = {name: self._miss(found, edges, name) for name in without}
@@ -416,7 +418,7 @@ class _Search:
     ) -> tuple[Configuration | None, dict[int, str]]:
         """Return the first configuration that meets the limits in a simulation too, and why others do not, by place.
 
-        If none of the first `_FINALISTS` does, the cheapest one is returned, and a note says so.
+        If none of the first `_MOST_SIMULATED` does, the cheapest one is returned, and a note says so.
         """
         failed: dict[int, str] = {}
         seen: set[tuple[object, ...]] = set()
@@ -430,7 +432,7 @@ class _Search:
             if not (wrong := self._exceeded(run)):
                 return each._replace(simulated=run), failed
             failed[id(each)] = wrong
-            if len(seen) == _FINALISTS:
+            if len(seen) == _MOST_SIMULATED:
                 break
         if failed:
             why = failed[id(ordered[0])]
@@ -638,9 +640,9 @@ class _Search:
             cost_per_million_tokens=None if hourly is None else hourly / 3600 / tokens * 1e6,
         )
 
-    def _losers(
+    def _rejected_ones(
         self, best: Configuration, found: Sequence[Configuration], failed: Mapping[int, str]
-    ) -> Iterator[Loser]:
+    ) -> Iterator[Rejected]:
         """Yield the best configuration of each other GPU, then of each other format, layout and mode of this GPU."""
         by: dict[tuple[object, ...], Configuration] = {}
         for c in sorted(found, key=_order):
@@ -650,7 +652,7 @@ class _Search:
         kept = [c for c in by.values() if c.scenario is not best.scenario or c.mode != best.mode]
         for c in sorted(kept, key=lambda each: (each.gpu_name == best.gpu_name, _order(each))):
             excess = c.price / best.price - 1
-            yield Loser(c, excess, failed.get(id(c)) or _reason(c))
+            yield Rejected(c, excess, failed.get(id(c)) or _reason(c))
 
     def _miss(self, found: Sequence[Configuration], edges: bool, gpu: str) -> Miss:
         """Return the nearest miss of a GPU: beyond the cost or the number of GPUs, else nearest to the latencies."""

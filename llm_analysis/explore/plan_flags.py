@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], None]] | None = None) -> Plan:
-    """Return the plan that the flags ask for. Flags that are missing have their `DEFAULTS`. Raises LLMAnalysisError.
+    """Return the plan of the flags. Flags that are missing have their `DEFAULTS`. Raises LLMAnalysisError.
 
     `progress` gets the number of GPUs to search, and returns a function that counts those that are done.
     """

@@ -5,7 +5,7 @@
     512:8192:512   from 512 to 8192 in steps of 512
     1:4096:*2      from 1 to 4096, each value 2 times the one before
 
-A list may contain ranges: `1:8,12,16`. The end is included if the range meets it.
+A list may contain ranges: `1:8,12,16`. The end is included if a step of the range falls on it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from math import floor, isfinite, log
 from llm_analysis.errors import BadValue, shown
 
 _CONSTANTS = {"true": True, "false": False, "none": None}
-_OWN_NONE = ("runtime",)  # flags with a value that is called none
-_MOST_VALUES = 10**6  # of one flag
+_OWN_NONE = ("runtime",)  # flags for which `none` is a value
+_MOST_VALUES = 10**6  # most values of one flag
 
 Value = str | int | float | bool | None
 

@@ -22,11 +22,11 @@ class Steady(NamedTuple):
     """Continuous batching with a number of sequences in flight: seconds, and requests per second of one replica."""
 
     tpot: Figure
-    step: Figure  # of a decode step without prompts
-    prompt: Figure  # of the steps that compute a prompt
-    service: Figure  # that one prompt adds
-    rate: Figure  # that keeps this many sequences in flight
-    front: float  # of HTTP server and tokenizer
+    step: Figure  # seconds of a decode step without prompts
+    prompt: Figure  # seconds of the steps that compute a prompt
+    service: Figure  # seconds that one prompt adds
+    rate: Figure  # requests per second that keep this many sequences in flight
+    front: float  # seconds of HTTP server and tokenizer
 
     def ttft(self, rate: Figure) -> Figure:
         """Return the mean time to the first token at `rate` requests per second, at most `self.rate`."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 BLOCK = 2**18  # points computed at once
 _OPEN = ("batch_size_per_gpu", "seq_len", "num_tokens_to_generate")  # flags that are array axes
-SINGLE = ("allow_download",)  # flags with one value
-_MOST_ROWS = 50_000_000  # that a Table in memory holds
+SINGLE = ("allow_download",)  # flags that take one value
+_MOST_ROWS = 50_000_000  # most rows of a Table in memory
 
 
 class Block(NamedTuple):
@@ -51,7 +51,7 @@ class Block(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which rows and columns of a sweep are wanted."""
+    """The rows and columns of a sweep to show or write."""
 
     columns: tuple[str, ...] = COLUMNS
     conditions: tuple[Condition, ...] = ()
@@ -109,8 +109,8 @@ class Sweep:
     ) -> Iterator[Block | ManyGPUs]:
         """Yield the blocks, or those of shard i of n (from 0): block numbers equal to i modulo n that are not `done`.
 
-        Points that make no sense, such as a tensor-parallel size that does not divide the heads, are skipped; `skipped`
-        counts them by reason. Raises UnknownName and BadConfig at once, and the first reason if all are skipped.
+        Invalid points, such as a tensor-parallel size that does not divide the heads, are skipped; `skipped` counts
+        them by reason. Raises UnknownName and BadConfig at once, and the first reason if all are skipped.
         """
         if shard == (0, 1) and done is None and self._groups_gpus():
             yield from self._grouped()
@@ -141,7 +141,7 @@ class Sweep:
             raise first
 
     def _groups_gpus(self) -> bool:
-        """Whether all GPUs of a sweep can be estimated at once: few points each, and no prompt is too long."""
+        """Return whether all GPUs of a sweep can be estimated at once: few points each, and no prompt is too long."""
         each = prod(len(values) for values in self._open.values())
         inner = prod(len(values) for values in self._within_gpu().values())
         if not can_be_grouped(self.values) or each * inner * len(self.values["gpu_name"]) > 4 * self.block:

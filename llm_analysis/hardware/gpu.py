@@ -13,7 +13,7 @@ from llm_analysis.errors import nearest, printable, shown
 from llm_analysis.units import Quantity, minimum
 
 RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4")  # formats that may have a peak
-_GPUS_PER_SERVER = 8  # if neither the file nor the user gives another number
+_GPUS_PER_SERVER = 8  # the default if neither the file nor the user gives a number
 _LOW_CONFIDENCE = "{}: some of its figures are announcements or recalled, not taken from a datasheet; check them"
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -49,7 +49,7 @@ class GPU(BaseModel):
     architecture: _Text = ""
     release_year: int | None = None
     devices: _Count = 1  # devices that software sees in one package; each has an equal share of all figures
-    memory_bytes: _Positive  # as sold
+    memory_bytes: _Positive  # the size as sold
     driver_memory_bytes: _Positive | None = None  # total memory that the driver reports (nvidia-smi, rocm-smi)
     memory_bandwidth: _Positive
     peak_flops: dict[str, _Positive] = Field(min_length=1)
@@ -61,7 +61,7 @@ class GPU(BaseModel):
     link_bandwidth: _Positive | None = None  # over all links of one GPU together
     link_domain_size: _Count = 1  # GPUs connected by the link
     gpus_per_server: _Count = _GPUS_PER_SERVER
-    peer_bandwidth: _Positive | None = None  # to one other GPU, where each pair has its own link (full mesh)
+    peer_bandwidth: _Positive | None = None  # bandwidth to one other GPU if each pair has its own link (full mesh)
     pcie_bandwidth: _Positive | None = None
     inter_node_bandwidth: _Positive | None = None
     tdp_watts: _Positive | None = None

@@ -73,7 +73,7 @@ class Cost(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """The term that weighs most."""
+        """The largest term."""
         terms = {"compute": self.compute, "memory": self.memory, "network": self.network, "launch": self.launch}
         return max(terms, key=lambda name: float(terms[name]))
 
@@ -82,7 +82,7 @@ IDEAL = Efficiency()
 
 
 def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
-    """Seconds of one run of `op`. Raises KeyError for a rate the GPU does not have (see `Dtypes.on`)."""
+    """Return the seconds of one run of `op`, by term. Raises KeyError for a missing rate (see `Dtypes.on`)."""
     e = efficiency
     filled = 1.0 + e.fill / op.parallelism
     compute = op.flops * filled / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
@@ -96,7 +96,7 @@ def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
     return Cost(e.launch, compute, memory, network, seconds)
 
 
-TimedOp = tuple[Quantity, Op, Cost]  # weight of the pass in a sum over passes, an operator of it, its cost
+TimedOp = tuple[Quantity, Op, Cost]  # (weight of the pass in a sum over passes, operator of the pass, its cost)
 Timed = Sequence[TimedOp]
 
 

@@ -7,11 +7,11 @@ methods     efficiencies by method: ideal, published, calibrated
 published   the block-level model of the published FasterTransformer example
 runtimes    host time and kernel factors of inference engines
 engines     schedulers and server defaults of inference engines
-bands       error bands around an estimate, and what they rest on
+bands       error bands around an estimate
 passes      prefill and decode as timed operators; drafts and the transfer of a cache
 pipeline    pipeline parallelism: micro-batches through stages
-memory      weights, KV cache and activations of one GPU; what would make a model fit
+memory      weights, KV cache and activations of one GPU; changes that would make a model fit
 analysis    estimate(scenario, workload), and LLMAnalysis in front of it
 estimate    the record of an answer
-explain     where the time goes, and what would save it
+explain     where the time goes, and what would shorten it
 """

@@ -36,7 +36,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
     """Return latency, throughput, memory and cost of a static batch.
 
     `cost_per_gpu_hour` is the price of one GPU in any currency. Raises LLMAnalysisError for a workload that the model
-    or the method does not cover.
+    or the method does not support.
     """
     s, w, layout = scenario, workload, scenario.layout
     _check_positions(s.model, w)
@@ -149,7 +149,7 @@ class LLMAnalysis:
 
     Efficiencies are fractions of the datasheet's peak in (0, 1]; `achieved_tflops` (TFLOP/s) and
     `achieved_memory_bandwidth_GBs` (GB/s) give the same in absolute terms. With any of them the method is `published`.
-    Raises LLMAnalysisError for a question that makes no sense.
+    Raises LLMAnalysisError for an invalid question.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Error bands: factors on an estimate between which 80 % of published measurements like it lie.
+"""Error bands: factors on an estimate that enclose 80 % of the published measurements of its kind.
 
-What drives the errors is not the engine but what is measured: the phase (prefill, decode or a whole batch, serving),
-whether the model is dense with 16-bit or fp8 weights, and whether kernels of the GPU's chip were measured. Each
-combination is a cell. A cell's band runs from the 10th to the 90th percentile of measured / estimated, over rows whose
-estimate rests on fits without their own source and GPU; each (source, GPU, model) has weight 1. A band is not widened
-to include the estimate: if it lies on one side of it, the estimates of the cell are biased, and the answer says so.
+Errors depend less on the engine than on the phase (prefill, decode or a whole batch, serving), on whether the model is
+dense with 16-bit or fp8 weights, and on whether kernels of the GPU's chip were measured. Each combination of the three
+is a cell. A cell's band is the range from the 10th to the 90th percentile of measured / estimated, over rows that were
+estimated by fits without the rows of the same source and GPU; each (source, GPU, model) has weight 1. A band need not
+contain the estimate: if it does not, the estimates of the cell are biased, and the answer has a note.
 
 `data/bands.json` holds the cells; `calibration.fitting.build_bands` writes it.
 """
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 FILE = DATA / "bands.json"
 PHASES = ("prefill", "total", "serving")
-LEAST_ROWS, LEAST_GROUPS = 10, 3  # that a band rests on
+LEAST_ROWS, LEAST_GROUPS = 10, 3  # least numbers of rows and groups behind a band
 
 
 class Band(BaseModel):
-    """Factors on an estimate between which 80 % of published measurements lie, and what that rests on."""
+    """Factors on an estimate that enclose 80 % of published measurements, and the number of these measurements."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     low: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     high: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     rows: Annotated[int, Field(ge=0)] = 0
-    groups: Annotated[int, Field(ge=0)] = 0  # of source, GPU and model
+    groups: Annotated[int, Field(ge=0)] = 0  # number of combinations of source, GPU and model
     gpus: list[str] = []
-    batch: list[float] = []  # the smallest and the largest
+    batch: list[float] = []  # the smallest and the largest batch
 
     @model_validator(mode="after")
     def _ordered(self) -> Band:
@@ -73,7 +73,7 @@ def cells() -> dict[str, Band]:
 
 
 def band_of(phase: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> Band | None:
-    """Return the band of an estimate; None if no published measurement is like it.
+    """Return the band of an estimate; None if there are no published measurements of its kind.
 
     No measurement covers context parallelism. A cell without enough rows takes the band of the other chips.
     """
@@ -87,7 +87,7 @@ def band_of(phase: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism,
 
 
 def latency_bands(scenario: Scenario, prefill: Quantity, decode: Quantity, total: Quantity) -> dict[str, Any]:
-    """Return the ends of the bands of the three latencies; None if no published measurement is like them."""
+    """Return the ends of the bands of the three latencies; None without published measurements of their kind."""
     found: dict[str, Any] = {}
     for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
         band = band_for(scenario, "prefill" if name == "prefill" else "total")

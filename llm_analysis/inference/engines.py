@@ -1,11 +1,12 @@
-"""Serving engines: how they schedule, and what their servers do without flags (`data/engines.json`).
+"""Serving engines: how they schedule, and the defaults of their servers (`data/engines.json`).
 
-The defaults are read from the engines' packages; each entry carries its version and its source. An engine gives its KV
-cache a fraction f of the GPU's memory, and means one of three things by that (`fraction_of`):
+The defaults were read in the engines' packages; each entry has its version and its source. Engines limit the memory of
+the KV cache by a fraction f, which applies to one of three things (`fraction_of`):
 
     everything          weights, cache, activations and the process take at most f of the memory (vLLM)
-    weights_and_cache   weights and cache alone do (SGLang)
-    free                the cache takes f of what weights, activations and the process leave (TensorRT-LLM, LMDeploy)
+    weights_and_cache   weights and cache take at most f of the memory (SGLang)
+    free                the cache takes f of the memory that weights, activations and the process leave free
+                        (TensorRT-LLM, LMDeploy)
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class GPUDefaults(BaseModel):
 
     least_memory_bytes: Annotated[float, Field(ge=0)] = 0.0
     except_for: list[str] = []
-    max_num_batched_tokens: _Count | None = None  # None: the model's longest context
+    max_num_batched_tokens: _Count | None = None  # None: the longest context of the model
     max_num_seqs: _Count
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0
     reserved_bytes: Annotated[float, Field(ge=0)] = 0.0
@@ -75,13 +76,13 @@ class VersionDefaults(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     since: Annotated[list[int], Field(min_length=2, max_length=2)] = [0, 0]
-    version: str  # in which they were read
+    version: str  # the version in which the defaults were read
     source: str
     by_gpu: Annotated[list[GPUDefaults], Field(min_length=1)]
 
 
 class ServerDefaults(NamedTuple):
-    """What a server does on one GPU without flags. `max_num_batched_tokens` None: the model's longest context."""
+    """Defaults of a server on one GPU. `max_num_batched_tokens` None: the longest context of the model."""
 
     engine: str
     version: str
@@ -103,12 +104,14 @@ class Engine(BaseModel):
     chunked: bool = True
     reserve: Annotated[float, Field(ge=0, le=1)] = 0.0
     fraction_of: Literal["everything", "weights_and_cache", "free"] = "everything"
-    kv_cache: Literal["activations", "checkpoint"] = "activations"  # format of a KV cache that is left to the engine
+    kv_cache: Literal["activations", "checkpoint"] = (
+        "activations"  # how the engine chooses the format of the KV cache without a flag
+    )
     host_overlapped: bool = False  # the next step is prepared while the GPU works
-    one_process: bool = False  # in a program that imports it, the engine runs in the process that takes the tokens
-    graph_rows: Annotated[int, Field(ge=0)] = 512  # rows up to which steps with prompts are replayed from CUDA graphs
+    one_process: bool = False  # a program that imports the engine runs it in its own process
+    graph_rows: Annotated[int, Field(ge=0)] = 512  # most rows of a step with prompts that is replayed from a CUDA graph
     source: str = ""
-    usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # if none is stated
+    usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # the version to assume if none is given
     defaults: Annotated[list[VersionDefaults], Field(min_length=1)]
 
     def in_version(self, version: Version | None = None) -> VersionDefaults:
@@ -117,7 +120,7 @@ class Engine(BaseModel):
         return (known or self.defaults[:1])[-1]
 
     def defaults_on(self, gpu: GPU, version: Version | None = None) -> ServerDefaults:
-        """Return what the server of a version does without flags on a GPU; of the usual version by default."""
+        """Return the defaults of a version's server on a GPU; of the usual version if none is given."""
         entry = self.in_version(version)
         found = next(each for each in entry.by_gpu if each.covers(gpu))
         reserved = found.reserved_bytes / gpu.usable_memory_bytes
@@ -132,7 +135,7 @@ class Engine(BaseModel):
         )
 
     def cache_formats(self, formats: Dtypes) -> Dtypes:
-        """Return the formats with the KV cache that the engine takes if no flag and no checkpoint names one."""
+        """Return the formats with the engine's default KV cache, unless a flag or the checkpoint gives its width."""
         if formats.kv_given or self.kv_cache == "checkpoint" or formats.kv_bits >= _SIXTEEN:
             return formats
         return formats._replace(kv_bits=_SIXTEEN)

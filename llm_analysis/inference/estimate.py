@@ -28,11 +28,11 @@ class OperatorTime(NamedTuple):
     kind: str
     count: Figure
     seconds: Figure
-    share: Figure  # of its phase
+    share: Figure  # fraction of the time of its phase
     flops: Figure
     bytes: Figure
     wire_bytes: Figure
-    achieved_fraction: Figure  # speed of light / seconds
+    achieved_fraction: Figure  # time at the speed of light / seconds
     bound: str  # the largest term; an array of names if the quantities are arrays
     compute_seconds: Figure
     memory_seconds: Figure
@@ -41,7 +41,7 @@ class OperatorTime(NamedTuple):
 
 
 class Basis:
-    """What an estimate was computed from, and the parts of the answer that are computed when they are read."""
+    """The inputs of an estimate, and the parts of the answer that are computed on first access."""
 
     def __init__(self, scenario: Scenario, workload: Workload, prefill: Timed, decode: Timed, memory: Memory) -> None:
         self.scenario, self.workload, self.memory = scenario, workload, memory
@@ -65,7 +65,7 @@ class Basis:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, where numbers of another GPU, format or engine were taken, and what does not fit."""
+        """Notes on assumptions, on numbers taken from another GPU, format or engine, and on what does not fit."""
         s, w = self.scenario, self.workload
         ops = [op for timed in (self.prefill, self.decode) for _, op, _ in timed]
         found = (*s.notes, *s.method.notes(ops), *s.runtime_notes(w.num_sequences), *band_notes(s, w.num_sequences))
@@ -88,10 +88,10 @@ class Estimate(NamedTuple):
     """Everything that `infer` answers. Latencies in seconds, memory in bytes; tokens/s of all replicas together.
 
     `prefill_latency` is the time to the first token (TTFT) without queueing: the pass over the prompt. `decode_latency`
-    is the mean time per token after the first (TPOT). Between `low` and `high` lie 80 % of published figures like it;
-    None if there are none. Quantities are arrays if those of the workload are. `basis` holds the scenario, the workload
-    and the timed operators; `operators`, `notes`, `max_batch_size_per_gpu` and `max_context_len` are computed from it
-    when they are read.
+    is the mean time per token after the first (TPOT). 80 % of the published figures of the same kind lie between `low`
+    and `high`; None if there are none. Quantities are arrays if those of the workload are. `basis` holds the scenario,
+    the workload and the timed operators; `operators`, `notes`, `max_batch_size_per_gpu` and `max_context_len` are
+    computed from it on first access.
     """
 
     model_name: str
@@ -168,7 +168,7 @@ class Estimate(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know about this answer, as sentences."""
+        """Assumptions behind the answer, and what to do about them, as sentences."""
         return self.basis.notes
 
     @property

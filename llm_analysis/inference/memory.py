@@ -1,12 +1,12 @@
-"""What one GPU holds, counted on the operators that are timed, and what would make a model fit.
+"""The memory of one GPU, counted from the timed operators, and changes that would make a model fit.
 
     weights       of the fullest stage of a pipeline, by class; group scales of narrow formats and biases included
     KV cache      at the end of the generation; samples of one prompt share that of the prompt
     activations   at the peak of the prefill: the residual stream, and the operator with the largest inputs and outputs;
                   of all prompts together, or of one chunk if the prefill is cut into chunks
-    runtime       under `calibrated`: what a serving process holds besides (see OVERHEAD)
+    runtime       with `calibrated`: other memory of the serving process (see OVERHEAD)
 
-All of it must fit into the fraction of the GPU's memory that may be used; engines differ in what that fraction means
+The sum must fit into the usable fraction of the GPU's memory; engines apply that fraction to different parts
 (`engines.limits_of`). Quantities may be arrays.
 """
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 OVERHEAD = {"cuda_context": 0.5e9, "cuda_graphs": 1.0e9}
 NCCL_BYTES = 24 * 2 * 2 * 4 * 2.0**20
 
-_ROUNDING = 1e-9  # of a sum of bytes that are divided and multiplied again
+_ROUNDING = 1e-9  # relative rounding error of a sum of bytes
 _MOST_SEQUENCES = 10**9  # the largest batch that can be asked for
 _PHYSICAL = 2**30 / 1e9  # memory is sold in GB and made in GiB: an "80 GB" GPU has up to 7 % more
 
 
 def runtime_bytes(layout: Parallelism) -> float:
-    """Return what a serving process holds on each GPU beside weights, cache and activations."""
+    """Return the bytes that a serving process holds on each GPU beside weights, cache and activations."""
     return sum(OVERHEAD.values()) + (NCCL_BYTES if layout.num_gpus > 1 else 0.0)
 
 
@@ -102,7 +102,7 @@ def weights_fit(scenario: Scenario) -> None:
 
 
 class _Budget(NamedTuple):
-    """What the memory of a GPU depends on."""
+    """The inputs of the memory of a GPU."""
 
     scenario: Scenario
     workload: Workload
@@ -138,7 +138,7 @@ class _Budget(NamedTuple):
     def kv_cache(self, layers: tuple[int, int], tokens: Quantity) -> Quantity:
         """Return the bytes of cache and state at the end, when there are `tokens` of each sequence.
 
-        Samples share those of the prompt: each but the first adds what it generated, as if that were all.
+        Samples share the cache of the prompt: each after the first adds only its generated tokens.
         """
         s, w = self.scenario, self.workload
         if not w.use_kv_cache:
@@ -156,13 +156,13 @@ class _Budget(NamedTuple):
 class _Stage(NamedTuple):
     """Bytes on a GPU of one pipeline stage."""
 
-    weights: dict[str, Quantity]  # by class
+    weights: dict[str, Quantity]  # bytes by class of weights
     kv_cache: Quantity
-    rows: Quantity  # tokens of the widest prefill pass
-    sequences: Quantity  # of which it computes tokens
-    row_bytes: Quantity  # of each: the residual stream, and an operator's inputs and outputs
-    head_bytes: Quantity  # of each sequence: inputs and outputs of the output head and the like, without the stream
-    stream_bytes: Quantity  # of each row, this GPU's part
+    rows: Quantity  # rows (tokens) of the widest prefill pass
+    sequences: Quantity  # sequences with tokens in the widest prefill pass
+    row_bytes: Quantity  # bytes per row: residual stream, inputs and outputs of the largest operator
+    head_bytes: Quantity  # bytes per sequence: inputs and outputs of the output head, without the stream
+    stream_bytes: Quantity  # bytes per row of the residual stream on this GPU
     layers: tuple[int, int]
 
     @classmethod
@@ -296,7 +296,7 @@ Point = tuple[Quantity, Quantity]
 def _last_below(over: Callable[[Quantity], Quantity], below: Point, above: Point, searched: Mask) -> Quantity:
     """Return the last whole number at which a growing function is not above 0, between two numbers with their values.
 
-    By false position and bisection in turn: the first finds the root of a straight line at once. Elements that are not
+    Alternates false position, which finds the root of a straight line at once, and bisection. Elements that are not
     `searched` keep a bracket of width 1.
     """
     (low, at_low), (high, at_high), bisect = below, above, False
@@ -317,16 +317,16 @@ def _last_below(over: Callable[[Quantity], Quantity], below: Point, above: Point
 
 # What would make a model fit
 
-_MOST_GPUS = 64  # that share a layer or the tokens, among the remedies
+_MOST_GPUS = 64  # most GPUs that a remedy suggests for a layer or for the tokens
 _CHUNK = 8192  # tokens of a prefill pass: the default of TensorRT-LLM and of a vLLM server
 
 
 def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[str, ...]:
-    """Return a note on what is missing and what would make it fit.
+    """Return a note on the missing memory and on changes that would make the model fit.
 
     Tried in turn: chunks, a smaller batch, more tensor-parallel GPUs (or context-parallel ones), narrower weights, and
-    the last two together where narrower weights alone do not fit and need fewer GPUs. Each remedy is evaluated: with
-    the named flags the same question is accepted, and fits.
+    the last two together where narrower weights alone do not fit and need fewer GPUs. Each remedy is checked:
+    with the named flags the same question is accepted, and fits.
     """
     found = []
     chunked = workload.model_copy(update={"prefill_chunk_size": _CHUNK})
@@ -365,7 +365,7 @@ def _fewer_gpus(workload: Workload, narrower: list[tuple[str, Scenario]], wider:
 
 
 def _fits(scenario: Scenario, workload: Workload) -> bool:
-    """Whether the question is accepted and fits."""
+    """Return whether the question is accepted and fits."""
     try:
         workload.check_shared_by(scenario.layout.cp_size)
         scenario.method.check_workload(workload)

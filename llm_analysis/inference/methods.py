@@ -1,4 +1,4 @@
-"""The three methods: what an operator's efficiencies are, and which passes make up an answer.
+"""The three methods: the efficiencies of an operator, and the passes of an answer.
 
 ideal        datasheet peaks, no launch, no latency: the speed of light, kernel by kernel
 published    the block-level model of the published FasterTransformer example, with the user's efficiencies
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 METHODS = ("calibrated", "published", "ideal")
 GGUF_RUNTIME = "llama.cpp"
 _DEFAULT_METHOD = "calibrated"
-_LEAST_FRACTION = 1e-6  # a smaller efficiency is a slip, and its times leave the range of floats
+_LEAST_FRACTION = 1e-6  # a smaller efficiency is a typing error, and its times would overflow
 _FUSED = Efficiency(memory=inf)  # the measured attention kernels rotate Q and K and write the cache themselves
 
 
@@ -93,10 +93,10 @@ class Method:
         return ()
 
     def check(self, model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
-        """Raise Unsupported for a scenario that the method does not cover."""
+        """Raise Unsupported for a scenario that the method does not support."""
 
     def check_workload(self, workload: Workload) -> None:
-        """Raise Unsupported for a workload that the method does not cover."""
+        """Raise Unsupported for a workload that the method does not support."""
 
     def decode_steps(self, tokens: Quantity) -> Quantity:
         """Return the decode steps after the prefill for `tokens` generated tokens. The prefill gives the first."""
@@ -169,7 +169,7 @@ class Calibrated(Method):
 
     def __init__(self, gpu: GPU, runtime: Runtime) -> None:
         self._gpu, self.runtime, self._profile = gpu, runtime, profile_for(gpu)
-        self._numbers: dict[tuple[object, ...], Efficiency] = {}  # by what the look-up depends on
+        self._numbers: dict[tuple[object, ...], Efficiency] = {}  # cache of the look-ups
 
     def under(self, runtime: Runtime) -> Calibrated:
         """Return the same kernels under another runtime, without looking up the profile again."""
@@ -178,7 +178,7 @@ class Calibrated(Method):
         return other
 
     def efficiency(self, op: Op) -> Efficiency:
-        """Return the numbers of the kernel that `op` is, under the runtime."""
+        """Return the numbers of the kernel of `op`, adjusted by the runtime."""
         key = (op.kind, op.format, op.rate, op.group, op.span, op.messages)
         numbers = self._numbers.get(key)
         if numbers is None:
@@ -186,7 +186,7 @@ class Calibrated(Method):
         return numbers
 
     def notes(self, ops: Iterable[Op]) -> tuple[str, ...]:
-        """Return a note on the GPU's profile if it is not its own, and one on each fallback of a kernel."""
+        """Return notes on kernels of other GPUs and formats that stand for those of `ops`."""
         found = [self._profile.note] if self._profile.note else []
         distinct = {(op.kind, op.format, op.span, op.messages): op for op in ops}
         for op in distinct.values():

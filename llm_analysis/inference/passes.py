@@ -69,7 +69,7 @@ def _named(timed: Timed) -> list[TimedOp]:
 def carried(decode: list[Op], prefill: list[Op]) -> list[Op]:
     """Return the operators of a decode step that also computes prompts: a kernel that both need runs once.
 
-    Its weights are read once (of experts those of the pass that touches more); its rows are those of both.
+    Its weights are read once (for experts, those of the pass that uses more); its rows are the sum of both.
     """
     own: dict[tuple[str, str], list[Op]] = {}
     for op in decode:

@@ -35,7 +35,7 @@ class _Item(NamedTuple):
     stages: list[Timed]
     alike: list[int]  # number of stages of each kind
     sends: Timed
-    last_send: Timed  # of the slot
+    last_send: Timed  # the send of the slowest stage
 
     @property
     def through(self) -> Quantity:

@@ -33,7 +33,7 @@ LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: that of the example's A100s, kept fo
 
 
 def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
-    """Raise Unsupported for a scenario that the published model has no term for."""
+    """Raise Unsupported for a scenario outside of the published model."""
     sizes = {name: getattr(layout, name) for name in ("cp_size", "pp_size", "dp_size", "sp_size", "ep_size")}
     for flag, size in sizes.items():
         if size > 1:
@@ -53,7 +53,7 @@ def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
 
 
 def check_workload(workload: Workload) -> None:
-    """Raise Unsupported for serving options that the published model does not cover."""
+    """Raise Unsupported for serving options, which the published model does not have."""
     limited = workload.gpu_memory_utilization != 1
     given = [*workload.served, *(["gpu_memory_utilization"] if limited else [])]
     given += ["max_num_seqs"] if workload.max_num_seqs else []
@@ -107,7 +107,7 @@ def prefill_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) 
 
 
 def decode_ops(model: ModelConfig, workload: Workload, dtypes: Dtypes, t: int) -> list[Op]:
-    """Return the pass that the published model charges for each generated token."""
+    """Return the published pass for one generated token."""
     b, s, n = workload.batch_size_per_gpu, workload.seq_len, workload.num_tokens_to_generate
     if not workload.use_kv_cache:
         return _block_pass(model, b, (s + n) // 2, dtypes, t)

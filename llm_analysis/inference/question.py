@@ -24,13 +24,13 @@ Known = TypeVar("Known")
 
 
 def question(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
-    """Return the scenario and the workload that the flags ask for. Raises LLMAnalysisError."""
+    """Return the scenario and the workload of the flags. Raises LLMAnalysisError."""
     scenario = scenario_of(flags)
     return scenario, workload_of(flags, scenario)
 
 
 def workload_of(flags: Mapping[str, Any], scenario: Scenario) -> Workload:
-    """Return the workload that the flags ask for. Raises BadValue.
+    """Return the workload of the flags. Raises BadValue.
 
     Flags that are missing or None have the defaults of the scenario's serving engine, or else of `Workload`.
     """
@@ -41,7 +41,7 @@ def workload_of(flags: Mapping[str, Any], scenario: Scenario) -> Workload:
 
 
 def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] | None = None) -> Scenario:
-    """Return the scenario that the flags ask for; model, GPU, formats and runtime are looked up by name.
+    """Return the scenario of the flags; model, GPU, formats and runtime are looked up by name.
 
     Flags that are missing or None have their defaults. With the same dictionary `known` in several calls each model,
     GPU and runtime is read once. Raises LLMAnalysisError.
@@ -78,7 +78,7 @@ def model_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any]) -> 
 
 
 def _once(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], Known]) -> Known:
-    """Return what `read` gives for a name; the second time from `known`. A name may be anything; a text is cached."""
+    """Return `read(name)`, cached in `known` if the name is text; a name may be of any type."""
     if not isinstance(name, str):
         return read(name)
     if (kind, name) not in known:

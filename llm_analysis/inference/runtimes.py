@@ -1,4 +1,4 @@
-"""Runtimes: what an inference engine adds to the bare kernels.
+"""Runtimes: the time that an inference engine adds to the bare kernels.
 
 Terms, in seconds; each can be seen in a profiler:
     step_seconds          the host between two passes (scheduler, sampling, detokenization), once per pass
@@ -13,16 +13,16 @@ Factors on the fraction of peak of the measured kernels (1: as good as those):
     cuda_core_flops       FLOP per clock and SM of a decode attention that runs on CUDA cores, one block per query head
                           (0: on tensor cores, as measured)
 Facts:
-    tensor_core_groups    query heads per KV head for which such an attention has a tensor-core kernel after all
-    collective            which all-reduce it runs: the engine's own kernel, or NCCL's
+    tensor_core_groups    query heads per KV head for which this attention has a tensor-core kernel
+    collective            the all-reduce: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     ports                 the runtime for GPUs of another vendor
 
-A runtime is one JSON file in `data/runtimes/`, with the published rows it was fitted to and its errors on rows that the
-fit did not see. A term that did not lower those errors is left out. `held_out` holds, for each source and GPU, the
-terms fitted without its rows; `validate` scores those rows with them. The runtime `none` is the kernels alone, back to
-back.
+A runtime is one JSON file in `data/runtimes/`, with the published rows that it was fitted to and its errors on other
+rows. A term that did not lower those errors is left out. `held_out` has, for each source and GPU, the terms
+fitted without its rows; `validate` scores those rows with them. The runtime `none` is the kernels alone, one after
+another.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from llm_analysis.units import Quantity, minimum, some
 
 FOLDER = DATA / "runtimes"
 DEFAULT_RUNTIME = "vllm-v1"
-UNKNOWN = "unknown"  # the terms that engines share, for rows of an engine without a runtime
-# Runtimes of the versions of an engine, each with the first version that it stands for.
+UNKNOWN = "unknown"  # the terms fitted to all engines together, for an engine without a runtime
+# Runtimes of the versions of an engine, each with its first version.
 _VERSIONS = {
     "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     "tensorrt-llm": (
@@ -110,7 +110,7 @@ class Runtime(BaseModel):
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
     def without_host(self) -> Runtime:
-        """Return this runtime without host time, for a simulation that has its own model of the host."""
+        """Return this runtime without host time, for a simulation with its own model of the host."""
         return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
 
     def band(self, phase: str) -> Band | None:
@@ -147,9 +147,9 @@ class Runtime(BaseModel):
         return _scaled(numbers, self.matmul_flops * gain, memory, launch, most=gain)
 
     def _on_cuda_cores(self, op: Op, gpu: GPU, numbers: Efficiency) -> Efficiency:
-        """Return the numbers of a decode attention on CUDA cores, if that is what this runtime's attention runs on.
+        """Return the numbers of a decode attention on CUDA cores, if the attention of this runtime runs there.
 
-        Its compute fraction is `cuda_core_flops` per clock over the peak, and the slower of compute and memory counts.
+        Its compute fraction is `cuda_core_flops` per clock over the peak; the time is the larger of compute and memory.
         """
         clocks = (gpu.num_sms or 0) * (gpu.boost_clock_hz or 0.0)
         if op.kind != "decode_attention" or not self.cuda_core_flops * clocks or op.group in self.tensor_core_groups:

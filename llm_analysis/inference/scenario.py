@@ -1,4 +1,4 @@
-"""What is asked about: a model on GPUs, in number formats, sharded by a layout, under a method. Validated once.
+"""The scenario: a model on GPUs, in number formats, sharded by a layout, timed by a method. Validated once.
 
     scenario = Scenario.of(get_model("llama-2-7b"), get_gpu("a100-sxm-80gb"), get_dtypes("bf16"))
     answer = estimate(scenario, Workload(seq_len=512, num_tokens_to_generate=128))
@@ -32,11 +32,11 @@ from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
-NGRAM = "ngram"  # in place of a draft model: proposes tokens that followed the last ones earlier in the text
+NGRAM = "ngram"  # instead of a draft model: proposes the tokens that followed the same n-gram earlier in the text
 
 
 class Scenario(NamedTuple):
-    """A model, a GPU, formats, a layout, a method and a runtime that make sense together.
+    """A valid combination of model, GPU, formats, layout, method and runtime.
 
     `gpu` is one device as software sees it, in nodes of the size that `layout` states; `dtypes` are formats that it
     multiplies. `notes` list what was assumed. Build one with `Scenario.of`, which checks all parts against each other.
@@ -50,8 +50,8 @@ class Scenario(NamedTuple):
     runtime: Runtime = NONE
     draft: ModelConfig | Literal["ngram"] | None = None
     notes: tuple[str, ...] = ()
-    kv_cache_dtype_bytes: float | None = None  # as given
-    layernorm_dtype_bytes: float | None = None  # as given
+    kv_cache_dtype_bytes: float | None = None  # the flag; None if not given
+    layernorm_dtype_bytes: float | None = None  # the flag; None if not given
 
     @classmethod
     def of(
@@ -130,8 +130,8 @@ class Scenario(NamedTuple):
         """Return the draft model on the same GPUs, under the same method; None for n-grams, which need no model.
 
         It is sharded like the model if its heads allow, otherwise whole on each GPU. It runs inside the model's step,
-        so that the scheduler's time is not paid again. Raises BadValue without a draft model, Unsupported in a
-        pipeline, whose stages would wait for one another at each drafted token.
+        so the time of the scheduler is not counted again. Raises BadValue without a draft model, Unsupported in a
+        pipeline, where the stages would wait for one another at each drafted token.
         """
         if self.draft is None:
             own = "mtp for the model's own layer, eagle for an EAGLE head, ngram for n-grams of the text"

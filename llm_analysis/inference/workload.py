@@ -1,4 +1,4 @@
-"""The workload: a static batch and how it is served, as the passes that it is made of.
+"""The workload: a static batch with its serving options, and the passes that compute it.
 
 Serving options are passes through the same operators:
 
@@ -42,7 +42,7 @@ from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Count
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, real, some, where
 
-_MOST = 1e9  # of any count
+_MOST = 1e9  # largest value of any count
 
 
 def _array(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -84,7 +84,7 @@ class Workload(BaseModel):
     cached_prefix_len: CountsFromZero = 0  # prompt tokens whose keys and values are in the cache already
     prefill_chunk_size: Count | None = None  # most tokens of a prefill pass, all prompts together
     num_draft_tokens: Annotated[int, Field(ge=0, le=1000)] = 0  # proposed by the draft model in each decode step
-    acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None  # of a drafted token
+    acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None  # probability that a drafted token is accepted
     disaggregated: bool = False  # prefill and decode on separate GPUs
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0  # the fraction of the memory that may be used
     max_num_seqs: Count | None = None  # most sequences that the server runs at a time
@@ -167,8 +167,8 @@ _FOUR_POINTS = (
     (0.339981043584856264803, 0.326072577431273071313),
     (0.861136311594052575224, 0.173927422568726928687),
 )
-_FEW = 8  # steps in a stretch up to which each is taken by itself
-_STRETCHES = 16  # of a decode without a cache, where every matrix turns from memory-bound to compute-bound on the way
+_FEW = 8  # longest stretch in which each step is computed by itself
+_STRETCHES = 16  # stretches of a decode without a cache, in which matrices change from memory-bound to compute-bound
 
 
 def nodes(first: Quantity, count: Quantity, kinks: Iterable[Quantity] = ()) -> Iterator[tuple[Quantity, Quantity]]:

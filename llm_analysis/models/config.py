@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MAX_LAYERS = 10_000  # of any model; listing a layer costs time and memory
-_MAX_CHUNKS = 10_000  # of attention in chunks, over all positions
+MAX_LAYERS = 10_000  # most layers of a model; listing a layer takes time and memory
+_MAX_CHUNKS = 10_000  # most chunks of chunked attention over all positions
 Count = Annotated[int, Field(gt=0, le=10**9)]
 _Size = Annotated[int, Field(ge=0, le=10**9)]
 _Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
     family: str = ""
     hf_ids: tuple[str, ...] = ()  # repositories of Hugging Face with these shapes, the base model first
     model_type: str = ""
-    notes: tuple[str, ...] = ()  # how the file was read, if the user must know
+    notes: tuple[str, ...] = ()  # notes to the user on how the file was read
     weight_format: str = ""  # formats of a quantized checkpoint (see physics.dtypes); empty: 16 bits
 
     hidden_size: Count
@@ -61,9 +61,9 @@ class ModelConfig(BaseModel):
     attention_k_eq_v: bool = False  # full-attention layers use the keys as values: no value projection
     qk_norm: Literal["none", "head", "full"] = "none"
     rotary: bool = True
-    global_head_dim: _Size = 0  # of full-attention layers, if it differs
+    global_head_dim: _Size = 0  # head_dim of full-attention layers, if it differs
     num_global_key_value_heads: _Size = 0
-    sliding_num_attention_heads: _Size = 0  # of windowed layers, if they have another number
+    sliding_num_attention_heads: _Size = 0  # heads of windowed layers, if their number differs
 
     # Multi-head latent attention, and the indexer of sparse attention
     q_lora_rank: _Size = 0
@@ -92,8 +92,8 @@ class ModelConfig(BaseModel):
     mamba_inner_layernorms: bool = False
     mamba_gated_norm: bool = True  # a norm before the output projection of Mamba-2
     lru_width: _Size = 0  # channels of a gated linear recurrence (RG-LRU)
-    linear_gate_rank: _Size = 0  # of Kimi delta attention's decay and output gates; 0: full matrices
-    state_element_bytes: _Size = 0  # of the recurrent state; 0: those of the residual stream
+    linear_gate_rank: _Size = 0  # rank of the decay and output gates in Kimi delta attention; 0: full matrices
+    state_element_bytes: _Size = 0  # bytes per element of the recurrent state; 0: as in the residual stream
     linear_num_key_heads: _Size = 0
     linear_num_value_heads: _Size = 0
     linear_key_head_dim: _Size = 0
@@ -120,7 +120,7 @@ class ModelConfig(BaseModel):
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norms_per_layer: _Size = 2
     norm_weight: bool = True
-    norm_bias: bool = True  # of a layernorm
+    norm_bias: bool = True  # whether a layernorm has a bias
     sub_norms: bool = False  # norms before the output projections of attention and feed-forward
     final_norm: bool = True
     embedding_norm: bool = False
@@ -132,9 +132,9 @@ class ModelConfig(BaseModel):
     vocab_size_per_layer_input: _Size = 0  # 0: the vocabulary
     hc_mult: _Size = 0  # residual streams of hyper-connections
     altup_num_inputs: _Size = 0  # residual streams of AltUp
-    laurel_rank: _Size = 0  # of a low-rank residual branch beside the attention
+    laurel_rank: _Size = 0  # rank of the low-rank residual branch beside the attention
     num_mem_blocks: _Size = 0  # transformer blocks that the layers of kind shared_block_mamba2 use in turn
-    adapter_rank: _Size = 0  # of the low-rank adapters that these layers add to their block
+    adapter_rank: _Size = 0  # rank of the adapters that these layers add to their block
     output_head: bool = True
     pooler: bool = False
     head_bias: bool = False

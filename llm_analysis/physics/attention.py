@@ -15,12 +15,12 @@ from llm_analysis.units import Quantity, floor, minimum
 
 
 def _triangle(n: Quantity) -> Quantity:
-    """1 + 2 + ... + n."""
+    """Return 1 + 2 + ... + n."""
     return n * (n + 1) / 2
 
 
 def visible_pairs(tokens: Quantity, window: float = inf, chunk: float = inf) -> Quantity:
-    """(query, key) pairs of a causal pass over `tokens` tokens: the sum of min(i, window) for i = 1 .. tokens.
+    """Return the (query, key) pairs of a causal pass over `tokens` tokens: the sum of min(i, window), i = 1 .. tokens.
 
     With `chunk`, attention restarts every `chunk` tokens.
     """
@@ -54,10 +54,10 @@ def attention(
     shared: bool = False,
     causal: bool = True,
 ) -> Op:
-    """Scaled dot-product attention, scores never leaving the chip (FlashAttention).
+    """Return scaled dot-product attention as one kernel; the scores stay on the chip (FlashAttention).
 
     `kv_row_dim` is the number of elements that one token adds to the cache on this GPU; by default
-    kv_heads * (key_dim + value_dim). With `shared` the cache is an earlier layer's: read, and neither written nor held.
+    kv_heads * (key_dim + value_dim). With `shared` the layer reads the cache of an earlier layer and adds none.
     If not `causal`, every token sees every other, and no key or value is kept after the pass.
     """
     kv_row = (kv_heads * (key_dim + value_dim) if kv_row_dim is None else kv_row_dim) * kv_element_bytes

@@ -59,7 +59,7 @@ class Everyday(NamedTuple):
 
     weights: str
     weight_bits: float
-    scale_bits: float  # per weight, in addition to its own bits
+    scale_bits: float  # bits of the scales, per weight
     math: str  # format of the matrix products
     stream: str  # format of the activations between kernels
     activation_bits: int
@@ -98,7 +98,7 @@ EVERYDAY = {
     "bitnet": Everyday("bitnet", 2, 0, "int8", "half", 8, 16),
     **{name: _gguf(name) for name in MIXES},
 }
-DEFAULT_DTYPE = "w16a16e16"  # of a checkpoint that is not quantized
+DEFAULT_DTYPE = "w16a16e16"  # the format of a checkpoint that is not quantized
 
 
 class Dtypes(NamedTuple):
@@ -107,14 +107,14 @@ class Dtypes(NamedTuple):
     name: str
     weights: str
     weight_bits: float
-    scale_bits: float  # per weight, beside its own bits
+    scale_bits: float  # bits of the scales, per weight
     math: str
     stream: str  # residual stream, attention and everything between the matrix products
     activation_bits: int
     embedding_bits: float
     kv_bits: int
     kv_given: bool = False  # whether the name or a flag gives the width of the KV cache
-    experts: Dtypes | None = None  # formats of routed experts, if they differ
+    experts: Dtypes | None = None  # formats of the routed experts, if they differ
     mlp: Dtypes | None = None  # formats of dense and shared feed-forwards, if they differ
     head_bits: float = 0.0  # bits of the output head; 0: those of the embedding
     norm_bytes: float = 0.0  # bytes per element that a norm moves; 0: those of the stream
@@ -171,7 +171,7 @@ class Dtypes(NamedTuple):
         return self._replace(kv_bits=bits, kv_given=True)
 
     def on(self, peak_flops: Mapping[str, float], gpu_name: str) -> Dtypes:
-        """Return these formats on a GPU: half precision named, missing rates emulated; `notes` say what changed."""
+        """Return these formats as a GPU runs them: fp16 or bf16 chosen, missing rates emulated, with notes on both."""
         halves = {rate: peak_flops[rate] for rate in ("fp16", "bf16") if rate in peak_flops}
         half = max(halves, key=halves.__getitem__, default="fp32")  # the faster one; fp16 if both are equally fast
         math, math_note = _available(self.math, half, peak_flops, gpu_name)
@@ -237,7 +237,7 @@ def _single(name: str) -> Dtypes:
 
 
 def of_checkpoint(weight_format: str) -> Dtypes:
-    """Return the formats that a checkpoint is published in; 16 bits for one that is not quantized."""
+    """Return the formats of a published checkpoint; 16 bits if it is not quantized."""
     return get_dtypes(weight_format or DEFAULT_DTYPE)
 
 

@@ -57,7 +57,7 @@ class Attention(NamedTuple):
 
 
 def has_more_bits(layer: int, layers: int) -> bool:
-    """Return whether a layer is in the first or last eighth, or every third between: there errors weigh most."""
+    """Return whether a layer is in the first or last eighth, or every third in between: errors matter most there."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 

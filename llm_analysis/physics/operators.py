@@ -152,7 +152,7 @@ def elementwise(
     params: float = 0.0,
     param_bytes: float = 2.0,
 ) -> Op:
-    """A pass over activations: `read` and `written` elements of each of `rows` rows; `params` replicated weights."""
+    """Return a pass over activations: `read` and `written` elements per row; `params` replicated weights."""
     weights = params * param_bytes
     return Op(
         name=name,
@@ -169,7 +169,7 @@ def elementwise(
 def lookup(
     name: str, rows: Quantity, width: float, entries: float, entry_bytes: float, out_bytes: float, *, params: float
 ) -> Op:
-    """A table of `entries` x `width` held by this GPU, of which `rows` rows are read and written out."""
+    """Return the look-up of `rows` rows in a table of `entries` x `width` on this GPU, read and written out."""
     return Op(
         name=name,
         kind="embedding",

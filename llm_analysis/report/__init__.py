@@ -8,7 +8,7 @@ sweep         the rows of sweep
 plan          the answer of plan
 compare       the answer of compare
 plots         pictures (matplotlib)
-gpu           one GPU in full, with the measurements that its estimates rest on
+gpu           one GPU in full, with the measurements behind its estimates
 load          the answer of load
 steady_state  the answer of infer --max_concurrency
 load_accuracy the answer of validate --load

@@ -75,15 +75,15 @@ _LEGEND = (
     "median and p90 of |estimated / measured - 1|; bias: median of the signed errors; "
     "source: the median over sources of the median of each. narrow: experts, or int or fp4 weights."
 )
-_OF_BANDS = (
+_LEGEND_OF_BANDS = (
     "Runtimes are fitted without the rows of the same source and GPU, bands are built without those of the same "
-    "source, GPU and model. held: rows within their band, which should be 80 %; width: median of upper over lower end."
+    "source, GPU and model. held: rows within their band, 80 % is the target; width: median of upper over lower end."
 )
 _MOST_REASONS = 8
-_SLIP = 100.0  # times that an estimate is off: more than any engine, so the unit may be wrong
+_SLIP = 100.0  # an estimate that is off by this factor: the unit of the measurement may be wrong
 _WORST = 5
-_ALL = 20  # up to so many rows are shown one by one
-_FEW = 5  # groups of fewer rows share a line
+_ALL = 20  # largest number of rows that are all shown
+_FEW = 5  # smaller groups share one line
 _LONGEST_NAME = 28
 
 
@@ -102,7 +102,7 @@ def score_text(score: Score, style: str) -> str:
 
 def _legend(s: Statistics) -> str:
     """Return what the columns mean."""
-    return _wrapped(_LEGEND if s.coverage is None else f"{_LEGEND} {_OF_BANDS}")
+    return _wrapped(_LEGEND if s.coverage is None else f"{_LEGEND} {_LEGEND_OF_BANDS}")
 
 
 def _section(score: Score, title: str, key: _Key, style: str) -> str:

@@ -226,7 +226,7 @@ def _operator_cells(row: OperatorTime, flops: str, moved: str, wide: bool, view:
 
 
 def as_csv(e: Estimate, operators: bool = False) -> str:
-    """Return the plain fields of the answer as one row; with `operators` one row for each operator, after them."""
+    """Return the plain fields of the answer as one CSV row; with `operators` a row per operator that repeats them."""
     plain = {key: value for key, value in e.as_dict().items() if key not in ("operators", "notes")}
     return csv_of([plain | row._asdict() for row in e.operators] if operators else [plain])
 

@@ -10,7 +10,7 @@ from llm_analysis.inference.explain import TERMS, WHAT_IFS, Explanation, Line, l
 from llm_analysis.report.estimate import heading, note_text
 from llm_analysis.report.tables import View, csv_of, significant, table, time_unit, wrapped
 
-_LEAST_SHARE = 5e-4  # of the latency: a smaller share would be shown as 0.0 %
+_LEAST_SHARE = 5e-4  # a smaller share of the latency would be shown as 0.0 %
 _FIGURES = 3  # significant digits
 _PHASES = ("prefill", "decode", "total")
 

@@ -1,4 +1,4 @@
-"""One GPU in full: its facts, and the measurements that estimates for it rest on, as JSON keys and as tables."""
+"""One GPU in full: its facts, and the measurements behind its estimates, as JSON keys and as tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEGEND = (
 
 
 def gpu_entry(gpu: GPU) -> dict[str, Any]:
-    """Return the facts of a GPU by their JSON keys, and under `evidence` what its estimates rest on."""
+    """Return the facts of a GPU by their JSON keys, and the measurements behind its estimates under `evidence`."""
     profile, kernels = profile_for(gpu), kernel_basis(gpu)
     evidence = {
         "profile": profile.name,

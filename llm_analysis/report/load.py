@@ -9,7 +9,7 @@ from llm_analysis.serving.load import Load, Point
 from llm_analysis.serving.metrics import Distribution
 
 _WIDTH = 62
-_COLUMNS = 80  # of a note
+_COLUMNS = 80  # width of a note
 METRICS = (
     ("ttft", "Time to First Token", "TTFT"),
     ("tpot", "Time per Output Token (excl. 1st token)", "TPOT"),
@@ -40,7 +40,7 @@ def _heading(text: str) -> str:
 
 
 def block(load: Load) -> str:
-    """Return the result block of `vllm bench serve`, and what a simulation knows beyond it."""
+    """Return the result block of `vllm bench serve`, with further results of the simulation."""
     point = load.points[0]
     s = point.summary
     rate = "all at once" if point.request_rate is None else f"{point.request_rate:.2f}"

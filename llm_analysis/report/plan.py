@@ -10,14 +10,14 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from llm_analysis.explore.launch import launch_notes
-from llm_analysis.explore.plan import Configuration, Demand, Limits, Loser, Miss, Plan, layout_text
+from llm_analysis.explore.plan import Configuration, Demand, Limits, Miss, Plan, Rejected, layout_text
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.report.tables import csv_of, seconds, table
 
 if TYPE_CHECKING:
     from llm_analysis.report.plots import Series
 
-_MOST_LOSERS = 10
+_MOST_REJECTED = 10
 _MOST_FRONT = 8
 _ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 _LATENCIES = ("max_ttft", "max_tpot", "max_request_latency")
@@ -28,7 +28,7 @@ def rendered(found: Plan, style: str) -> str:
     if style == "json":
         return json.dumps(as_dict(found), indent=2, allow_nan=False)
     if style == "csv":
-        rows = [] if found.best is None else [found.best, *(loser.configuration for loser in found.rejected)]
+        rows = [] if found.best is None else [found.best, *(other.configuration for other in found.rejected)]
         return csv_of([_flat(c) for c in rows]) if rows else ""
     parts = [wrapped(f"{found.model_name}: {_demand_text(found.demand)}{_limits_text(found.limits)}")]
     parts += [nearest_text(found.miss)] if found.best is None else _answer(found, found.best, style)
@@ -121,9 +121,9 @@ def _answer(found: Plan, best: Configuration, style: str) -> list[str]:
     """Return the parts of the answer if there is one."""
     parts = [wrapped(f"best: {_configuration_text(best)}"), _load_table(found, best, style)]
     parts += [_edge(found, best)] if found.at_band_edge is not best else []
-    losers = [each for each in found.rejected if each.configuration.gpu_name != best.gpu_name]
+    others = [each for each in found.rejected if each.configuration.gpu_name != best.gpu_name]
     own = [each for each in found.rejected if each.configuration.gpu_name == best.gpu_name]
-    shown = [*losers, *own[: max(_MOST_LOSERS - len(losers), 3)]]
+    shown = [*others, *own[: max(_MOST_REJECTED - len(others), 3)]]
     if shown:
         rows = [[_price_text(each), _named(each.configuration), each.reason] for each in shown]
         width = max(len(price) for price, _, _ in rows) + 2
@@ -203,10 +203,10 @@ def _edge(found: Plan, best: Configuration) -> str:
     return wrapped(f"at the high edge of the error band: {text} ({more:+.0%} {_unit(best)})")
 
 
-def _price_text(loser: Loser) -> str:
+def _price_text(other: Rejected) -> str:
     """Return how much more another configuration costs, and the cost of an hour if there are prices."""
-    hourly = loser.configuration.cost_per_hour
-    return f"{loser.excess:+.0%}" + (f" {hourly:,.2f}/h" if hourly is not None else "")
+    hourly = other.configuration.cost_per_hour
+    return f"{other.excess:+.0%}" + (f" {hourly:,.2f}/h" if hourly is not None else "")
 
 
 def _named(c: Configuration) -> str:

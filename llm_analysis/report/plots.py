@@ -515,7 +515,7 @@ class Series(NamedTuple):
 
 
 def front(x: Sequence[float], y: Sequence[float], *, highest: bool) -> tuple[list[float], list[float]]:
-    """Return the points that no other beats in both directions, by x: more x is better, and more y (or less)."""
+    """Return the Pareto front of points, by x: more x is better, and more y (or less)."""
     sign = 1.0 if highest else -1.0
     kept: list[tuple[float, float]] = []
     for a, b in sorted(zip(x, y, strict=True), key=lambda point: (-point[0], -sign * point[1])):

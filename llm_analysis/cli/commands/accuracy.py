@@ -29,7 +29,7 @@ def validate(
         float | None, Flag("exit with status 1 if the 90th percentile of |error| is above this fraction")
     ] = None,
 ) -> Output:
-    """Compare estimates with published measurements that no fit has seen."""
+    """Compare estimates with published measurements that were left out of the fit."""
     from llm_analysis.calibration.measurements import EVIDENCE
     from llm_analysis.calibration.validation import score
     from llm_analysis.report import accuracy

@@ -66,7 +66,7 @@ def gpus(
     min_memory_GB: Annotated[float, Flag("list only GPUs with at least this much memory", unit="GB")] = 0.0,
     format: Annotated[str | None, Flag("table, json, csv or markdown; with --name json is the default", OUTPUT)] = None,
 ) -> Output:
-    """List the GPUs of the catalogue, or show one of them with the measurements that its estimates rest on."""
+    """List the GPUs of the catalogue, or show one of them with the measurements behind its estimates."""
     format = format or ("table" if name is None else "json")
     choice("format", format, FORMATS)
     if name is not None:

@@ -27,8 +27,8 @@ _draft = partial(Flag, group="Speculative decoding")
 _memory = partial(Flag, group="Memory")
 _efficiency = partial(Flag, group="Efficiency (method published)")
 _output = partial(Flag, group=OUTPUT)
-MOST_REQUESTS = 10**6  # in flight
-# Flags of infer alone: what it prints and writes, and an answer of another kind. Other commands leave them out.
+MOST_REQUESTS = 10**6  # requests in flight
+# Flags of infer that other commands do not have: its output, and the steady state of a server.
 PRINTING = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix", "max_concurrency")
 
 
@@ -201,7 +201,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
 
 @with_flags_of(infer, without=("cost_per_gpu_hour", *PRINTING))
 def explain(**flags: Any) -> Output:
-    """Compare the estimate with the speed of light, and list what would make it faster."""
+    """Compare the estimate with the speed of light, and list changes that would make it faster."""
     from llm_analysis.inference.explain import explanation
     from llm_analysis.report.explanation import rendered as explanation_text
 

@@ -20,7 +20,7 @@ from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import Workload, build_server
 from llm_analysis.serving.simulation import ROUTERS
 
-NOT_SHARED = (  # flags of infer that a server has no use for
+NOT_SHARED = (  # flags of infer that do not apply to a server
     "batch_size_per_gpu",
     "seq_len",
     "num_tokens_to_generate",
@@ -43,10 +43,10 @@ NOT_SHARED = (  # flags of infer that a server has no use for
     "intra_node_memory_efficiency",
     "inter_node_memory_efficiency",
 )
-QUIET_SECONDS = 1.0  # before a progress bar appears
-BAR = 40  # characters
+QUIET_SECONDS = 1.0  # seconds before a progress bar appears
+BAR = 40  # longest text of request rates
 MOST_PROMPTS = 10**6
-MOST_REPLICAS = 256  # or workers of each kind; the router looks at all of them for each request
+MOST_REPLICAS = 256  # replicas, or workers of each kind: the router compares all of them for each request
 
 _arrivals = partial(Flag, group="Arrivals")
 _requests = partial(Flag, group="Requests")

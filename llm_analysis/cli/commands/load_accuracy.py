@@ -12,7 +12,7 @@ from llm_analysis.report.load_accuracy import rendered
 
 
 def load_score(measurements: str | None, format: str, limits: Mapping[str, float]) -> Output:
-    """Return the score of a table; of the package's own selection without one.
+    """Return the score of a table of runs; by default of the published selection.
 
     `limits` bound the median and the p90 of |error| of the middle class of metrics. Raises LLMAnalysisError.
     """
@@ -22,7 +22,7 @@ def load_score(measurements: str | None, format: str, limits: Mapping[str, float
         raise BadValue(f"no row could be estimated: {skipped[0][1] if skipped else 'the table is empty'}")
     goodput = goodput_scores(read_runs(path)[0])
     classes = errors_by_class([*scored, *goodput])
-    # The median over the classes: one run beyond saturation has a TTFT of any size.
+    # The median over the classes, because one run beyond saturation can have a TTFT of any size.
     middle = [
         median([getattr(c, name) for c in classes]) if classes else 0.0
         for name in ("median_abs_error", "p90_abs_error")

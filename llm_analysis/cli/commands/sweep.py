@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,8 @@ from llm_analysis.cli.progress import Progress, orderly_stop
 from llm_analysis.cli.writing import existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
 from llm_analysis.explore.columns import COLUMNS, larger_is_better
-from llm_analysis.explore.sweep import Selection, Sweep, Top
+from llm_analysis.explore.many import ManyGPUs
+from llm_analysis.explore.sweep import Block, Selection, Sweep, Top
 from llm_analysis.explore.table import Table
 from llm_analysis.explore.where import column_named
 from llm_analysis.explore.writers import KINDS, writer_of
@@ -67,16 +69,17 @@ def sweep(
         return _sharded(found, selection, shard, output_file)
     if output_file is not None and sort is None and limit is None:
         return _streamed(found, selection, _target(output_file))
-    people = format in ("table", "markdown") and output_file is None
-    if people and columns is None:
-        selection = selection._replace(columns=_for_people(found, selection, sort))
-    rows, matching = _collected(found, selection, limit or (DEFAULT_TOP if people else None), sort, bool(descending))
+    shows_table = format in ("table", "markdown") and output_file is None
+    if shows_table and columns is None:
+        selection = selection._replace(columns=_columns_of_table(found, selection, sort))
+    most = limit or (DEFAULT_TOP if shows_table else None)
+    rows, matching = _collected(found, selection, most, sort, bool(descending))
     last = summary(rows, matching, where is not None)
     if output_file is not None:
         with writer_of(_target(output_file), list(rows)) as writer:
             writer.write(rows)
         return Output(f"{last}\nwrote {output_file}", notes=rows.notes)
-    if not people:
+    if not shows_table:
         return Output(rendered(rows, format, list(rows)), notes=rows.notes)
     names = list(rows) if columns is not None else wanted_columns(found.varying, rows, _asked(selection, sort))
     text = rendered(rows, format, names, shutil.get_terminal_size((80, 24)).columns) if rows.num_rows else "no rows"
@@ -89,8 +92,8 @@ def _asked(selection: Selection, sort: str | None) -> list[str]:
     return [*(condition.column for condition in selection.conditions), *([sort] if sort else [])]
 
 
-def _for_people(found: Sweep, selection: Selection, sort: str | None) -> tuple[str, ...]:
-    """Return the columns that a table may show: others are not computed."""
+def _columns_of_table(found: Sweep, selection: Selection, sort: str | None) -> tuple[str, ...]:
+    """Return the columns that a table may show; the other ones need not be computed."""
     from llm_analysis.report.sweep import RESULTS
 
     names = (*found.varying, *_asked(selection, sort), *RESULTS)
@@ -105,27 +108,34 @@ def _collected(
         table = found.table(selection)
         return (table if sort is None else table.sort(sort, descending=descending)), table.num_rows
     best, misfits, matching, progress = Top(limit, sort, descending), 0, 0, Progress(found.points)
-    with orderly_stop() as interrupt:
-        for block in found.blocks():
-            misfits += int((~block.column("fits")).sum())
-            rows = selection.rows(block)
-            size = len(next(iter(rows.values())))
-            matching += size
-            if len(rows) == len(selection.columns) and size:
-                best.add(rows)
-            progress.add(block.points)
-            if interrupt.pressed:
-                break
-    progress.clear()
-    if interrupt.pressed:
-        sys.exit(_stopped(progress))
+    for block in _interruptible(found.blocks(), progress):
+        misfits += int((~block.column("fits")).sum())
+        rows = selection.rows(block)
+        size = len(next(iter(rows.values())))
+        matching += size
+        if len(rows) == len(selection.columns) and size:
+            best.add(rows)
+    _exit_if_interrupted(progress)
     kept = Table({}) if best.table is None else best.table
     return Table(dict(kept), found.points, misfits, found.notes), matching
 
 
-def _stopped(progress: Progress) -> int:
-    """Report where Ctrl-C stopped the sweep; return the exit status."""
-    return complaint(f"stopped after {progress.done:,} of {progress.total:,} points", INTERRUPTED)
+def _interruptible(blocks: Iterable[Block | ManyGPUs], progress: Progress) -> Iterator[Block | ManyGPUs]:
+    """Yield the blocks, up to the first Ctrl-C, and show the progress."""
+    with orderly_stop() as interrupt:
+        for block in blocks:
+            yield block
+            progress.add(block.points)
+            progress.interrupted = interrupt.pressed
+            if progress.interrupted:
+                break
+    progress.clear()
+
+
+def _exit_if_interrupted(progress: Progress) -> None:
+    """Exit with a line on stderr if Ctrl-C stopped the sweep."""
+    if progress.interrupted:
+        sys.exit(complaint(f"stopped after {progress.done:,} of {progress.total:,} points", INTERRUPTED))
 
 
 def _target(output_file: str) -> Path:
@@ -140,17 +150,12 @@ def _target(output_file: str) -> Path:
 def _streamed(found: Sweep, selection: Selection, path: Path) -> Output:
     """Write the rows of all blocks to a file. Raises LLMAnalysisError; exits on Ctrl-C, and keeps complete rows."""
     progress = Progress(found.points)
-    with orderly_stop() as interrupt, writer_of(path, selection.columns) as writer:
-        for block in found.blocks():
+    with writer_of(path, selection.columns) as writer:
+        for block in _interruptible(found.blocks(), progress):
             rows = selection.rows(block)
             if len(rows) == len(selection.columns):
                 writer.write(rows)
-            progress.add(block.points)
-            if interrupt.pressed:
-                break
-    progress.clear()
-    if interrupt.pressed:
-        sys.exit(_stopped(progress))
+    _exit_if_interrupted(progress)
     return Output(f"{found.points:,} points, {writer.num_rows:,} rows written to {path}", notes=found.notes)
 
 
@@ -168,20 +173,15 @@ def _sharded(found: Sweep, selection: Selection, shard: str, output_file: str | 
     folder.mkdir(exist_ok=True)
     which = int(match[1]) - 1, int(match[2])
     progress, written = Progress(-(-found.points // which[1])), 0
-    with orderly_stop() as interrupt:
-        for block in found.blocks(which, lambda number: part_path(folder, number).exists()):
-            rows = selection.rows(block)
-            if len(rows) < len(selection.columns):
-                rows = {name: block.column(name)[:0] for name in selection.columns}
-            with writer_of(part_path(folder, block.number), selection.columns) as writer:
-                writer.write(rows)
-            written += 1
-            progress.add(block.points)
-            if interrupt.pressed:
-                break
-    progress.clear()
-    if interrupt.pressed:
-        sys.exit(_stopped(progress))
+    blocks = found.blocks(which, lambda number: part_path(folder, number).exists())
+    for block in _interruptible(blocks, progress):
+        rows = selection.rows(block)
+        if len(rows) < len(selection.columns):
+            rows = {name: block.column(name)[:0] for name in selection.columns}
+        with writer_of(part_path(folder, block.number), selection.columns) as writer:
+            writer.write(rows)
+        written += 1
+    _exit_if_interrupted(progress)
     return Output(f"{found.points:,} points, {written:,} parts of shard {shard} written to {folder}", notes=found.notes)
 
 

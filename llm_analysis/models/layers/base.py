@@ -16,8 +16,8 @@ class Pass(NamedTuple):
     """The inputs of a layer's operators; made by `start_pass`."""
 
     model: ModelConfig
-    whole: Step  # of all context-parallel ranks
-    step: Step  # the part of it that this GPU computes (see `context_parallel`)
+    whole: Step  # the pass over all context-parallel ranks
+    step: Step  # the part that this GPU computes (see `context_parallel`)
     rows: Quantity  # tokens of this part: rows of the GPU's matrix products
     dtypes: Dtypes
     linear: MatmulFormat  # format of the layers' matrices

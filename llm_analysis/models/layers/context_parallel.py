@@ -3,8 +3,8 @@
 Prefill (Llama 3, 2024, section 3.3.2): a rank computes q/n of the new tokens of each prompt, in two pieces: the i-th
 from the front and the i-th from the back. This gives all ranks the same number of (query, key) pairs. In each layer an
 all-gather brings the keys and values of the other ranks: T (n-1)/n of T tokens, or, with a sliding window, the window
-before each of the two pieces. The attention waits for the all-gather; the estimate is therefore an upper bound of ring
-attention (Liu et al. 2023), which overlaps both.
+before each of the two pieces. The attention waits for the all-gather; ring attention (Liu et al.
+2023) overlaps the two, so the estimate is an upper bound for it.
 
 Decode (pass-Q of Yang et al. 2024, arXiv:2411.01783): the KV cache stays on the rank that computed it, T/n tokens each,
 and new tokens are assigned to the ranks in turn. A rank computes the matrices of b/n of the b sequences. All ranks get

@@ -11,7 +11,7 @@ from llm_analysis.physics.operators import Op, Step, elementwise
 
 
 def block_sparse_block(p: Pass, kind: str) -> list[Op]:
-    """Return the operators of grouped-query attention to the `index_topk` tokens of the blocks that an indexer picks.
+    """Return the operators of grouped-query attention to the `index_topk` tokens of the blocks that an indexer selects.
 
     MiniMax-M3: one index head for each KV head scores every token by a separate key in the precision of the
     cache; the score of a block is that of its best token. Index keys have no values and heads no weights.
@@ -27,9 +27,9 @@ def compressed_block(p: Pass, kind: str) -> list[Op]:
     """Return the operators of DeepSeek-V4's attention (DeepSeek-AI 2026): a window, and compressed earlier tokens.
 
     One row per token serves all heads as key and value. `compressed_attention:128` also attends to one row for each
-    128 tokens, a weighted sum of them; `compressed_sparse_attention:4` to the `index_topk` best of the rows for each 4
-    tokens, which overlap and so take two projections, and which an indexer with compressed keys picks.
-    `compressed_attention` alone has the window only. Heads are sharded; what makes the rows is on every GPU.
+    128 tokens, a weighted sum of them; `compressed_sparse_attention:4` to the `index_topk` best rows for 4 tokens each.
+    These rows overlap, which takes two projections; an indexer with compressed keys selects them.
+    `compressed_attention` alone has the window only. Heads are sharded; the compression runs on every GPU.
     """
     m, t, rows, width = p.model, p.layout.tp_size, p.rows, p.dtypes.stream_bytes
     h, heads, d, rope = m.hidden_size, m.num_attention_heads, m.head_dim, m.qk_rope_head_dim or m.head_dim

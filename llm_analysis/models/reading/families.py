@@ -425,7 +425,10 @@ def read_falcon_h1(fields: Fields) -> None:
 def read_kimi_linear(fields: Fields) -> None:
     """Read Kimi-Linear: Kimi delta attention, and latent attention without rotary positions in the layers listed."""
     parts = fields.take_part("linear_attn_config")
-    moved = {"linear_num_heads": "num_attention_heads", "linear_head_dim": "head_dim"}  # by transformers 5
+    moved = {
+        "linear_num_heads": "num_attention_heads",
+        "linear_head_dim": "head_dim",
+    }  # names that transformers 5 writes
     for key, name in (moved | {"short_conv_kernel_size": "short_conv_kernel_size"}).items():
         if key in fields:
             parts.setdefault(name, fields.pop(key))

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_analysis.errors import BadConfig, shown
 
-MAX_SIZE = 10**9  # of any single size in a model file
+MAX_SIZE = 10**9  # largest value of any size in a model file
 
 # Field of ModelConfig, or key that a family or the reader takes: the other names of it in published files.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -100,7 +100,7 @@ _WITHOUT_EFFECT = frozenset(
         "num_expert_group", "moe_router_scaling_factor", "blocksparse_params", "full_attn_mod", "interpolate_factor",
         # parts that read images
         "embd_layer", "img_processor",
-        # used only by multi-token prediction layers, which num_nextn_predict_layers counts
+        # used only by layers for multi-token prediction (num_nextn_predict_layers)
         "mtp_layers_block_type", "mtp_transformer_layers", "mtp_loss_scaling_factor", "mtp_per_layer_config",
     }
 )
@@ -121,11 +121,11 @@ _SIZE_PATTERN = (
 _NOTED = frozenset({"dual_chunk_attention_config"})
 # Numbers that describe the structure of a family, not its size; no published file has them as keys.
 _STRUCTURE = frozenset({"norms_per_layer", "position_offset", "chunk_size", "state_element_bytes"})
-# Where a model with images or audio keeps its language model, and where a few families keep the halves of a layer.
+# Keys of the language model in a model with images or audio, and of the halves of a layer in a few families.
 LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
 _LAYER_PARTS = ("attn_config", "ffn_config")
 _SHARED_WITH_PARTS = ("tie_word_embeddings", "quantization_config", "model_type", "use_fp8_e4m3")
-# Model types of the outer file whose text part holds a meaningless flag: the class of the text part writes its default.
+# Model types with a meaningless tie_word_embeddings in the text part: its class writes the default.
 _TIED_OUTSIDE = ("qwen3_vl_moe", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
 
 
@@ -150,7 +150,7 @@ class Fields(dict[str, Any]):
     def assume(self, **values: Any) -> None:
         """Set values that the file leaves out to the defaults of its model type, and record the sizes for a note.
 
-        A null in the file is a value: no window, for example. A list of the layers' kinds makes patterns pointless.
+        A null in the file is a value: no window, for example. A list of the layer kinds takes the place of a pattern.
         """
         for key, value in values.items():
             if key in self or key in self.nulls or (key == "sliding_window_pattern" and "layer_types" in self):
@@ -283,7 +283,7 @@ def every(fields: Fields, period: int, chosen: str, other: str, offset: int | No
 def offer_turns(fields: Fields, key: str, period: int, chosen: str, other: str) -> None:
     """Set `layer_types` to `chosen` in the last of each group of layers, else `other`; `key` may give the group's size.
 
-    A list in the file counts more; a size of the group that contradicts it is noted.
+    A list of layer types in the file is used instead; a group size that contradicts it gives a note.
     """
     if "layer_types" in fields:
         given = fields.take_whole(key)
@@ -302,7 +302,7 @@ def by_letter(key: str, pattern: str, meaning: Mapping[str, Any]) -> list[Any]:
 
 
 def unread(fields: Mapping[str, Any], read: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the keys that nothing read: those that look like sizes, and other numbers, lists and objects.
+    """Return the unread keys: those that look like sizes, and other numbers, lists and objects.
 
     Text, true/false, zeros, empty values and keys known to be without effect are left out.
     """

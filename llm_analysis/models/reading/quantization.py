@@ -80,7 +80,7 @@ class Weights(NamedTuple):
 def weights_of(raw: Mapping[str, Any], layers: int, experts: int, mlp: bool = True) -> Weights:
     """Return the formats of the weights of a parsed config.json; empty if it is not quantized.
 
-    `experts` and `mlp` say whether the model has routed experts, and dense or shared feed-forwards.
+    `experts`: number of routed experts; `mlp`: whether the model has dense or shared feed-forwards.
     """
     found: Any = raw.get("quantization_config") or raw.get("compression_config")
     if not isinstance(found, Mapping):
