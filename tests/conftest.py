@@ -52,7 +52,7 @@ def ask() -> Ask:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, so that a test sees whatever is written."""
+    """An empty current folder, so that the test sees all files written."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -40,7 +40,7 @@ PEAK_COLUMNS = {
     "int8": "peak_int8_TOPS_dense",
     "int4": "peak_int4_TOPS_dense",
 }
-# Fields that a datasheet or a white paper gives otherwise than the GPU table; the file's `source` names it.
+# Fields with another value in a datasheet or white paper than in the GPU table; `source` of the file names it.
 SETTLED_AFTER_THE_TABLE: dict[str, tuple[str, ...]] = {
     "gaudi3": ("bf16", "fp8"),
     "tpu-v6e": ("memory_bandwidth",),
@@ -129,7 +129,7 @@ def test_both_folders_hold_files() -> None:
 
 
 @every_file
-def test_a_file_is_named_sourced_and_positive(path: Path) -> None:
+def test_every_file_has_its_name_a_source_and_positive_numbers(path: Path) -> None:
     document = load(path)
     assert document["name"] == path.stem == path.stem.lower()
     assert document["source"].strip()
@@ -147,7 +147,7 @@ def test_facts_hold_no_fitted_number(path: Path) -> None:
 
 
 @every_file
-def test_a_source_names_no_place_on_some_machine(path: Path) -> None:
+def test_a_source_has_no_path_of_a_machine(path: Path) -> None:
     assert not re.search(r"(^|\s)[/~]\w|\\|\bhf_configs\b", load(path)["source"])
 
 
@@ -215,7 +215,7 @@ def test_a_model_is_read_without_a_note_on_unread_keys(path: Path) -> None:
     assert not [note for note in notes if "not read" in note or "read as a Llama" in note]
 
 
-def test_no_two_files_say_the_same_name() -> None:
+def test_no_two_files_have_the_same_name() -> None:
     names = [load(path)["name"] for path in GPU_FILES + MODEL_FILES]
     assert len(names) == len(set(names))
 

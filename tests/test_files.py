@@ -56,7 +56,7 @@ def test_a_file_that_is_not_a_json_object(tmp_path: Path, text: str, problem: st
         read_json(path)
 
 
-def test_what_is_not_a_regular_file_is_named(tmp_path: Path) -> None:
+def test_anything_but_a_regular_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     (tmp_path / "file").write_text("")
@@ -108,7 +108,7 @@ def test_no_command_hangs_or_fails_inside_on_a_path(
 
 
 @pytest.mark.parametrize("folder", ["~no-user-of-this-name", "x" * 300, "gone"])
-def test_a_users_folder_that_cannot_be_one(ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_an_impossible_user_folder_is_refused(ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     monkeypatch.setenv("LLM_ANALYSIS_CONFIG_PATH", folder)
     answer = ask(*INFER)
     assert answer.status == 1

@@ -157,7 +157,7 @@ def test_every_module_and_public_definition_has_a_docstring(path: Path) -> None:
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
 def test_a_package_docstring_names_every_file(folder: Path) -> None:
-    """The docstring of a package says what is in it, one line per file or folder."""
+    """The docstring of a package lists its files and folders, one line each."""
     if folder == PACKAGE:
         return
     text = ast.get_docstring(tree(folder / "__init__.py")) or ""

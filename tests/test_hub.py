@@ -72,7 +72,7 @@ def test_another_folder_for_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "META-LLAMA/llama-3.1-8b"])
-def test_the_catalogue_knows_repositories(cache: Path, name: str) -> None:
+def test_the_catalogue_has_hugging_face_ids(cache: Path, name: str) -> None:
     assert catalog.get_model(name).name == "llama-3.1-8b"
 
 
@@ -225,7 +225,7 @@ def test_the_users_folder_may_hold_folders_of_hugging_face(
     assert "my-model" in ask("models", "--family", "llama").out
 
 
-def test_what_is_no_file_in_the_users_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_of_the_users_folder_that_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "model_configs"
     (folder / "a-folder.json").mkdir(parents=True)
     (folder / "a-link.json").symlink_to(tmp_path / "gone.json")
@@ -238,7 +238,7 @@ def test_what_is_no_file_in_the_users_folder_is_named(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "../up", "a/..", "a/b.json", "/a/b", "~/b", "a/", "a b/c"])
-def test_what_is_no_repository(name: str) -> None:
+def test_names_that_are_no_repository(name: str) -> None:
     assert not is_repository(name)
 
 
@@ -257,18 +257,18 @@ def test_families_and_memory(ask: Ask) -> None:
     assert "b200" not in out
 
 
-def test_a_family_that_is_not_known(ask: Ask) -> None:
+def test_an_unknown_family_gets_the_known_ones(ask: Ask) -> None:
     assert "unknown family 'hoper'; did you mean Hopper?" in ask("gpus", "--family", "hoper").err
     assert "no GPU of the catalogue has 9,999 GB" in ask("gpus", "--min_memory_GB", "9999").err
     assert "min_memory_GB must be a number" in ask("gpus", "--min_memory_GB", "much").err
 
 
-def test_one_model_says_what_a_token_goes_through(ask: Ask) -> None:
+def test_one_model_shows_its_active_parameters(ask: Ask) -> None:
     entry = json.loads(ask("models", "--name", "qwen3-30b-a3b").out)
     assert entry["num_params_total"] == num_params(catalog.get_model("qwen3-30b-a3b"))
     assert 3.0e9 < entry["num_active_params_total"] < 3.1e9  # 3.3 billion with the embedding table
 
 
-def test_what_is_shown_of_a_model_can_be_read_back(ask: Ask, tmp_path: Path) -> None:
+def test_the_json_of_a_model_can_be_read_back(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(ask("models", "--name", "gpt-oss-20b").out)
     assert catalog.get_model(str(tmp_path / "mine.json")) == catalog.get_model("gpt-oss-20b")

@@ -52,7 +52,7 @@ def set_log_level(level: str) -> None:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Let the body print to stdout, whatever its encoding; exit with 1 if stdout cannot be written.
+    """Let the body print to stdout, in any encoding; exit with 1 if stdout cannot be written.
 
     A reader that closes the pipe early, such as `head`, is no error.
     """

@@ -90,7 +90,7 @@ class Server(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The checkpoint, by its Hugging Face id if that is on record."""
+        """The checkpoint, by its Hugging Face id if that is known."""
         return self.model.hf_ids[0] if self.model.hf_ids else self.model.name
 
 
@@ -100,7 +100,7 @@ def launch_commands(server: Server) -> dict[str, str]:
 
 
 def launch_notes(server: Server) -> tuple[str, ...]:
-    """Return what to know before using the commands: the versions checked, and the checkpoints to prepare."""
+    """Return notes on the commands: the versions that were checked, and the checkpoints to prepare."""
     versions = " and ".join(f"{engine} {version}" for engine, (version, _) in CHECKED.items())
     notes = [f"flags checked against the argument parsers of {versions}; those of trtllm-serve are not checked"]
     missing = [engine for engine in ("vllm", "sglang", "trtllm") if _needs_checkpoint(engine, server)]

@@ -418,7 +418,7 @@ class _Search:
     ) -> tuple[Configuration | None, dict[int, str]]:
         """Return the first configuration that meets the limits in a simulation too, and why others do not, by place.
 
-        If none of the first `_MOST_SIMULATED` does, the cheapest one is returned, and a note says so.
+        If none of the first `_MOST_SIMULATED` does, the cheapest one is returned, with a note.
         """
         failed: dict[int, str] = {}
         seen: set[tuple[object, ...]] = set()

@@ -3,7 +3,7 @@
 Batch size, prompt length and output length are open array axes of one estimate: batch[:, None, None],
 prompt[None, :, None], output[None, None, :]. All other flags are choices; each combination of them is a `Scenario`.
 Points are computed in blocks of at most `BLOCK`, so that the memory needed does not depend on their number. A row is
-identical to the answer of infer, whatever the block size.
+identical to the answer of infer, for any block size.
 """
 
 from __future__ import annotations

@@ -173,14 +173,14 @@ def _engines() -> dict[str, Engine]:
 
 
 def engine_of(runtime: str) -> Engine | None:
-    """Return the engine of a runtime; None for a runtime without a server on record."""
+    """Return the engine of a runtime; None for a runtime without a known server."""
     return _engines().get(runtime)
 
 
 def engine_for(runtime: str, version: Version | None = None) -> Engine:
     """Return the engine of a runtime, for a port in the version that is given.
 
-    A runtime without a server on record gets that of the newest vLLM.
+    A runtime without a known server gets the engine of the newest vLLM.
     """
     if version is not None and runtime.startswith("vllm-rocm"):
         runtime = of_version("vllm", f"{version[0]}.{version[1]}")

@@ -255,7 +255,7 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     """Return the most tokens that each sequence of the batch can have on a stage; 0 if none fit.
 
     At most the model's positions, or the tokens asked for if these are more. Activations grow with the prompt's tokens,
-    or with a chunk's. They are counted anew where a token's share depends on the context: a model that expands or
+    or with a chunk's. They are counted again if a token's share depends on the context: a model that expands or
     scores the whole context, or a cached prefix that is gathered for the new tokens.
     """
     w, weights = budget.workload, sum(stage.weights.values())
@@ -267,17 +267,17 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         """Return the workload with a prompt that makes sequences of `tokens`."""
         return w.model_copy(update={"seq_len": maximum(tokens - w.num_tokens_to_generate, w.cached_prefix_len + 1.0)})
 
-    def anew(tokens: Quantity) -> _Stage:
+    def stage_for(tokens: Quantity) -> _Stage:
         """Return the stage for sequences of `tokens`."""
         return _Stage.of(budget._replace(workload=longer(tokens)), *stage.layers)
 
-    last, now = anew(high).row_bytes, stage.row_bytes
+    last, now = stage_for(high).row_bytes, stage.row_bytes
     changing = some(last > (1 + _ROUNDING) * now) or some(last < (1 - _ROUNDING) * now)
 
     def over(tokens: Quantity) -> Quantity:
         """Return the bytes beyond what is available, for sequences of `tokens`."""
         if changing:
-            grown = anew(tokens)
+            grown = stage_for(tokens)
             return -budget.left(weights, grown.kv_cache, grown.activations)
         step = longer(tokens).widest_pass
         activations = stage.activations_of(step.rows, step.batch)

@@ -126,7 +126,7 @@ class Published(Method):
         self.efficiencies: Efficiencies = efficiencies
 
     def efficiency(self, op: Op) -> Efficiency:
-        """Return the user's fractions; an all-reduce takes 8 us at least, whatever the group."""
+        """Return the user's fractions; an all-reduce takes at least 8 us, for any group."""
         e = self.efficiencies
         if op.kind == "all_reduce":
             return Efficiency(latency=published.LEAST_MESSAGE_LATENCY / max(op.messages, 1.0), link=e.intra_node or 1.0)

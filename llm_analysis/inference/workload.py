@@ -200,7 +200,7 @@ def nodes(first: Quantity, count: Quantity, kinks: Iterable[Quantity] = ()) -> I
 def _decode_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[Quantity, Step]]:
     """Yield (weight, pass) whose weighted sum is the mean decode step; the weights sum to 1.
 
-    Without a KV cache each step computes the whole sequence anew.
+    Without a KV cache each step computes the whole sequence again.
     """
     b, s = real(workload.num_sequences), workload.seq_len
     steps = maximum(workload.num_tokens_to_generate - 1, 1)

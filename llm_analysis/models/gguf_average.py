@@ -1,8 +1,8 @@
 """Average the bits of a GGUF format over the tensors of a model.
 
-llama.cpp gives each tensor a type by its role and its layer. The operators know one width for the matrices of
-attention, one for those of feed-forwards and one for those of experts, so the widths here are averages: the bytes of
-each part are exact.
+llama.cpp gives each tensor a type by its role and its layer. The operators have one width for the matrices of
+attention, one for those of feed-forwards and one for those of experts. These widths are averages, with which the bytes
+of each part are exact.
 """
 
 from __future__ import annotations

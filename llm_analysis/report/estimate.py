@@ -29,7 +29,7 @@ _FIGURES = 3  # significant digits of a number with a band, which is some 30 % w
 
 
 def rendered(estimate: Estimate, style: str, view: View = View()) -> str:  # noqa: B008 - an immutable tuple
-    """Return the answer in one of `FORMATS`. JSON holds everything, whatever the view."""
+    """Return the answer in one of `FORMATS`. JSON holds everything, for any view."""
     if style == "json":
         return json.dumps(estimate.as_dict(), indent=2, allow_nan=False)
     if style == "csv":

@@ -1,4 +1,4 @@
-"""Random command lines, and the check of what the program does with them and with mutated files.
+"""Random command lines, and a check of the answers to them and to mutated files.
 
     python tests/cli/fuzz.py [command lines] [files] [seed] [first]
 
@@ -99,12 +99,12 @@ JUNK += [
     "a\nb",
     "a\rb",
 ]
-LIMIT_SECONDS, PATIENCE = 10, 6  # of processor time; times as long on the clock of a busy machine
+LIMIT_SECONDS, PATIENCE = 10, 6  # seconds of processor time; elapsed time may be a multiple on a busy machine
 MEMORY = 8 * 2**30  # bytes of address space
 
 
 def command_lines(seed: int, number: int, start: int = 0) -> Iterator[list[str]]:
-    """Yield random command lines: most of them plausible, many with one mistake, some without any sense."""
+    """Yield random command lines: most of them plausible, many with one mistake, some nonsensical."""
     flags = {name: flags_of(load(name)) for name in COMMANDS}
     for index in range(start, start + number):
         rng = random.Random(f"line {seed} {index}")
@@ -135,7 +135,7 @@ def _without_command(rng: random.Random) -> list[str]:
 def _flags(rng: random.Random, command: str, flags: dict[str, Declared], careful: bool) -> Iterator[str]:
     """Yield flags of a command with values."""
     chosen: list[str] = [name for name in ("model_name", "gpu_name") if name in flags and rng.random() < 0.97]
-    # Flags without which a command says only what is missing, or takes minutes.
+    # Required flags, and flags that keep a command from taking minutes.
     needed = {"plan": ["request_rate"], "load": ["num_prompts"], "calibrate": ["measurements"], "plot": ["kind"]}
     chosen += [name for name in needed.get(command, []) if rng.random() < 0.95]
     others = [name for name in flags if name not in (*WRITING, *chosen, "model_name", "gpu_name")]

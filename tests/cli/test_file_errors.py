@@ -176,7 +176,7 @@ def test_a_read_only_folder_is_refused(ask: Ask, elsewhere: Path, monkeypatch: p
 
 
 def test_a_write_error_is_reported(ask: Ask, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `os.access` does not foresee: root's read-only mounts, full disks, quotas."""
+    """Errors that `os.access` does not report in advance: read-only mounts, full disks, quotas."""
 
     opened = Path.open
 

@@ -212,7 +212,7 @@ def test_values_of_raw_flags_arrive_as_the_users_text() -> None:
 
 
 def test_python_oo_keeps_the_help() -> None:
-    """-OO removes docstrings; the help is data."""
+    """-OO removes docstrings; the help text is not a docstring."""
     texts = [
         subprocess.run(
             [sys.executable, *flags, "-m", "llm_analysis", "infer", "--help"],

@@ -1,4 +1,4 @@
-"""Random input: the program answers, or says in one line what is wrong."""
+"""Random input: the program answers, or reports the mistake in one line."""
 
 import inspect
 import json
@@ -23,7 +23,7 @@ LINES, FILES = 160, 160  # in each of the parts, which pytest-xdist spreads over
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, so that whatever is written is seen."""
+    """An empty current folder, so that the test sees all files written."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -161,7 +161,7 @@ def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
         (("--max_concurrency", "8", "--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
     ],
 )
-def test_the_steady_state_refuses_what_it_cannot_use(ask: Ask, flags: tuple[str, ...], part: str) -> None:
+def test_flags_that_do_not_apply_to_the_steady_state_are_refused(ask: Ask, flags: tuple[str, ...], part: str) -> None:
     answer = ask("infer", *SERVER[1:], *flags)
     assert answer.status == 1
     assert part in answer.err

@@ -16,7 +16,9 @@ from llm_analysis.inference import question as asking
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-def test_an_internal_division_by_zero_is_no_mistake_of_the_user(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_division_by_zero_is_reported_as_an_internal_error(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(asking, "get_gpu", lambda name: 1 / 0)
     answer = ask(*INFER)
     assert (answer.status, answer.out) == (1, "")

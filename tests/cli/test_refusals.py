@@ -1,4 +1,4 @@
-"""Questions that make no sense: one line on stderr, nothing on stdout, nothing written. Questions that do not fit."""
+"""Invalid questions: one line on stderr, nothing on stdout, nothing written. Models that do not fit."""
 
 import json
 import re
@@ -211,13 +211,13 @@ def test_a_batch_that_does_not_fit_names_one_that_does(ask: Ask) -> None:
     assert json.loads(ask(*question, "--batch_size_per_gpu", str(int(batch[1]) + 1)).out)["fits"] is False
 
 
-def test_a_note_says_that_a_model_fits_nowhere(ask: Ask) -> None:
+def test_a_note_states_that_a_model_fits_nowhere(ask: Ask) -> None:
     answer = ask("infer", "--model_name", "llama-3.1-405b", "--gpu_name", "t4", "--format", "json")
     assert answer.status == 0
     assert "does not fit" in " ".join(json.loads(answer.out)["notes"])
 
 
-def test_a_note_says_that_kv_heads_are_replicated(ask: Ask) -> None:
+def test_a_note_states_that_kv_heads_are_replicated(ask: Ask) -> None:
     answer = json.loads(ask(*LLAMA, "--tp_size", "16", "--format", "json").out)
     assert "tp_size 16 is more than the 8 KV heads: each head is stored on 2 GPUs" in answer["notes"]
 

@@ -1,8 +1,8 @@
 """Reading, running and rewriting the Markdown pages: README.md and everything in docs/.
 
-A page is kept true in two ways. Every console block is run in this process and compared with the text below each
-command. Every table between `<!-- generated: NAME -->` and `<!-- end -->` is compared with the one that TABLES makes.
-REWRITE=1 pytest tests/docs writes both anew.
+A page is checked in two ways. Every console block is run in this process and compared with the text below each
+command. Every table between `<!-- generated: NAME -->` and `<!-- end -->` is compared with the one that TABLES returns.
+REWRITE=1 pytest tests/docs renews both.
 """
 
 import contextlib
@@ -126,7 +126,7 @@ def as_shown(output: list[str], shown: list[str]) -> list[str]:
 
 
 def rewritten(text: str, folder: Path) -> str:
-    """Return a page with its console blocks and its generated tables made anew."""
+    """Return a page with renewed console blocks and generated tables."""
 
     def block(match: re.Match[str]) -> str:
         language, body = match.groups()

@@ -1,4 +1,4 @@
-"""The tables of the pages that are made from the code: each a function that returns Markdown lines."""
+"""The generated tables of the pages: one function for each, which returns Markdown lines."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -51,7 +51,7 @@ def benchmark() -> str:
 
 
 def runtimes() -> str:
-    """Return what each runtime adds to the kernels, and its errors on rows that its fit did not see."""
+    """Return the terms of each runtime, and its errors on rows left out of the fit."""
     header = (
         *("runtime", "rows", "per step, ms", "per layer, us", "per sequence, us", "per collective, us"),
         *("factors", "median, p90"),
@@ -94,7 +94,7 @@ def aliases() -> str:
 
 
 def bands() -> str:
-    """Return the error bands by cell, and what they rest on."""
+    """Return the error bands by cell, with the measurements behind them."""
     rows = [
         [
             *(name, f"{100 * (b.low - 1):+.0f} to {100 * (b.high - 1):+.0f} %", f"{b.high / b.low:.2f}"),

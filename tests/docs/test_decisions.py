@@ -1,6 +1,6 @@
 """The scripts of examples/decisions print their committed outputs; the Dask example runs on a local cluster.
 
-REWRITE=1 pytest tests/docs/test_decisions.py makes the outputs anew (then look at what changed).
+REWRITE=1 pytest tests/docs/test_decisions.py renews the outputs (then look at the changes).
 """
 
 import os

@@ -1,6 +1,6 @@
 """The published example: its script gives its committed outputs, and each figure of its README is the one computed.
 
-REWRITE=1 pytest tests/docs/test_example.py renews the committed outputs (then look at what changed).
+REWRITE=1 pytest tests/docs/test_example.py renews the committed outputs (then look at the changes).
 """
 
 import json

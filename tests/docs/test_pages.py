@@ -1,6 +1,6 @@
-"""The pages are true: their outputs are the program's, their tables are computed, their links and paths exist.
+"""The pages are up to date: outputs equal those of the program, tables are computed, links and paths exist.
 
-REWRITE=1 pytest tests/docs makes the outputs and tables anew (then look at what changed).
+REWRITE=1 pytest tests/docs renews the outputs and tables (then look at the changes).
 """
 
 import os
@@ -27,7 +27,7 @@ def page_name(page: Path) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with the JSON files of the pages; with REWRITE=1 the pages are written anew first."""
+    """A user's folder with the JSON files of the pages; with REWRITE=1 the pages are renewed first."""
     home = tmp_path_factory.mktemp("user")
     write_json_files(home)
     if os.environ.get("REWRITE") == "1":
@@ -79,7 +79,7 @@ def test_the_install_command_answers(home: Path) -> None:
 
 
 def words(page: str) -> set[str]:
-    """What stands in backquotes on a page of the documentation and looks like a name."""
+    """Return the names in backquotes on a page of the documentation."""
     return set(re.findall(r"`([\w.-]+)`", (DOCS / page).read_text(encoding="utf-8")))
 
 

@@ -66,7 +66,7 @@ def test_servers_of_disaggregated_serving_have_roles() -> None:
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
-def test_commands_use_no_flag_that_is_not_on_record(engine: str) -> None:
+def test_launch_commands_use_only_checked_flags(engine: str) -> None:
     known = set(CHECKED[engine][1] if engine in CHECKED else UNCHECKED[engine])
     seen: set[str] = set()
     for tp, dp, ep, pp, cp, dtype, role in product(

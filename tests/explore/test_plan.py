@@ -127,7 +127,7 @@ def test_the_best_configuration_meets_the_limits_in_a_simulation_too() -> None:
     assert run.tpot.mean == pytest.approx(best.tpot, rel=0.25)  # the closed form is 2-10 % off, a short run more
 
 
-def test_a_configuration_that_fails_in_the_simulation_loses_for_this_reason() -> None:
+def test_a_configuration_that_fails_in_the_simulation_is_rejected_for_this_reason() -> None:
     """Prefill workers that are busy 86 % of the time are too slow for bursts; the closed form admits them."""
     gpus, demand = [get_gpu("h200-sxm-141gb")], Demand(4000, 500, 20.0)
     limits = Limits(ttft=1.0, tpot=0.02)
@@ -154,7 +154,7 @@ def test_a_trace_gives_its_mean_rate_and_lengths(ask: Ask, tmp_path: Path) -> No
     assert "leave out request_rate" in ask("plan", *flags, "--request_rate", "1").err
 
 
-def test_prices_decide_and_gpus_without_one_are_left_out() -> None:
+def test_the_cheapest_gpu_is_chosen_and_gpus_without_a_price_are_left_out() -> None:
     found = small(prices=None)
     priced = plan(
         get_model("llama-3.1-8b"),
@@ -220,7 +220,7 @@ def test_experts_are_spread_and_data_parallel_ranks_counted() -> None:
         assert curve.per_gpu == pytest.approx(curve.batch * curve.users * ranks)
 
 
-def test_the_nearest_miss_names_limits_that_admit_it() -> None:
+def test_the_nearest_configuration_fits_the_limits_that_its_message_gives() -> None:
     gpus = ("a100-sxm-80gb", "l40s-48gb")
     found = small(tpot=0.001, ttft=0.01, gpus=gpus)
     assert found.best is None
@@ -230,7 +230,7 @@ def test_the_nearest_miss_names_limits_that_admit_it() -> None:
     assert admitted.best is not None
 
 
-def test_a_limit_on_gpus_that_is_too_low_says_how_many_are_needed() -> None:
+def test_a_limit_on_gpus_that_is_too_low_gives_the_number_needed() -> None:
     gpu, demand = get_gpu("h100-sxm-80gb"), Demand(2000, 200, 100.0)
     found = plan(get_model("llama-3.1-8b"), [gpu], demand, Limits(tpot=0.02, gpus=1))
     assert found.miss is not None
@@ -279,7 +279,7 @@ def test_the_command_answers_with_reasons_and_launch_commands(ask: Ask, tmp_path
     assert shlex.split(as_json["commands"]["vllm"][0])[:2] == ["vllm", "serve"]
 
 
-def test_limits_that_nothing_meets_exit_with_1_and_the_nearest_miss(ask: Ask) -> None:
+def test_limits_that_no_configuration_meets_exit_with_1_and_the_nearest_one(ask: Ask) -> None:
     found = ask("plan", *QUESTION, "--gpu_name", "t4", "--request_rate", "1", "--max_tpot", "1ms")
     assert found.status == 1
     assert "no configuration meets the limits; the nearest is " in found.out
@@ -348,7 +348,7 @@ def test_limits_default_to_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pareto", "cost"])
-def test_a_limit_that_nothing_meets_draws_no_empty_picture(ask: Ask, tmp_path: Path, kind: str) -> None:
+def test_a_limit_that_no_configuration_meets_draws_no_empty_picture(ask: Ask, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("matplotlib")
     flags = ("--gpu_name", "h100-sxm-80gb", "--max_ttft", "0.5us", "--cost_per_gpu_hour", "2")
     found = ask("plot", "--kind", kind, "--output_file", str(tmp_path / "front.svg"), *QUESTION, *flags)

@@ -27,7 +27,7 @@ from llm_analysis.explore.ranges import values_of
         ("5:5", (5,)),
     ],
 )
-def test_a_text_gives_the_values_it_spells(text: str, expected: tuple[object, ...]) -> None:
+def test_a_list_or_range_gives_its_values(text: str, expected: tuple[object, ...]) -> None:
     assert values_of("batch_size_per_gpu", text) == expected
 
 
@@ -79,6 +79,6 @@ def test_a_step_range_is_what_python_ranges_give(start: int, length: int, step: 
 
 
 @given(st.integers(1, 50), st.integers(0, 12), st.integers(2, 5))
-def test_a_factor_range_includes_the_end_that_it_meets(start: int, powers: int, factor: int) -> None:
+def test_a_factor_range_includes_an_end_that_it_reaches(start: int, powers: int, factor: int) -> None:
     end = start * factor**powers
     assert values_of("seq_len", f"{start}:{end}:*{factor}") == tuple(start * factor**i for i in range(powers + 1))

@@ -114,7 +114,7 @@ def test_choices_vary_slowest_and_the_output_length_fastest() -> None:
     assert table["num_tokens_to_generate"].tolist() == [2, 3] * 4
 
 
-def test_layouts_that_make_no_sense_are_skipped_with_a_note() -> None:
+def test_impossible_layouts_are_skipped_with_a_note() -> None:
     table = Sweep(flags(model_name="llama-3.1-8b", gpu_name="h100-sxm-80gb", tp_size="1,3", seq_len="8,16")).table()
     assert (table.points, table.num_rows) == (4, 2)
     assert table.notes[0].startswith("skipped 2 points: tp_size 3 does not divide the 32 attention heads")
@@ -126,7 +126,7 @@ def test_prompts_beyond_the_positions_of_the_model_are_skipped_with_a_note() -> 
     assert table.notes == ("skipped 1 points: seq_len is more than the 4096 positions of llama-2-7b",)
 
 
-def test_a_sweep_of_nothing_but_nonsense_gives_the_first_reason() -> None:
+def test_a_sweep_without_a_valid_point_gives_the_first_reason() -> None:
     with pytest.raises(Unsupported, match="tp_size 3 does not divide"):
         Sweep(flags(model_name="llama-3.1-8b", gpu_name="h100-sxm-80gb", tp_size="3,5")).table()
 

@@ -80,7 +80,7 @@ def test_the_dies_of_a_package_add_up_to_its_figures(name: str) -> None:
     assert die.peak_flops["fp16"] * package.devices == package.peak_flops["fp16"]
 
 
-def test_usable_memory_is_what_the_driver_reports_if_that_is_on_record() -> None:
+def test_usable_memory_is_the_memory_of_the_driver_if_it_is_known() -> None:
     assert get_gpu("h100-sxm-80gb").usable_memory_bytes == 81559 * 2**20
     assert GPU(**LEAST).usable_memory_bytes == 80e9
 

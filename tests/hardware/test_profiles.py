@@ -251,7 +251,7 @@ def test_stored_numbers_predict_the_measured_kernels(system: str) -> None:
     gain=st.floats(1.01, 3.0),
     pieces=st.floats(1.0, 1e4),
 )
-def test_a_borrowed_kernel_is_not_slower_on_a_chip_with_a_higher_rate(
+def test_a_kernel_measured_on_another_chip_is_not_slower_at_a_higher_rate(
     name: str, format: str, gain: float, pieces: float
 ) -> None:
     """These have fewer FLOP in a clock than the chips that their kernels are measured on."""

@@ -456,7 +456,7 @@ class Laws:
             yield from not_faster("a lower efficiency", e, estimate(faster, self.w))
 
     def options(self) -> Iterator[Law]:
-        """Options of serving do what they are for."""
+        """Serving options have their effect."""
         e, w = self.e, self.w
         if self.s.method.name == "published" or not w.use_kv_cache:
             return

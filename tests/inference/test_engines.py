@@ -55,7 +55,7 @@ def test_the_defaults_of_a_server_depend_on_the_version(
     assert (found.max_num_batched_tokens, found.gpu_memory_utilization) == (tokens, fraction)
 
 
-def test_sglang_gives_weights_and_cache_what_its_reserve_leaves() -> None:
+def test_sglang_gives_weights_and_cache_the_memory_outside_of_its_reserve() -> None:
     # 512 + 1.5 * 8192 + 2 * 256 + 128 MiB of an H100, of 79.6 GiB
     found = engine_for("sglang").defaults_on(H100)
     assert found.gpu_memory_utilization == pytest.approx(1 - 13440 * 2**20 / H100.usable_memory_bytes, abs=5e-4)
@@ -71,7 +71,7 @@ def test_every_engine_belongs_to_runtimes_and_covers_every_gpu() -> None:
         assert all(not entry.by_gpu[-1].least_memory_bytes for entry in engine.defaults)
 
 
-def test_a_runtime_without_a_server_on_record_has_no_defaults() -> None:
+def test_a_runtime_without_a_known_server_has_no_defaults() -> None:
     assert engine_of("none") is None
     assert engine_of("llama.cpp") is None
 
@@ -109,7 +109,7 @@ def test_405b_on_eight_h100_holds_8_requests_of_32k_and_16_with_an_fp8_cache() -
 
 
 @pytest.mark.parametrize("meaning", ["everything", "weights_and_cache", "free"])
-def test_a_memory_at_its_limit_holds_what_the_fraction_means(meaning: str) -> None:
+def test_at_the_limit_the_fraction_equals_the_parts_that_it_limits(meaning: str) -> None:
     memory, process, weights, activations, fraction = 80e9, 2e9, 30e9, 3e9, 0.8
     limits = limits_of(meaning, fraction, memory, process)
     cache = min((each.size - weights - each.activations * activations) / each.cache for each in limits)

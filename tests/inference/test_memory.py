@@ -1,4 +1,4 @@
-"""What one GPU holds, against numbers worked out by hand; what fits, and what would make a model fit."""
+"""The memory of one GPU against numbers computed by hand; what fits, and changes that make a model fit."""
 
 import re
 from typing import Any
@@ -416,7 +416,7 @@ def check_remedies(model: str, gpu: str, method: str, question: Question) -> Non
         ("llama-3.1-8b", "h100-sxm-80gb", "published", LONG, "would fit: batch_size_per_gpu 2"),
         # An A100 has no fp8 rate, which `published` needs, and 16 GPUs exceed the one node that it covers.
         ("llama-3.1-405b", "a100-sxm-80gb", "published", {"tp_size": 8}, "would fit: dtype_name int8"),
-        # No inter-node bandwidth is on record.
+        # The bandwidth between servers is not known.
         ("llama-3.1-405b", "l4-24gb", "ideal", {"tp_size": 8}, "no larger tp_size would fit either, nor would int4"),
         ("llama-3.1-405b", "t4", "ideal", {}, "no larger tp_size or cp_size would fit either, nor would int4"),
         ("llama-3.1-405b", "t4", "ideal", {"dtype_name": "int4"}, "no larger tp_size or cp_size would fit either"),

@@ -75,7 +75,7 @@ def shortest(asked: LLMAnalysis, step: Step) -> Timed:
 def test_a_chunked_prefill_is_no_faster_than_the_work_of_its_stages(
     model: str, pp: int, b: int, s: int, chunk: int
 ) -> None:
-    """At the speed of light the stages share the work of one GPU at best, whatever the chunks."""
+    """At the speed of light the stages share the work of one GPU at best, with any chunk size."""
     question: dict[str, Any] = {"batch_size_per_gpu": b, "seq_len": s}
     alone = laid_out(model).inference(**question).prefill_latency
     piped = laid_out(model, pp_size=pp).inference(**question, prefill_chunk_size=chunk).prefill_latency
@@ -190,7 +190,7 @@ def test_experts_of_replicas_get_their_tokens_over_the_link() -> None:
     assert answer.weight_memory_per_gpu < whole / 5  # attention, dense layers and shared experts are on every GPU
 
 
-def test_all_wait_for_the_gpu_that_has_an_expert_to_read() -> None:
+def test_all_gpus_wait_for_the_one_with_an_expert_to_read() -> None:
     """mixtral-8x7b, one token on 8 GPUs of an expert each: 2 of them read theirs, whole; 1/4 each is no one's time."""
     one, spread = (
         sum(
@@ -203,7 +203,7 @@ def test_all_wait_for_the_gpu_that_has_an_expert_to_read() -> None:
     assert one == 2 / 8 * spread
 
 
-def test_what_goes_to_other_nodes_takes_their_network() -> None:
+def test_tokens_for_other_nodes_take_the_network_between_nodes() -> None:
     """32 GPUs in nodes of 8: a token goes once to each of 3 (1 - (3/4)^8) = 2.7 other nodes, and to 8 GPUs inside."""
     asked = laid_out("deepseek-v3", "h200-sxm-141gb", dp_size=32, ep_size=32)
     sent = {op.name: op for _, op, _ in shortest(asked, Step(4.0, 1.0, 100.0, "decode")) if op.kind == "all_to_all"}
@@ -213,7 +213,7 @@ def test_what_goes_to_other_nodes_takes_their_network() -> None:
     assert (near.span, far.span) == (8, 32)
 
 
-# What cannot be
+# Impossible layouts
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,6 @@ def test_an_impossible_layout_is_refused_with_the_nearest_possible(
         laid_out(model, "l4-24gb", **sizes)
 
 
-def test_published_covers_no_experts_spread() -> None:
+def test_published_rejects_expert_parallelism() -> None:
     with pytest.raises(Unsupported, match="published has no ep_size"):
         laid_out("mixtral-8x7b", "a100-sxm-80gb", "published", tp_size=2, ep_size=2)

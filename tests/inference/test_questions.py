@@ -20,7 +20,7 @@ def test_random_questions_break_no_law(ask: Ask, seed: int) -> None:
 
 
 def test_a_wrong_answer_breaks_a_law(ask: Ask) -> None:
-    """The laws see an operator that is missing, and a method that is faster than light."""
+    """A missing operator and a method that is faster than light both break a law."""
     question: Question = next(questions(0, 1))
     laws = Laws(question, ask, random.Random(0))
     laws.e = laws.e._replace(prefill_latency=laws.e.prefill_latency / 1000)

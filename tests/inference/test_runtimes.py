@@ -1,4 +1,4 @@
-"""Runtimes: each file is whole and says what it rests on; what a runtime adds only ever costs time."""
+"""Runtimes: each file is complete and has its evidence; the terms of a runtime only add time."""
 
 import json
 from functools import cache
@@ -69,7 +69,7 @@ def test_all_runtimes_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(runtime_names()))
-def test_a_runtime_says_what_it_rests_on(name: str) -> None:
+def test_every_runtime_has_its_evidence(name: str) -> None:
     runtime = get_runtime(name)
     assert runtime.name == name
     if name == "none":
@@ -138,7 +138,7 @@ class HashableRuntime(Runtime):
 def test_bare_kernels_are_never_slower_than_a_runtime(
     model: str, gpu: str, tp_size: int, name: str, batch: int
 ) -> None:
-    """All that a fit may find is added time and kernels no better than the profile's; see the bounds of `Runtime`."""
+    """The terms of a fit add time, and its factors make no kernel faster than measured; see the bounds of `Runtime`."""
     bare = latencies(model, gpu, tp_size, key(NONE.model_copy(update=FACTS.get(name, {}))), batch)
     under = latencies(model, gpu, tp_size, name, batch)
     assert all(b <= u * (1 + 1e-12) for b, u in zip(bare, under, strict=True))
@@ -217,7 +217,7 @@ def test_an_engine_that_accumulates_in_fp16_uses_the_second_peak_of_a_geforce() 
     assert Calibrated(gpu, fast).efficiency(bf16) == Calibrated(gpu, NONE).efficiency(bf16)
 
 
-def test_no_published_figure_is_of_the_layers_that_an_answer_calls_unpublished() -> None:
+def test_layers_called_unpublished_have_no_published_measurement() -> None:
     published = {m.model_name for m in read_measurements(EVIDENCE)[0]}
     kinds = {mixer for name in published for mixer, _ in get_model(name).layer_kinds}
     assert not [kind for kind in kinds if MIXERS[base_name(kind)].unpublished]
@@ -248,7 +248,7 @@ def test_no_published_figure_is_of_the_layers_that_an_answer_calls_unpublished()
         ("sglang", "0.4.6.post1", "sglang"),
     ],
 )
-def test_a_version_tells_which_engine_it_was(engine: str, version: str, runtime: str) -> None:
+def test_a_version_of_an_engine_gives_its_runtime(engine: str, version: str, runtime: str) -> None:
     assert of_version(engine, version) == runtime
     assert runtime in runtime_names()
 
@@ -312,7 +312,7 @@ def test_an_answer_names_its_runtime(ask: Ask) -> None:
     assert DEFAULT_RUNTIME in ask(*asked).out
 
 
-def test_no_runtime_is_asked_of_a_method_that_knows_none(ask: Ask) -> None:
+def test_a_runtime_is_refused_by_methods_without_one(ask: Ask) -> None:
     asked = ["infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", "vllm"]
     for method in ("ideal", "published"):
         found = ask(*asked, "--method", method)
@@ -353,10 +353,10 @@ def test_a_note_names_the_runtime_whose_terms_are_used(runtime: Runtime, note: s
 
 
 def test_a_runtime_with_the_terms_of_another_names_it() -> None:
-    lender = next(r for r in map(get_runtime, runtime_names()) if r.held_out and r.name != "vllm-rocm")
-    terms = {term: getattr(lender, term) for term in TERMS}
-    borrower = Runtime(name="sglang", evidence=RuntimeEvidence(rows=9, sources={"a": 5, "b": 4}), **terms)
-    (note,) = runtime_notes(borrower, get_model("llama-2-7b"))
+    other = next(r for r in map(get_runtime, runtime_names()) if r.held_out and r.name != "vllm-rocm")
+    terms = {term: getattr(other, term) for term in TERMS}
+    runtime = Runtime(name="sglang", evidence=RuntimeEvidence(rows=9, sources={"a": 5, "b": 4}), **terms)
+    (note,) = runtime_notes(runtime, get_model("llama-2-7b"))
     assert "the terms of " in note
 
 
@@ -376,7 +376,7 @@ def test_a_cell_without_rows_takes_the_band_of_the_other_chips() -> None:
             assert band_of(phase, model, dtypes, layout, get_gpu(gpu)) == (own or other)
 
 
-def test_every_cell_rests_on_enough_rows_and_groups() -> None:
+def test_every_cell_has_enough_rows_and_groups() -> None:
     for band in cells().values():
         assert band.rows >= 10
         assert band.groups >= 3
@@ -388,7 +388,7 @@ def test_a_band_beside_the_estimate_is_reported_as_a_bias(low: float, high: floa
     assert Band(low=low, high=high).bias == bias
 
 
-def test_an_answer_states_what_its_band_rests_on_and_warns_outside_of_it() -> None:
+def test_a_note_gives_the_measurements_behind_the_band_and_warns_outside_of_them() -> None:
     def notes(gpu: str, batch: int) -> str:
         parts = get_model("llama-3.1-8b"), get_gpu(gpu), get_dtypes("bf16")
         return "; ".join(LLMAnalysis(*parts).inference(batch_size_per_gpu=batch).notes)

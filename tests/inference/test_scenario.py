@@ -1,4 +1,4 @@
-"""A scenario is checked once, and settles what its parts leave open."""
+"""A scenario is checked once, and has the defaults that its parts leave open."""
 
 import pytest
 

@@ -147,7 +147,7 @@ def test_a_better_draft_is_never_slower(k: int, a: float, more: float, b: int) -
     assert fast.decode_latency <= slow.decode_latency * (1 + 1e-12)
 
 
-def test_speculation_pays_for_one_sequence_and_not_for_a_full_batch() -> None:
+def test_speculation_saves_time_for_one_sequence_and_not_for_a_full_batch() -> None:
     def gain(batch: int) -> float:
         plain = asked("llama-3.1-8b", batch_size_per_gpu=batch)
         drafted = speculated("llama-3.1-8b", "llama-3.2-1b", 4, 0.7, batch_size_per_gpu=batch)
@@ -169,7 +169,7 @@ def test_mtp_uses_an_additional_layer_of_the_model() -> None:
 
 
 def test_a_draft_runs_inside_the_step_of_the_model() -> None:
-    """The scheduler's time of a step is paid once, whatever the number of drafted tokens."""
+    """The scheduler's time of a step is counted once, for any number of drafted tokens."""
     slow = NONE.model_copy(update={"name": "slow", "step_seconds": 1.0, "layer_seconds": 1e-6})
     model, draft, h200 = get_model("llama-3.1-8b"), get_model("llama-3.2-1b"), get_gpu("h200-sxm-141gb")
     found = LLMAnalysis(model, h200, get_dtypes("bf16"), method="calibrated", runtime=slow, draft_config=draft)

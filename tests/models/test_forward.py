@@ -72,7 +72,7 @@ def test_a_head_stored_twice_explains_the_difference() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_exactly_those_counted_from_the_shapes(name: str) -> None:
-    """The sources carry a count made from the shapes by other hands; ours is the same to the last one."""
+    """The sources have a count of other authors from the same shapes; ours is identical."""
     counted = re.search(r"shapes give (\d+) parameters", MODELS[name].source)
     if counted is None:
         pytest.skip("no count in its source")
@@ -89,7 +89,7 @@ def test_active_parameters_are_the_published_ones(name: str) -> None:
     assert isclose(num_active_params(model) + added, published, rel_tol=0.07)
 
 
-# One model for each kind of layer; where no published one is small enough to be shown whole, one of our own making.
+# One model for each kind of layer; a made-up one if no published model is small enough.
 BASE = {
     "hidden_size": 512,
     "num_hidden_layers": 4,
@@ -126,13 +126,13 @@ KINDS: dict[str, dict[str, object]] = {
     "parallel": {"model_type": "gptj"},
 }
 SMALL = {name: read_model(BASE | keys, name) for name, keys in KINDS.items()}
-# Matrices that every tensor-parallel GPU holds and runs whole.
+# Matrices that every tensor-parallel GPU holds and runs in full.
 REPLICATED = {"router", "shared_expert_gate", "latent_down", "index_queries", "index_key_weights"}
 SIZES = st.integers(1, 4096).map(float)
 
 
 def matmul_flops(ops: list[Op], whole: bool) -> float:
-    """FLOP of the matrix products on one GPU: those that are run whole on each, or those that are shared out."""
+    """FLOP of the matrix products on one GPU: those that are replicated, or those that are sharded."""
     kinds = ("gemm", "grouped_gemm")
     return sum(float(op.count * op.flops) for op in ops if op.kind in kinds and (op.name in REPLICATED) == whole)
 
@@ -159,7 +159,7 @@ def test_the_bytes_held_are_those_of_the_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("shards", [2, 8])
-def test_tensor_parallel_gpus_hold_each_weight_once_but_for_what_is_replicated(kind: str, shards: int) -> None:
+def test_tensor_parallel_gpus_hold_each_weight_once_except_replicated_ones(kind: str, shards: int) -> None:
     """Replicated: norms and other elementwise weights, positions, routers, latent_down, biases of rows (1 in 256)."""
     alone = forward(SMALL[kind], Step(1.0, 1.0), BF16, ONE)
     shared = forward(SMALL[kind], Step(1.0, 1.0), BF16, Parallelism(tp_size=shards))

@@ -1,4 +1,4 @@
-"""Layouts: sizes that make no sense, and the numbering of GPUs over stages and nodes."""
+"""Layouts: impossible sizes, and the numbering of GPUs over stages and nodes."""
 
 from typing import Any
 

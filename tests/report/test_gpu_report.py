@@ -1,4 +1,4 @@
-"""One GPU in full: its facts, and what its estimates rest on."""
+"""One GPU in full: its facts, and the measurements behind its estimates."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from llm_analysis.hardware.profiles import profile_named
 from llm_analysis.report.gpu import gpu_entry, gpu_text
 
 
-def test_the_kernels_of_a_measured_gpu_are_its_own_or_named_after_another() -> None:
+def test_the_kernels_of_a_measured_gpu_are_its_own_or_name_another_gpu() -> None:
     evidence = gpu_entry(get_gpu("h100-sxm-80gb"))["evidence"]
     kernels = {(row["kind"], row["format"]): row for row in evidence["kernels"]}
     own = profile_named("h100-sxm-80gb").kernels["gemm"]["bf16"].evidence

@@ -1,4 +1,4 @@
-"""What is printed and written: four formats that agree, JSON that scripts can read, files whole or not at all."""
+"""Printed and written output: four formats that agree, JSON for scripts, files complete or not written."""
 
 import csv
 import io
@@ -124,7 +124,7 @@ def test_the_notes_of_a_csv_go_to_stderr(ask: Ask, command: str) -> None:
 
 
 @every_question
-def test_the_answer_says_its_method_and_efficiencies(ask: Ask, question: list[str]) -> None:
+def test_the_answer_names_its_method_and_efficiencies(ask: Ask, question: list[str]) -> None:
     answer, table = answered(ask, *question), " ".join(ask(*BASE, *question).out.split())
     published = answer["method"] == "published"
     assert answer["total_latency_is"] == ("prefill + n * decode" if published else "prefill + (n - 1) * decode")

@@ -109,7 +109,7 @@ def test_a_figure_gives_the_same_bytes_each_time(figure: Any) -> None:
     assert png == plots.drawn(figure, "png")
 
 
-def test_the_front_is_what_no_other_point_beats() -> None:
+def test_no_point_beats_a_point_of_the_front() -> None:
     x, y = [1.0, 2.0, 3.0, 2.5, 0.5], [10.0, 9.0, 1.0, 0.5, 10.0]
     assert plots.front(x, y, highest=True) == ([1.0, 2.0, 3.0], [10.0, 9.0, 1.0])
     assert plots.front([1.0, 2.0, 3.0], [5.0, 4.0, 6.0], highest=False) == ([2.0, 3.0], [4.0, 6.0])

@@ -46,7 +46,7 @@ _ALGORITHMS = {
     "MXFP4": "mxfp4",
     "MXFP8": "mxfp8",
 }
-_GROUP = 128  # weights that share a scale in int4, if a file does not say
+_GROUP = 128  # the default number of int4 weights that share a scale
 SIXTEEN = DEFAULT_DTYPE  # the format of modules that stay in 16 bits
 
 # Parts of a model, and the ends of the names of modules that stand for each of them.

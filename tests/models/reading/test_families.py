@@ -36,7 +36,7 @@ def shape(h: int, L: int, H: int | None, f: int | None, V: int, **more: Any) -> 
     return dict(zip(names, (h, L, H, f, V), strict=True)) | more
 
 
-# Parameters of well-known models of families that the catalogue has no row of, as their published checkpoints hold.
+# Parameters of published checkpoints of well-known models, from families that are not in the catalogue.
 DEEPSEEK_MOE = {"moe_intermediate_size": 1408, "n_routed_experts": 64, "num_experts_per_tok": 6}
 DEEPSEEK_MOE |= {"n_shared_experts": 2, "first_k_dense_replace": 1}
 FALCON_RW = {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False}
@@ -147,10 +147,10 @@ def test_each_layer_may_have_sizes_of_its_own() -> None:
     assert kv_bytes_per_token(model, BF16) == 16 * 2 * 8 * 128 * 2
 
 
-# --- keys that nothing reads, and files that transformers 5 has saved
+# --- unread keys, and files that transformers 5 has saved
 
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
-# Keys that a file may leave to its class; a note lists them where it does.
+# Keys that a file may leave to the defaults of its class; a note then lists them.
 USUAL = {"tie_word_embeddings": False, "num_key_value_heads": 32, "head_dim": 128, "conv_kernel": 4, "n_groups": 1}
 
 
@@ -186,7 +186,7 @@ def test_keys_without_effect_give_no_note() -> None:
     assert not published("llama", **USUAL, **harmless, rope_parameters={"rope_theta": 1e4}, id2label={"0": "a"}).notes
 
 
-def test_the_activation_of_an_unknown_type_must_tell_whether_there_is_a_gate() -> None:
+def test_an_unknown_type_needs_an_activation_that_implies_a_gate() -> None:
     with pytest.raises(BadConfig, match="hidden_act 'relu2' leaves open whether its feed-forward has a gate"):
         published("brand_new", hidden_act="relu2")
     ungated = published("brand_new", hidden_act="relu2", gated_mlp=False)
@@ -239,7 +239,7 @@ def test_a_class_without_output_head_is_an_embedding_model() -> None:
 
 
 def test_the_flag_of_tied_embeddings_of_a_model_with_images() -> None:
-    """The text part decides, but for Qwen3-VL-MoE, whose text part holds the default of its class."""
+    """The flag of the text part is used, except in Qwen3-VL-MoE, where it is the default of the class."""
     for kind, tied in (("qwen3_vl", True), ("qwen3_vl_moe", False)):
         text = SIZES | {"model_type": f"{kind}_text", "tie_word_embeddings": True}
         raw = {"model_type": kind, "text_config": text, "tie_word_embeddings": False}
@@ -252,7 +252,7 @@ def test_yarn_extends_the_positions() -> None:
     assert published("qwen2", max_position_embeddings=163840, rope_parameters=yarn).max_position_embeddings == 163840
 
 
-# --- what cannot be read
+# --- files that cannot be read
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "t5", "intermediate_size": None}, "model_type 't5' is not supported"),
@@ -284,7 +284,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("keys", "complaint"), REFUSED)
-def test_what_cannot_be_read_is_refused_by_name(keys: dict[str, Any], complaint: str) -> None:
+def test_an_unreadable_file_is_refused_with_its_name(keys: dict[str, Any], complaint: str) -> None:
     raw = {"architectures": ["X"], "model_type": "phi3"} | SIZES | keys
     with pytest.raises(BadConfig) as refused:
         read_model(raw, "x", "a/config.json")

@@ -16,7 +16,7 @@ ASSUMED = "not in the file, taken from the defaults of its model_type: "
 
 
 def assumed(model: ModelConfig) -> list[str]:
-    """The values that a note lists as left to the class."""
+    """Return the values that a note lists as defaults of the class."""
     found = [note.removeprefix(ASSUMED) for note in model.notes if note.startswith(ASSUMED)]
     return found[0].split(", ") if found else []
 

@@ -24,7 +24,7 @@ FOLDER = SHARED / "facts" / "hf_configs_2026"
 BF16 = get_dtypes("bf16").on({"bf16": 1.0, "fp16": 1.0}, "any")
 TOLERANCE = 1e-3
 
-# Types that nothing reads: an encoder with a decoder, RWKV, and hybrids that share parts between layers.
+# Unsupported types: an encoder with a decoder, RWKV, and hybrids that share parts between layers.
 REJECTED = {"t5", "rwkv5", "hymba", "phi3small", "phi4flash"}
 # Why the count of a type differs from that of transformers.
 INDEX_KEYS = "the indexer's keys are kept in fp8 with a scale, 132 bytes; transformers keeps 16 bits"
@@ -100,7 +100,7 @@ def test_every_published_file_is_read_or_rejected_by_its_type() -> None:
     assert all(f"model_type '{kind}' is not supported" in message for kind, message in rejected.items())
 
 
-def test_counts_are_those_of_transformers_but_for_the_reasons_given() -> None:
+def test_counts_equal_those_of_transformers_except_for_listed_reasons() -> None:
     """Within 0.1 %: parameters, those active in a token, bytes of KV cache that a token adds. Others carry a note."""
     wrong, used, compared = [], set(), 0
     for file in published():

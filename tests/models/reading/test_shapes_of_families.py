@@ -344,7 +344,7 @@ def test_an_encoder_keeps_no_keys_and_values() -> None:
         assert "an encoder" in model.notes[0]
 
 
-def test_the_language_model_of_a_model_that_also_hears_and_speaks() -> None:
+def test_the_language_model_of_a_model_with_audio() -> None:
     """Qwen-Omni keeps it in `thinker_config`, beside a talker."""
     text = {key: value for key, value in BASE.items() if key != "architectures"} | {"model_type": "qwen2_5_omni_text"}
     raw = {"architectures": ["X"], "model_type": "qwen2_5_omni", "thinker_config": {"text_config": text}}
@@ -371,6 +371,6 @@ def test_sizes_that_a_text_part_leaves_to_its_class() -> None:
         ("deepseek_v4", {"compress_ratios": [0, 4, [1], 4], "q_lora_rank": 96}, "layer_types has '\\[1\\]'"),
     ],
 )
-def test_variants_that_are_not_covered_are_named(model_type: str, keys: dict[str, Any], complaint: str) -> None:
+def test_unsupported_variants_are_named(model_type: str, keys: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadConfig, match=complaint):
         small(model_type, **keys)
