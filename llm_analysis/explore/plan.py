@@ -390,12 +390,12 @@ class _Search:
         found = self._configurations(edges)
         other = self._configurations(not edges)
         admitted = [c for c in found if self._affordable(c)]
-        roomier = [c for spare in _SPARE if simulate and not edges for c in self._configurations(edges, spare)]
-        finalists = [*admitted, *(c for c in roomier if self._affordable(c))]
-        best, failed = self._verified(sorted(finalists, key=_order), simulate)
+        with_reserve = [c for spare in _SPARE if simulate and not edges for c in self._configurations(edges, spare)]
+        candidates = [*admitted, *(c for c in with_reserve if self._affordable(c))]
+        best, failed = self._verified(sorted(candidates, key=_order), simulate)
         edge_found = found if edges else other
         edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
-        losers = () if best is None else tuple(self._rejected_ones(best, admitted, failed))
+        rejected = () if best is None else tuple(self._rejected_ones(best, admitted, failed))
         names = dict.fromkeys([curve.scenario.gpu.name for curve in self.curves] + [gpu for gpu, _ in self.unfit])
         without = [name for name in names if name not in {c.gpu_name for c in admitted}]
         misses = {name: self._miss(found, edges, name) for name in without}
@@ -405,7 +405,7 @@ class _Search:
             limits=self.limits,
             best=best,
             at_band_edge=edge,
-            rejected=losers,
+            rejected=rejected,
             miss=None if best is not None else min(misses.values(), key=lambda each: each.excess, default=None),
             misses=misses,
             curves=tuple(self._front_points()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -68,7 +68,12 @@ class Basis:
         """Notes on assumptions, on numbers taken from another GPU, format or engine, and on what does not fit."""
         s, w = self.scenario, self.workload
         ops = [op for timed in (self.prefill, self.decode) for _, op, _ in timed]
-        found = (*s.notes, *s.method.notes(ops), *s.runtime_notes(w.num_sequences), *band_notes(s, w.num_sequences))
+        found = (
+            *s.notes,
+            *_grouped(s.method.notes(ops)),
+            *s.runtime_notes(w.num_sequences),
+            *band_notes(s, w.num_sequences),
+        )
         tokens, limit = w.seq_len + w.num_tokens_to_generate, s.model.max_position_embeddings
         if some(tokens > limit):
             shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
@@ -82,6 +87,15 @@ class Basis:
         if isinstance(fits, bool) and not fits:
             found += remedies(self.memory, s, w)
         return found
+
+
+def _grouped(notes: Iterable[str]) -> list[str]:
+    """Return notes of the form `subject: text`, with all subjects of the same text in one note."""
+    subjects: dict[str, list[str]] = {}
+    for note in notes:
+        subject, colon, text = note.partition(": ")
+        subjects.setdefault(colon + text or note, []).append(subject)
+    return [f"{', '.join(each)}{text}" if text.startswith(": ") else text for text, each in subjects.items()]
 
 
 class Estimate(NamedTuple):

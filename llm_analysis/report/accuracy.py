@@ -61,7 +61,7 @@ def _error_cells(errors: Sequence[float]) -> tuple[str, ...]:
 _Key = Callable[[Measurement], str]
 _SECTIONS: dict[str, _Key] = {
     "class": goal_class,
-    "cell of the bands": cell_of,
+    "cell of the error bands": cell_of,
     "runtime": lambda m: f"{m.engine} ({m.kind})" if m.kind != "static" else m.engine,
     "source": lambda m: m.source,
     "GPU": lambda m: m.gpu_name,
@@ -70,14 +70,14 @@ _SECTIONS: dict[str, _Key] = {
     "format": lambda m: m.dtype_name,
 }
 _ALWAYS = ("class", "runtime")  # sections that are shown even if all rows are in one group
-_HEADERS = ("rows", "median", "p90", "bias", "source", "held", "width")
+_HEADERS = ("rows", "median", "p90", "bias", "source", "in band", "width")
 _LEGEND = (
     "median and p90 of |estimated / measured - 1|; bias: median of the signed errors; "
     "source: the median over sources of the median of each. narrow: experts, or int or fp4 weights."
 )
 _LEGEND_OF_BANDS = (
     "Runtimes are fitted without the rows of the same source and GPU, bands are built without those of the same "
-    "source, GPU and model. held: rows within their band, 80 % is the target; width: median of upper over lower end."
+    "source, GPU and model. in band: rows within their band, 80 % is the target; width: median of upper over lower end."
 )
 _MOST_REASONS = 8
 _SLIP = 100.0  # an estimate that is off by this factor: the unit of the measurement may be wrong
@@ -108,7 +108,7 @@ def _legend(s: Statistics) -> str:
 def _section(score: Score, title: str, key: _Key, style: str) -> str:
     """Return one grouping of the rows; small groups are put together in the last line, except among classes."""
     sizes = {name: found.n for name, found in score.by(key).items()}
-    small = [name for name, n in sizes.items() if n < _FEW and title not in ("class", "cell of the bands")]
+    small = [name for name, n in sizes.items() if n < _FEW and title not in ("class", "cell of the error bands")]
     last = f"{len(small)} groups of fewer than {_FEW} rows"
     fold = small if len(small) > 1 else []
     groups = score.by(lambda m: last if key(m) in fold else key(m))
@@ -122,7 +122,8 @@ def _cells(name: str, s: Statistics) -> tuple[str, ...]:
     coverage = "" if s.coverage is None else f"{s.coverage:.0%}"
     width = "" if s.width is None else f"{s.width:.2f}"
     errors = f"{s.median_abs_error:.1%}", f"{s.p90_abs_error:.1%}", f"{s.bias:+.1%}", f"{s.of_sources:.1%}"
-    name = name.replace("experts, int, fp4", "narrow").replace(" | ", ", ").replace(": static and serving", "")
+    for long, short in (("experts, int, fp4", "narrow"), (" | ", ", "), (" chips", ""), (": static and serving", "")):
+        name = name.replace(long, short)
     shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
     return (shown or "(not given)", str(s.n), *errors, coverage, width)
 

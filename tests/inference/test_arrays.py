@@ -101,3 +101,9 @@ def test_the_same_question_twice_has_the_same_notes() -> None:
     first = asked.inference().notes
     asked.inference(seq_len=4096, num_samples=2)
     assert asked.inference().notes == first
+
+
+def test_kernels_with_the_same_substitute_share_one_note() -> None:
+    answer = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("rtx-4090")).inference()
+    notes = [note for note in answer.notes if "numbers of a100-sxm-80gb are used" in note]
+    assert [note.partition(": ")[0] for note in notes] == ["embedding bf16, elementwise bf16, residual bf16"]
