@@ -70,14 +70,14 @@ _SECTIONS: dict[str, _Key] = {
     "format": lambda m: m.dtype_name,
 }
 _ALWAYS = ("class", "runtime")  # sections that are shown even if all rows are in one group
-_HEADERS = ("rows", "median", "p90", "bias", "source", "in band", "width")
+_HEADERS = ("rows", "median", "p90", "bias", "source", "band", "width")
 _LEGEND = (
     "median and p90 of |estimated / measured - 1|; bias: median of the signed errors; "
     "source: the median over sources of the median of each. narrow: experts, or int or fp4 weights."
 )
 _LEGEND_OF_BANDS = (
     "Runtimes are fitted without the rows of the same source and GPU, bands are built without those of the same "
-    "source, GPU and model. in band: rows within their band, 80 % is the target; width: median of upper over lower end."
+    "source, GPU and model. band: rows within their band, 80 % is the target; width: median of upper over lower end."
 )
 _MOST_REASONS = 8
 _SLIP = 100.0  # an estimate that is off by this factor: the unit of the measurement may be wrong
