@@ -136,9 +136,9 @@ class Engine(BaseModel):
 
     def cache_formats(self, formats: Dtypes) -> Dtypes:
         """Return the formats with the engine's default KV cache, unless a flag or the checkpoint gives its width."""
-        if formats.kv_given or self.kv_cache == "checkpoint" or formats.kv_bits >= _SIXTEEN:
+        if formats.kv_width is not None or self.kv_cache == "checkpoint" or formats.kv_bits >= _SIXTEEN:
             return formats
-        return formats._replace(kv_bits=_SIXTEEN)
+        return formats.with_kv_bits(_SIXTEEN)
 
 
 def server_settings(

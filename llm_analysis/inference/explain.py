@@ -186,7 +186,8 @@ def _narrower_weights(a: Scenario, name: str) -> Scenario:
     """Return the scenario with weights held and multiplied in another format; the KV cache does not change."""
     new = get_dtypes(name)
     formats = {field: getattr(new, field) for field in ("name", "weights", "weight_bits", "scale_bits", "math")}
-    return a.changed(dtypes=a.dtypes._replace(**formats, activation_bits=new.activation_bits))
+    kept = a.dtypes.with_kv_bits(a.dtypes.kv_bits)
+    return a.changed(dtypes=kept._replace(**formats, activation_bits=new.activation_bits))
 
 
 def _narrower_cache(a: Scenario) -> Scenario:

@@ -270,7 +270,7 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
         notes = (f"no dtype_name given: {own.name}, the format of the published checkpoint",)
     elif asked and own.experts and asked.name == own.experts.name:
         notes = (f"dtype_name {asked.name}: taken as {own.name}, the format of the published checkpoint",)
-        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_bits=asked.kv_bits, kv_given=asked.kv_given)
+        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_width=asked.kv_width)
     if asked and asked.experts and not model.num_experts:
         raise Unsupported(f"dtype_name {asked.name} gives the experts a format, but {model.name} has no experts")
     return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), notes

@@ -112,8 +112,7 @@ class Dtypes(NamedTuple):
     stream: str  # residual stream, attention and everything between the matrix products
     activation_bits: int
     embedding_bits: float
-    kv_bits: int
-    kv_given: bool = False  # whether the name or a flag gives the width of the KV cache
+    kv_width: int | None = None  # bits of the KV cache, if the name or a flag gives them
     experts: Dtypes | None = None  # formats of the routed experts, if they differ
     mlp: Dtypes | None = None  # formats of dense and shared feed-forwards, if they differ
     head_bits: float = 0.0  # bits of the output head; 0: those of the embedding
@@ -124,6 +123,11 @@ class Dtypes(NamedTuple):
     def stream_bytes(self) -> float:
         """Bytes per element between the kernels."""
         return BITS[self.stream] / 8
+
+    @property
+    def kv_bits(self) -> int:
+        """Bits per element of the KV cache: by default those of the activations, at least 8."""
+        return max(8, self.activation_bits) if self.kv_width is None else self.kv_width
 
     @property
     def kv_bytes(self) -> float:
@@ -168,7 +172,7 @@ class Dtypes(NamedTuple):
 
     def with_kv_bits(self, bits: int) -> Dtypes:
         """Return these formats with a KV cache of a given width."""
-        return self._replace(kv_bits=bits, kv_given=True)
+        return self._replace(kv_width=bits)
 
     def on(self, peak_flops: Mapping[str, float], gpu_name: str) -> Dtypes:
         """Return these formats as a GPU runs them: fp16 or bf16 chosen, missing rates emulated, with notes on both."""
@@ -227,13 +231,13 @@ def get_dtypes(name: object) -> Dtypes:
 def _single(name: str) -> Dtypes:
     """Return the formats of a name without `+`."""
     name = dtype_spelling(name)
-    everyday, kv_bits = EVERYDAY.get(name), None
+    everyday, kv_width = EVERYDAY.get(name), None
     group = re.fullmatch(_GROUPED, name)
     if group:
         everyday = EVERYDAY["int4"]._replace(scale_bits=16 / int(group["group"]))
     if everyday is None:
-        everyday, kv_bits = _from_widths(name)
-    return Dtypes(name, *everyday, kv_bits=kv_bits or max(8, everyday.activation_bits), kv_given=kv_bits is not None)
+        everyday, kv_width = _from_widths(name)
+    return Dtypes(name, *everyday, kv_width)
 
 
 def of_checkpoint(weight_format: str) -> Dtypes:

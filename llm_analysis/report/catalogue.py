@@ -78,7 +78,7 @@ def dtype_row(d: Dtypes) -> Row:
 def dtype_entry(d: Dtypes) -> Row:
     """Return all fields of a number format, with those of its parts."""
     parts = {key: dtype_entry(part) if part else None for key, part in (("experts", d.experts), ("mlp", d.mlp))}
-    return d._asdict() | parts
+    return d._asdict() | {"kv_bits": d.kv_bits} | parts
 
 
 def gpu_row(g: GPU) -> Row:

@@ -209,7 +209,7 @@ def test_nvidias_nim_at_concurrency_50() -> None:
     from llm_analysis.physics.dtypes import get_dtypes
 
     model, gpu = get_model("llama-3.3-70b"), get_gpu("h100-sxm-80gb")
-    dtypes = get_dtypes("fp8")._replace(kv_bits=8)
+    dtypes = get_dtypes("fp8").with_kv_bits(8)
     nim = Scenario.of(model, gpu, dtypes, Parallelism(tp_size=2), runtime=get_runtime("tensorrt-llm"))
     found = steady_state(nim, 5000, 500, 50)
     assert found.tpot == pytest.approx(0.0597, rel=0.1)

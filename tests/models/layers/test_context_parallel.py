@@ -425,7 +425,7 @@ def test_a_missing_inter_node_bandwidth_is_an_error() -> None:
 def test_prefill_of_a_million_tokens_on_128_gpus(tokens: float, measured: float) -> None:
     """Its GPUs had a lower power limit and thus a lower peak, so compute-bound estimates are a tenth too low."""
     layout = Parallelism(tp_size=8, cp_size=16)
-    model, gpu, formats = get_model("llama-3.1-405b"), get_gpu("h100-sxm-80gb"), get_dtypes("fp8")._replace(kv_bits=16)
+    model, gpu, formats = get_model("llama-3.1-405b"), get_gpu("h100-sxm-80gb"), get_dtypes("fp8").with_kv_bits(16)
     found = float(LLMAnalysis(model, gpu, formats, layout).seconds(Step(1.0, tokens)))
     assert 0.6 < found / measured < 1.0
     light = float(LLMAnalysis(model, gpu, formats, layout, method="ideal").seconds(Step(1.0, tokens)))
