@@ -521,7 +521,18 @@ class _Search:
         own = float(np.interp(in_flight, curve.batch, s.tpot)) * b
         first = float(np.interp(in_flight, curve.batch, s.ttft(rate / (replicas * curve.ranks)))) * a
         return self._configured(
-            curve, "aggregated", replicas, batch, None, 0, rate, capacity * replicas, in_flight, first, own, limited_by
+            curve,
+            None,
+            0,
+            mode="aggregated",
+            replicas=replicas,
+            batch=batch,
+            in_flight=in_flight,
+            rate=rate,
+            capacity=capacity * replicas,
+            ttft=first,
+            tpot=own,
+            limited_by=limited_by,
         )
 
     def _disaggregated(
@@ -530,7 +541,50 @@ class _Search:
         """Yield, for each decode layout, decode workers with the cheapest matching prefill workers."""
         import numpy as np
 
-        rate, d = self._rate(), self.demand
+        rate = self._rate()
+        matched = self._prefill_workers(prefills, rate, edges, spare)
+        if matched is None:
+            return
+        first, workers, prefill = matched
+        for coarse in curves:
+            b = coarse.tpot_edge if edges else 1.0
+
+            def meets(of: _Curve, b: float = b) -> dict[str, Any]:
+                return self._meets(np.full_like(of.steady.step, first), of.steady.step * b)
+
+            curve = self._refined(coarse, meets)
+            step = curve.steady.step * b
+            batch, limited_by = _largest(meets(curve), curve.batch)
+            self.points += 1
+            if batch == 0:
+                continue
+            rates = curve.batch * curve.ranks / ((self.demand.output_tokens - 1) * step)
+            capacity = float(np.interp(batch, curve.batch, rates))
+            replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
+            in_flight = float(np.interp(rate / replicas, rates, curve.batch))
+            tpot = float(np.interp(in_flight, curve.batch, step))
+            yield self._configured(
+                curve,
+                prefill,
+                workers,
+                mode="disaggregated",
+                replicas=replicas,
+                batch=batch,
+                in_flight=in_flight,
+                rate=rate,
+                capacity=capacity * replicas,
+                ttft=first,
+                tpot=tpot,
+                limited_by=limited_by,
+            )
+
+    def _prefill_workers(
+        self, prefills: Sequence[tuple[_Curve, float]], rate: float, edges: bool, spare: float
+    ) -> tuple[float, int, _Curve] | None:
+        """Return mean TTFT, number and curve of the cheapest prefill workers for a rate; None if all are too slow.
+
+        A worker is busy at most for the share of the time at which its queue, M/D/1, still meets the limit on TTFT.
+        """
         matched = []
         for curve, seconds in prefills:
             own = seconds * (curve.ttft_edge if edges else 1.0)
@@ -542,41 +596,7 @@ class _Search:
             workers = ceil(rate * service / max(busy, 1e-9) - 1e-12)
             first = own + waiting(rate / workers, service)
             matched.append((workers * curve.gpus, first, workers, curve))
-        if not matched:
-            return
-        _, first, workers, prefill = min(matched, key=lambda each: each[:2])
-        for coarse in curves:
-            curve = coarse
-            b = curve.tpot_edge if edges else 1.0
-
-            def meets(of: _Curve, b: float = b) -> dict[str, Any]:
-                return self._meets(np.full_like(of.steady.step, first), of.steady.step * b)
-
-            curve = self._refined(curve, meets)
-            step = curve.steady.step * b
-            batch, limited_by = _largest(meets(curve), curve.batch)
-            self.points += 1
-            if batch == 0:
-                continue
-            rates = curve.batch * curve.ranks / ((d.output_tokens - 1) * step)
-            capacity = float(np.interp(batch, curve.batch, rates))
-            replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
-            in_flight = float(np.interp(rate / replicas, rates, curve.batch))
-            tpot = float(np.interp(in_flight, curve.batch, step))
-            yield self._configured(
-                curve,
-                "disaggregated",
-                replicas,
-                batch,
-                prefill,
-                workers,
-                rate,
-                capacity * replicas,
-                in_flight,
-                first,
-                tpot,
-                limited_by,
-            )
+        return min(matched, key=lambda each: each[:2])[1:] if matched else None
 
     def _rate(self) -> float:
         """Return the requests per second; of a number in flight, as if each met the limits on latency."""
@@ -600,19 +620,20 @@ class _Search:
     def _configured(
         self,
         curve: _Curve,
+        prefill: _Curve | None,
+        workers: int,
+        *,
         mode: str,
         replicas: int,
         batch: int,
-        prefill: _Curve | None,
-        workers: int,
+        in_flight: float,
         rate: float,
         capacity: float,
-        in_flight: float,
         ttft: float,
         tpot: float,
         limited_by: str,
     ) -> Configuration:
-        """Return a configuration with its sums."""
+        """Return a configuration with its totals. `rate` and `capacity` are requests per second of all replicas."""
         gpus = replicas * curve.gpus + (workers * prefill.gpus if prefill else 0)
         hourly = None if curve.price is None else gpus * curve.price
         tokens = rate * self.demand.output_tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from textwrap import fill
 
 from llm_analysis.explore.compare import Comparison, Difference, Row
@@ -105,10 +104,11 @@ def _sentence(found: Difference, letters: str) -> str:
         return f"{pair}: {found.phase} takes the same time"
     more = "longer" if found.seconds > 0 else "shorter"
     bounds = {cause.bound for cause in found.causes}
-    alike = f", all {_bound(bounds.pop())}" if len(bounds) == 1 else ""
-    each: Callable[[str], str] = (lambda bound: "") if alike else (lambda bound: f" ({_bound(bound)})")
-    causes = ", ".join(f"{c.operator} {c.share:.0%}{each(c.bound)}" for c in found.causes)
-    return f"{pair}: {found.phase} is {seconds(abs(found.seconds))} {more}: {causes}{alike}"
+    if len(bounds) == 1:
+        causes = ", ".join(f"{c.operator} {c.share:.0%}" for c in found.causes) + f", all {_bound(bounds.pop())}"
+    else:
+        causes = ", ".join(f"{c.operator} {c.share:.0%} ({_bound(c.bound)})" for c in found.causes)
+    return f"{pair}: {found.phase} is {seconds(abs(found.seconds))} {more}: {causes}"
 
 
 def _bound(term: str) -> str:
