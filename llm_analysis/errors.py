@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MAX_NAMES = 12  # names in one error line
+_SIMILAR_START = 0.8  # least similarity (difflib) of a name and the start of a known one
 _MAX_CHARACTERS = 100  # longest part of a name that is compared with the known ones
 
 # What a value must be, by the type of pydantic's error.
@@ -58,7 +59,7 @@ class UsageError(Exception):
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
     """Return the known names most similar to `name`, as the end of an error line; `otherwise` if none is similar."""
-    from difflib import get_close_matches  # imported here, because an answer without an error does not need it
+    from difflib import SequenceMatcher, get_close_matches  # imported here: an answer without an error needs neither
 
     names = list(known)
     lower = {known_name.lower(): known_name for known_name in sorted(names, reverse=True)}
@@ -67,6 +68,13 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = 
         return f"; did you mean {prefix}{lower[wanted]}?"
     close = [n for n in lower if n.startswith(wanted) and len(wanted) > 1]
     close += [n for n in lower if n not in close and min(len(wanted), len(n)) > 2 and (wanted in n or n in wanted)]
+    plain = {n: "".join(filter(str.isalnum, n)) for n in [*sorted(lower), wanted]}
+    length = len(plain[wanted])
+    starts = {n: SequenceMatcher(None, plain[wanted], plain[n][:length]).ratio() for n in sorted(lower)}
+    likely = sorted(
+        (n for n, ratio in starts.items() if ratio >= _SIMILAR_START and length > 2), key=lambda n: -starts[n]
+    )
+    close += [n for n in likely if n not in close]
     close += [n for n in get_close_matches(wanted, lower, n=3, cutoff=0.6) if n not in close]
     if close:
         return f"; did you mean {', '.join(prefix + lower[n] for n in close[:3])}?"

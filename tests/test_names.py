@@ -146,6 +146,17 @@ def test_a_runtime_is_found_however_its_name_is_written(written: str) -> None:
     assert get_runtime(written) == get_runtime("vllm-v1")
 
 
+@pytest.mark.parametrize(("written", "suggested"), [("H1000", "h100-nvl-94gb, h100-pcie-80gb, h100-sxm-80gb")])
+def test_a_misspelled_gpu_gets_the_names_with_a_similar_start(written: str, suggested: str) -> None:
+    with pytest.raises(UnknownName, match=f"did you mean {suggested}"):
+        get_gpu(written)
+
+
+def test_a_model_without_its_size_gets_the_names_with_all_sizes() -> None:
+    with pytest.raises(UnknownName, match=r"did you mean llama-3.1-405b, llama-3.1-70b, llama-3.1-8b\?"):
+        get_model("llama3.1")
+
+
 @given(st.text(max_size=12))
 def test_any_text_has_matches_among_the_known_names_only(text: str) -> None:
     assert set(matching_gpus(text, GPUS)) <= set(GPUS)
