@@ -2,9 +2,9 @@
 
     python benchmarks/cold_start.py [rounds]
 
-CPU time is user plus system time of a whole process, from start to exit. The processes take turns, so that a busy
-machine slows all of them. Byte code is cached in the first, unmeasured round, as it is after an installation. The ratio
-should be at most 1.35; the goal is 1.25.
+CPU time is user plus system time of a whole process, from start to exit. The processes alternate, because a busy
+machine then slows all of them alike. Byte code is cached in the first, unmeasured round, as it is after an
+installation. The ratio should be at most 1.35; the goal is 1.25.
 """
 
 import os

@@ -24,7 +24,7 @@ LENGTHS = {"batch_size_per_gpu": "1:64:1", "seq_len": "128:8192:128", "num_token
 
 
 def cpu_seconds(run: Callable[[], object], repeat: int = 3) -> float:
-    """CPU seconds of the fastest of some runs."""
+    """Return the CPU seconds of the fastest of some runs."""
     best = float("inf")
     for _ in range(repeat):
         start = time.process_time()
@@ -39,7 +39,7 @@ def drained(sweep: Sweep) -> float:
 
 
 def one(flags: dict[str, Any]) -> float:
-    """CPU seconds of one scalar estimate: prefill, decode, memory."""
+    """Return the CPU seconds of one scalar estimate: prefill, decode, memory."""
     scenario, workload = question(flags | {"batch_size_per_gpu": 8, "seq_len": 2000, "num_tokens_to_generate": 200})
 
     def run() -> None:

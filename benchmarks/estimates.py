@@ -13,11 +13,11 @@ from llm_analysis import LLMAnalysis, get_dtypes, get_gpu, get_model
 from llm_analysis.physics.operators import Step
 
 POINTS = 100_000
-COMPARED = 500  # points that are also computed alone
+COMPARED = 500  # number of points that are also computed alone
 
 
 def best_seconds(statement: "timeit._Stmt", number: int, repeat: int = 7) -> float:
-    """Seconds that one run takes in the fastest of `repeat` rounds."""
+    """Return the seconds of one run in the fastest of `repeat` rounds."""
     return min(timeit.repeat(statement, number=number, repeat=repeat)) / number
 
 
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def show(method: str, analysis: LLMAnalysis) -> None:
-    """Prints the three figures of one method."""
+    """Print the three figures of one method."""
     one = best_seconds(
         lambda: analysis.inference(batch_size_per_gpu=4, seq_len=2048, num_tokens_to_generate=256), 10, 50
     )

@@ -53,7 +53,7 @@ class Answer(Estimate):
     __slots__ = ()
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Raise AttributeError with the field that an alias such as `ttft` stands for, or with the nearest names."""
+        """Raise AttributeError with the field of an alias such as `ttft`, or with the nearest names."""
         field = ALIASES.get(name)
         hint = f"; it is called {field}" if field else nearest(name, KEYS)
         raise AttributeError(f"an estimate has no {name}{hint}")

@@ -115,7 +115,7 @@ def _checked_name(what: str, name: object) -> str:
 
 
 def _model_path(name: str, allow_download: bool) -> tuple[Path, list[str]]:
-    """Return the file of a model, and notes on how its name was understood. Raises LLMAnalysisError."""
+    """Return the file of a model, and notes on how its name was read. Raises LLMAnalysisError."""
     if not is_repository(name) or _exists(name):
         return _path_of("model", name)
     path = cached_config(name) or _with_id(name) or (fetched_config(name) if allow_download else None)
@@ -125,7 +125,7 @@ def _model_path(name: str, allow_download: bool) -> tuple[Path, list[str]]:
 
 
 def _path_of(what: str, name: str) -> tuple[Path, list[str]]:
-    """Return the file that a name or a path stands for, and notes on how the name was understood.
+    """Return the file of a name or a path, and notes on how the name was read.
 
     A known name comes first, then an existing file or folder, then a name that is written in another way. Raises
     UnknownName or BadConfig.
@@ -193,7 +193,7 @@ def _with_id(repository: str) -> Path | None:
 
 
 def _lower(ids: list[str]) -> list[str]:
-    """Return ids in lower case: those of Hugging Face do not depend on case."""
+    """Return ids in lower case, because case does not matter in those of Hugging Face."""
     return [each.lower() for each in ids]
 
 

@@ -1,6 +1,6 @@
 """Files: the package's own data folder, JSON files and tables of users, cells of CSV files.
 
-Only regular files are read, up to a size limit, so that a pipe or a device given as a file cannot block the program.
+Only regular files are read, up to a size limit: a pipe or a device given as a file would block the program.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def read_table(path: Path, required: Sequence[str], rows: str = "rows") -> list[
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a cell of a CSV file; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    """Return a cell of a CSV file; an apostrophe precedes text that a spreadsheet would run as a formula."""
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value
     try:

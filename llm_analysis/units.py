@@ -1,7 +1,7 @@
 """Units, and numeric functions that accept one number or a whole numpy array.
 
 Quantities are in SI units: seconds, bytes, FLOP, FLOP/s, bytes/s. Only `report` writes ms, GB or TFLOP/s.
-A `Quantity` (batch, prompt, context, and what is computed from them) is a float or a float64 array. numpy is imported
+A `Quantity` (batch, prompt, context, and values computed from them) is a float or a float64 array. numpy is imported
 only when an array arrives, because importing it takes longer than a single estimate.
 """
 

@@ -4,7 +4,7 @@ A command declares each flag once, in its signature: type, default and help text
 
     def infer(*, tp_size: Annotated[int, Flag("tensor-parallel GPUs", LAYOUT)] = 1) -> Output: ...
 
-Fire dispatches and parses. This file adds what Fire does not do: it rejects unknown flags before the command runs, it
+Fire dispatches and parses. This file adds what Fire lacks: it rejects unknown flags before the command runs, it
 accepts the flag names of serving engines, and it gives Fire a parser for the value of each flag.
 """
 
@@ -50,7 +50,7 @@ class Declared(NamedTuple):
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag is True or False, so that it may stand without a value."""
+        """Whether the flag is True or False, and may be given without a value."""
         return self.kind is bool and not self.flag.raw
 
 

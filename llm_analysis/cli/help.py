@@ -7,7 +7,7 @@ from llm_analysis.cli.flags import Declared, grouped
 from llm_analysis.cli.terminal import columns
 
 _WIDE = 120  # columns: longer lines of text are hard to read
-_NAME = 24  # columns of the flag names; a longer name stands on a line of its own
+_NAME = 24  # columns of the flag names; a longer name has a line of its own
 
 _EXAMPLES = {
     "infer": (
@@ -54,7 +54,7 @@ def command_help(name: str, about: str, flags: Mapping[str, Declared]) -> str:
 
 
 def _wrapped(examples: list[str], width: int) -> list[str]:
-    """Return the lines of examples; a command that does not fit goes on after a backslash."""
+    """Return the lines of examples; a long command continues after a backslash."""
     lines = []
     for line in "\n".join(examples).split("\n"):
         pieces = textwrap.wrap(line, width - 2, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)

@@ -69,7 +69,7 @@ def printing() -> Iterator[None]:
 
 
 def _discard_stdout() -> None:
-    """Redirect stdout to nowhere, so that Python does not fail again when it flushes stdout at exit."""
+    """Redirect stdout to nowhere, because Python would fail again when it flushes stdout at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

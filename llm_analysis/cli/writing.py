@@ -127,7 +127,7 @@ def output_folder(value: object, flag: str = "output_dir") -> Path:
 
 
 def name_part(flag: str, value: object) -> str:
-    """Return a value that can stand in a file name. Raises BadValue."""
+    """Return a value that can be a part of a file name. Raises BadValue."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > 100 or set(value) & set("/\\"):
         raise BadValue(f"{flag} must be a short part of a file name, not {shown(value)}")
     return value

@@ -1,4 +1,4 @@
-"""The columns of a sweep: the JSON keys of infer, what kind of values they hold, and their numpy arrays."""
+"""The columns of a sweep: the JSON keys of infer, the kinds of their values, and their numpy arrays."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Cause(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How much longer (negative: shorter) a phase takes in a scenario, by its index, than in the first one, and why."""
+    """The difference in seconds of a phase between a scenario, given by index, and the first one, with its causes."""
 
     scenario: int
     phase: str

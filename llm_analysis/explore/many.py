@@ -199,7 +199,7 @@ class Grouping:
         return build_for(self._runtime(choice), gpu) if choice["method"] in (None, "calibrated") else None
 
     def _server(self, gpu: GPU, choice: Mapping[str, Any]) -> tuple[object, ...]:
-        """Return the runtime and what its server does without flags on a GPU."""
+        """Return the runtime and the defaults of its server on a GPU."""
         runtime = self._engine_runtime(gpu, choice)
         engine = engine_of(runtime.name) if runtime else None
         return runtime and runtime.name, engine and engine.defaults_on(gpu)

@@ -66,10 +66,10 @@ class Demand(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """A way to serve the demand. Latencies are those at the load that the demand causes.
+    """A way to serve the demand. Latencies are those at the demand.
 
     `batch` is the largest number of sequences in flight per data-parallel rank within the limits, `in_flight` the
-    number that the demand causes. `load` is the demand as a share of what the replicas can serve. In disaggregated
+    number at the demand. `load` is the demand as a share of what the replicas can serve. In disaggregated
     mode `replicas` counts decode workers.
     """
 
@@ -369,7 +369,7 @@ class _Search:
         self.prefills.append((curve, seconds))
 
     def _fitting(self, scenario: Scenario) -> int:
-        """Return the number of sequences in flight that fit, and record what is missing if none do."""
+        """Return the number of sequences in flight that fit, and record the missing bytes if none do."""
         workload = Workload(
             seq_len=self.demand.input_tokens,
             num_tokens_to_generate=self.demand.output_tokens,
@@ -465,7 +465,7 @@ class _Search:
         return ""
 
     def _assumed(self, best: Configuration) -> tuple[str, ...]:
-        """Return the notes on the estimate of a configuration, and on what the closed form leaves out."""
+        """Return the notes on the estimate of a configuration, and on the limits of the closed form."""
         workload = Workload(
             batch_size_per_gpu=best.batch,
             seq_len=self.demand.input_tokens,
@@ -752,7 +752,7 @@ def _order(c: Configuration) -> tuple[float, ...]:
 
 
 def _reason(c: Configuration) -> str:
-    """Return why a configuration needs as many GPUs as it does."""
+    """Return the reason for the number of GPUs of a configuration."""
     if c.limited_by == "the largest batch searched":
         text = f"no batch above {c.batch} was searched"
     else:

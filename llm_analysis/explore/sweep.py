@@ -2,7 +2,7 @@
 
 Batch size, prompt length and output length are open array axes of one estimate: batch[:, None, None],
 prompt[None, :, None], output[None, None, :]. All other flags are choices; each combination of them is a `Scenario`.
-Points are computed in blocks of at most `BLOCK`, so that the memory needed does not depend on their number. A row is
+Points are computed in blocks of at most `BLOCK`, which limits the memory for any number of points. A row is
 identical to the answer of infer, for any block size.
 """
 

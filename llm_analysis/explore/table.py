@@ -22,7 +22,7 @@ Self = TypeVar("Self", bound="Table")
 class Table(Mapping[str, "Column"]):
     """Columns of equal length by name. A missing number is NaN, a missing text is empty.
 
-    `points` counts the points of the sweep, `misfits` those that do not fit in memory, `notes` what was skipped.
+    `points` counts the points of the sweep, `misfits` those that do not fit in memory, `notes` list skipped points.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def _server(scenario: Scenario, lengths: tuple[int, int], limits: dict[str, floa
 def _disaggregated(
     servers: Servers, decode: Server, lengths: tuple[int, int], requests: Sequence[Request], limits: dict[str, float]
 ) -> Simulated:
-    """Return the latencies with prefill workers, whose caches arrive at decode workers."""
+    """Return the latencies with prefill workers that send their caches to decode workers."""
     prefill_scenario = servers.prefill or servers.scenario
     prefill = _server(prefill_scenario, lengths, limits | {"max_num_seqs": 16})
     link = kv_link(prefill_scenario, float(lengths[0]))
@@ -88,7 +88,7 @@ def _disaggregated(
 
 
 def _summed(run: Run, due: Sequence[float]) -> Simulated:
-    """Return the latencies of a run whose clients sent their requests at `due`, without ramp-up and drain."""
+    """Return the latencies of requests that were sent at `due`, without ramp-up and drain."""
     rows = list(zip(run.requests, due, strict=True))
     kept = rows[len(rows) // 5 : len(rows) * 4 // 5]
     span = kept[-1][0].end - kept[0][0].end

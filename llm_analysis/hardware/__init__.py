@@ -1,4 +1,4 @@
-"""GPUs, how long a kernel takes on one, and fitted kernel profiles.
+"""GPUs, the time of a kernel on a GPU, and fitted kernel profiles.
 
 gpu        datasheet facts of a GPU, and its links
 roofline   the cost line: seconds of one operator

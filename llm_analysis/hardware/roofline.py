@@ -27,7 +27,7 @@ _TINY = 1e-300  # seconds; keeps 0 / 0 out of the ratio of two times
 def combine(a: Quantity, b: Quantity, sharpness: Quantity) -> Quantity:
     """Return (a^p + b^p)^(1/p) of two times in seconds: p = 1 adds them, p = inf takes the larger.
 
-    The larger is factored out, so that times of a nanosecond neither underflow nor lose digits.
+    The larger is factored out, because powers of a nanosecond could underflow or lose digits.
     """
     large = maximum(a, b)
     if isinstance(sharpness, NUMBER) and sharpness == inf:

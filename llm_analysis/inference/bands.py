@@ -75,7 +75,7 @@ def cells() -> dict[str, Band]:
 def band_of(phase: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> Band | None:
     """Return the band of an estimate; None if there are no published measurements of its kind.
 
-    No measurement covers context parallelism. A cell without enough rows takes the band of the other chips.
+    No measurement covers context parallelism. A cell without enough rows uses the band of the other kind of chips.
     """
     from llm_analysis.hardware.profiles import same_chip
 

@@ -40,7 +40,7 @@ class Limit(NamedTuple):
 
 
 def limits_of(fraction_of: str, fraction: float, memory: Quantity, process: float) -> tuple[Limit, ...]:
-    """Return the limits under a `fraction` of the bytes of `memory`, of which the process takes `process`."""
+    """Return the limits for a `fraction` of `memory` bytes, with `process` bytes taken by the process."""
     if fraction_of == "weights_and_cache":
         return Limit(1.0, 0.0, fraction * memory), Limit(1.0, 1.0, memory - process)
     if fraction_of == "free":
@@ -51,7 +51,7 @@ def limits_of(fraction_of: str, fraction: float, memory: Quantity, process: floa
 class GPUDefaults(BaseModel):
     """Defaults on GPUs with at least `least_memory_bytes`, except for names that contain a word of `except_for`.
 
-    The memory is what the driver reports, as engines see it. The fraction is `gpu_memory_utilization`, or all but
+    The memory is that reported by the driver, which engines read. The fraction is `gpu_memory_utilization`, or all but
     `reserved_bytes`.
     """
 

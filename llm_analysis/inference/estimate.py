@@ -1,4 +1,4 @@
-"""The answer: one record whose field names are the JSON keys and the words of the tables."""
+"""The answer: one record. Its field names are the JSON keys and the words of the tables."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def _operator_row(phase: str, entries: Timed, gpu: GPU, total: Quantity) -> Oper
 
 
 def _bound(terms: dict[str, Quantity], timed: Mask) -> Any:
-    """Return the name of the largest term, or an array of names; `nothing` for an operator that takes no time."""
+    """Return the name of the largest term, or an array of names; `nothing` for an operator without time."""
     largest = first_largest(list(terms.values()))
     if isinstance(timed, bool) and all(isinstance(one, NUMBER) for one in largest):
         return list(terms)[largest.index(1.0)] if timed else "nothing"

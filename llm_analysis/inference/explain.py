@@ -1,4 +1,4 @@
-"""Compare an estimate with the speed of light, term by term, and estimate what changes would shorten it.
+"""Compare an estimate with the speed of light, term by term, and estimate the effect of changes.
 
 The speed of light of an operator is its time under method `ideal`, at the peaks of the datasheet:
 
@@ -83,7 +83,7 @@ class Explanation:
 
 
 def explanation(scenario: Scenario, workload: Workload) -> Explanation:
-    """Return where the time of a static batch goes and what would shorten it. Raises LLMAnalysisError."""
+    """Return where the time of a static batch goes, and the effect of changes. Raises LLMAnalysisError."""
     estimate = answer(scenario, workload)
     gpu, basis = scenario.gpu, estimate.basis
     prefill, decode = _terms_of(basis.prefill, gpu), _terms_of(basis.decode, gpu)
@@ -222,7 +222,7 @@ WHAT_IFS: dict[str, tuple[str, _Change]] = {
     "tp_size_x2": ("tp_size x 2", _twice_the_gpus),
     "cp_size_x2": ("cp_size x 2", _twice_the_ranks),
 }
-_APPLIES: dict[str, Callable[[Scenario, Estimate], bool]] = {  # conditions of what-ifs that do not always make sense
+_APPLIES: dict[str, Callable[[Scenario, Estimate], bool]] = {  # conditions of what-ifs that do not always apply
     "fp8_weights": lambda a, e: a.dtypes.weight_bits > get_dtypes("fp8").weight_bits,
     "int4_weights": lambda a, e: a.dtypes.weight_bits > get_dtypes("int4").weight_bits,
     "fp8_kv_cache": lambda a, e: a.dtypes.kv_bits > 8 and "fp8" in a.gpu.peak_flops,

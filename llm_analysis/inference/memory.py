@@ -1,7 +1,7 @@
 """The memory of one GPU, counted from the timed operators, and changes that would make a model fit.
 
     weights       of the fullest stage of a pipeline, by class; group scales of narrow formats and biases included
-    KV cache      at the end of the generation; samples of one prompt share that of the prompt
+    KV cache      at the end of the generation; samples of one prompt share the cache of the prompt
     activations   at the peak of the prefill: the residual stream, and the operator with the largest inputs and outputs;
                   of all prompts together, or of one chunk if the prefill is cut into chunks
     runtime       with `calibrated`: other memory of the serving process (see OVERHEAD)
@@ -29,7 +29,7 @@ from llm_analysis.units import GB, Mask, Quantity, floor, maximum, minimum, real
 if TYPE_CHECKING:
     from llm_analysis.inference.scenario import Scenario
 
-# Bytes that a serving process holds on a GPU beside its tensors. Assumptions, rounded from what engines log: the CUDA
+# Bytes that a serving process holds on a GPU beside its tensors. Assumptions, rounded from logs of engines: the CUDA
 # context and loaded kernels of a PyTorch process, 0.5 GB; captured CUDA graphs, 1 GB (vLLM's log announces 1 to 3 GiB);
 # NCCL's buffers, if there is another GPU, 0.4 GB (24 channels to 2 peers, each way, of NCCL_BUFFSIZE = 4 MiB).
 OVERHEAD = {"cuda_context": 0.5e9, "cuda_graphs": 1.0e9}
@@ -69,7 +69,7 @@ class Memory:
 
     @property
     def needed(self) -> Quantity:
-        """Weights, KV cache, activations and what the process holds."""
+        """Weights, KV cache, activations and other bytes of the process."""
         return self.weights + self.kv_cache + self.activations + self.overhead
 
     @property
@@ -167,7 +167,7 @@ class _Stage(NamedTuple):
 
     @classmethod
     def of(cls, budget: _Budget, first: int, last: int, built: list[Op] | None = None) -> _Stage:
-        """Return what a GPU holds of layers `first` .. `last` - 1 and of the embedding and head that go with them."""
+        """Return the bytes of layers `first` .. `last` - 1 on a GPU, with embedding and head at the ends."""
         s, w = budget.scenario, budget.workload
         step = w.widest_pass
         prefill = built or stage_ops(s.model, step, s.dtypes, s.layout, first, last)

@@ -107,7 +107,7 @@ class Method:
         return passes.prefill(scenario, workload)
 
     def decode(self, scenario: Scenario, workload: Workload) -> Timed:
-        """Return the operators of the mean decode step with their costs, as passes whose weights sum to 1."""
+        """Return the operators of the mean decode step with their costs, as passes with weights that sum to 1."""
         return passes.decode(scenario, workload)
 
     def seconds(self, scenario: Scenario, step: Step) -> Quantity:
@@ -186,7 +186,7 @@ class Calibrated(Method):
         return numbers
 
     def notes(self, ops: Iterable[Op]) -> tuple[str, ...]:
-        """Return notes on kernels of other GPUs and formats that stand for those of `ops`."""
+        """Return notes on kernels of other GPUs and formats that are used for `ops`."""
         found = [self._profile.note] if self._profile.note else []
         distinct = {(op.kind, op.format, op.span, op.messages): op for op in ops}
         for op in distinct.values():

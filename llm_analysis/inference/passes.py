@@ -38,7 +38,7 @@ def prefill(scenario: Scenario, workload: Workload) -> Timed:
 
 
 def decode(scenario: Scenario, workload: Workload) -> Timed:
-    """Return the operators of the mean decode step, with their costs, as passes whose weights sum to 1."""
+    """Return the operators of the mean decode step, with their costs, as passes with weights that sum to 1."""
     timed = _decode_steps(scenario, checking_passes(scenario.model, workload))
     if workload.num_draft_tokens and (draft := scenario.of_draft()):
         timed += _named(_decode_steps(draft, drafting_passes(draft.model, workload)))

@@ -2,7 +2,7 @@
 
 A sequence of passes (the chunks of a prefill, or one decode step) is cut into items: each pass into m micro-batches.
 Item i takes T_i on the way through all stages and occupies the slowest of them, its send included, for a slot S_i. The
-next item enters a stage when the one before has left it, so the sequence takes
+next item enters a stage after the previous one has left it, so the sequence takes
 
     seconds(m) = sum over items of S_i  +  max over items of (T_i - S_i)          m = 1, 2, 4, ...
 

@@ -29,7 +29,7 @@ from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
 _NORM_BYTES = 4.0
-LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: that of the example's A100s, kept for every GPU
+LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: the value of the example's A100s, for every GPU
 
 
 def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:

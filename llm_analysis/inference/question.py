@@ -100,7 +100,7 @@ def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Lit
 
 
 def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:
-    """Return the record whose fields are among the flags. Raises BadValue."""
+    """Return a record with the flags of its field names. Raises BadValue."""
     given = {name: flags[name] for name in kind.model_fields if name in flags}
     for name, value in given.items():
         if isinstance(value, (list, tuple)) and value:

@@ -132,7 +132,7 @@ class Runtime(BaseModel):
         return seconds
 
     def adjusted(self, op: Op, gpu: GPU, numbers: Efficiency, usual_launch: float) -> Efficiency:
-        """Return a kernel's numbers under this runtime; `usual_launch` is that of the 16-bit kernel."""
+        """Return a kernel's numbers under this runtime; `usual_launch` is the launch time of the 16-bit kernel."""
         kind = op.kind
         if kind in COLLECTIVES:
             return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
@@ -161,7 +161,7 @@ class Runtime(BaseModel):
 def _scaled(
     numbers: Efficiency, flops: float, memory: float, launch: float | None = None, most: float = 1.0
 ) -> Efficiency:
-    """Return `numbers` with factors on the fractions of peak; that of compute stays at most `most`."""
+    """Return `numbers` with factors on the fractions of peak; the compute fraction stays at most `most`."""
     if flops == memory == 1.0 and launch in (None, numbers.launch):
         return numbers
     changed = {"flops": min(numbers.flops * flops, most), "memory": numbers.memory * memory}

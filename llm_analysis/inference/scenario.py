@@ -39,7 +39,7 @@ class Scenario(NamedTuple):
     """A valid combination of model, GPU, formats, layout, method and runtime.
 
     `gpu` is one device as software sees it, in nodes of the size that `layout` states; `dtypes` are formats that it
-    multiplies. `notes` list what was assumed. Build one with `Scenario.of`, which checks all parts against each other.
+    multiplies. `notes` list assumptions. Build one with `Scenario.of`, which checks all parts against each other.
     """
 
     model: ModelConfig

@@ -198,7 +198,7 @@ def nodes(first: Quantity, count: Quantity, kinks: Iterable[Quantity] = ()) -> I
 
 
 def _decode_passes(model: ModelConfig, workload: Workload) -> Iterator[tuple[Quantity, Step]]:
-    """Yield (weight, pass) whose weighted sum is the mean decode step; the weights sum to 1.
+    """Yield (weight, pass) with the mean decode step as their weighted sum; the weights sum to 1.
 
     Without a KV cache each step computes the whole sequence again.
     """

@@ -205,7 +205,7 @@ class ModelConfig(BaseModel):
 
     @property
     def is_encoder(self) -> bool:
-        """Return whether every token sees the whole prompt, so that a prompt cannot be cut into chunks."""
+        """Return whether every token attends to the whole prompt, which then cannot be cut into chunks."""
         return any(mixer.startswith("bidirectional") for mixer, _ in self.layer_kinds)
 
     @property

@@ -1,8 +1,8 @@
 """Average the bits of a GGUF format over the tensors of a model.
 
 llama.cpp gives each tensor a type by its role and its layer. The operators have one width for the matrices of
-attention, one for those of feed-forwards and one for those of experts. These widths are averages, with which the bytes
-of each part are exact.
+attention, one for those of feed-forwards and one for those of experts. These widths are averages that give the exact
+bytes of each part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.gguf import MIXES, Attention, Mix, attention_type, bits, down_type
 
-# Families whose GGUF files hold queries, keys and values in one tensor.
+# Families with queries, keys and values in one tensor of their GGUF files.
 _FUSED = frozenset(
     {"gpt2", "gpt_neox", "gpt_bigcode", "falcon", "bloom", "mpt", "qwen", "phi", "phi3", "chatglm", "dbrx"}
 )
@@ -65,7 +65,7 @@ def _average(tensors: Iterable[_Tensor], default: float) -> float:
 
 
 def _attention(mix: Mix, model: ModelConfig, kind: str, layer: int) -> list[_Tensor]:
-    """Return the attention tensors of a layer; none for other mixers, which get the default type."""
+    """Return the attention tensors of a layer; none for other mixers, which have the default type."""
     name, _, own = kind.partition(":")
     if not name.endswith("_attention") or name.endswith("latent_attention") or name == "lightning_attention":
         return []

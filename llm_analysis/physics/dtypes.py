@@ -39,7 +39,7 @@ _NVFP4_SCALE_BITS = 8 / 16  # one fp8 scale per 16 elements (NVIDIA, "Introducin
 _NF4_SCALE_BITS = 32 / 64
 _NF4_DOUBLE_SCALE_BITS = 8 / 64 + 32 / (64 * 256)
 
-# Rate of a format that the GPU lacks: that of the next wider format, to which the weights are expanded.
+# A format without a rate on the GPU -> the next wider format, to which the weights are expanded.
 _EMULATED_AT = {
     "fp4": "half",
     "fp8": "half",

@@ -8,7 +8,7 @@ and `collectives`.
     lookup       rows of a table read and written out
 
 Every `Op` holds what one GPU does in one run; `count` is how often it runs in a pass. `params` is the exception: it
-counts the weights of one run over all GPUs, so that `sum(op.count * op.params)` is the parameter count of the model.
+counts the weights of one run over all GPUs; `sum(op.count * op.params)` is the parameter count of the model.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ class Parallelism(BaseModel):
     def share(self, step: Step) -> Step:
         """Return the part of a pass that one context-parallel rank computes.
 
-        In prefill a rank has 1/cp_size of the new tokens of each sequence. The part returned is the last one, whose
-        tokens attend to the most context. In decode a rank has 1/cp_size of the sequences, at least one.
+        In prefill a rank has 1/cp_size of the new tokens of each sequence. The part returned is the last one, with
+        tokens that attend to the most context. In decode a rank has 1/cp_size of the sequences, at least one.
         """
         if self.cp_size == 1:
             return step

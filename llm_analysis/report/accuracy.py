@@ -25,7 +25,7 @@ from llm_analysis.report.tables import csv_of, seconds, table
 
 
 def calibration_text(found: Calibration, style: str, target: str) -> str:
-    """Return what was fitted, and its errors on rows left out."""
+    """Return the fitted terms, and the errors on rows left out."""
     if style == "json":
         plain: dict[str, Any] = {"terms": list(found.terms), "before": list(found.before), "after": list(found.after)}
         return json.dumps(plain | {"notes": list(found.notes), "runtime": found.runtime.model_dump()}, indent=2)
@@ -101,7 +101,7 @@ def score_text(score: Score, style: str) -> str:
 
 
 def _legend(s: Statistics) -> str:
-    """Return what the columns mean."""
+    """Return the meaning of the columns."""
     return _wrapped(_LEGEND if s.coverage is None else f"{_LEGEND} {_LEGEND_OF_BANDS}")
 
 
@@ -143,7 +143,7 @@ def _row_cells(m: Measurement, scored: Scored) -> tuple[str, ...]:
 
 
 def remarks(score: Score) -> list[str]:
-    """Return what was set apart, skipped or assumed, with reasons."""
+    """Return the rows that were set apart, skipped or scored as another runtime, with reasons."""
     found = []
     for reason in dict.fromkeys(reason for _, _, reason in score.set_apart):
         rows = [(m, scored) for m, scored, why in score.set_apart if why == reason]
@@ -174,5 +174,5 @@ def _wrapped(text: str) -> str:
 
 
 def _as_csv(score: Score) -> str:
-    """Return one line per row: what was run, the measured and the estimated value, the error and the band."""
+    """Return one line per row: the workload, the measured and the estimated value, the error and the band."""
     return csv_of([workload_columns(m) | asdict(scored) for m, scored in score.rows])

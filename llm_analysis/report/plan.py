@@ -194,7 +194,7 @@ def _latencies(found: Plan, c: Configuration) -> list[tuple[str, str, str]]:
 
 
 def _edge(found: Plan, best: Configuration) -> str:
-    """Return what it costs to meet the limits at the high edge of the error band."""
+    """Return the best configuration at the high edge of the error band, and its additional cost."""
     edge = found.at_band_edge
     if edge is None:
         return "no configuration meets the limits at the high edge of the error band"

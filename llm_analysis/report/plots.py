@@ -79,7 +79,7 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def _fix_layout(figure: Figure) -> None:
-    """Arrange the figure once, so that drawing it again moves nothing."""
+    """Arrange the figure once, because drawing it again would move its parts."""
     figure.canvas.draw()
     figure.set_layout_engine("none")
 

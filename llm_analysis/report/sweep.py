@@ -1,4 +1,4 @@
-"""A sweep as text: a table of what varies and of the results, JSON, CSV, Markdown."""
+"""A sweep as text: a table of the varying flags and the results, JSON, CSV, Markdown."""
 
 from __future__ import annotations
 

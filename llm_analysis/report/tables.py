@@ -53,7 +53,7 @@ def table(
 
 
 def _wrap_last(rows: Sequence[Sequence[object]], headers: Sequence[str], width: int) -> list[list[object]]:
-    """Return rows whose last cell is wrapped at word boundaries, so that the table fits the width."""
+    """Return rows with the last cell wrapped at word boundaries, to fit the table into the width."""
     others = [max(len(str(row[i])) for row in (headers, *rows)) + 2 for i in range(len(headers) - 1)]
     left = max(width - sum(others), _LEAST_TEXT)
     return [[*row[:-1], fill(str(row[-1]), left, break_long_words=False, break_on_hyphens=False)] for row in rows]

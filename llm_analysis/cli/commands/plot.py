@@ -55,7 +55,7 @@ def plot(
 
 
 def _searched(kind: str, flags: Mapping[str, Any], limits: Mapping[str, Any]) -> Any:
-    """Return the front of each GPU, or what it costs, from the search of plan. Raises LLMAnalysisError."""
+    """Return the Pareto front of each GPU, or its cost, from the search of plan. Raises LLMAnalysisError."""
     if kind == "cost" and limits["prices"] is None and flags["cost_per_gpu_hour"] is None:
         raise BadValue("plot --kind cost needs prices: give --prices or --cost_per_gpu_hour")
     shared = ("model_name", "gpu_name", "dtype_name", "allow_download", "method", "runtime")

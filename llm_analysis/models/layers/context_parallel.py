@@ -30,7 +30,7 @@ _LSE_BYTES = 4.0  # a 32-bit log-sum-exp for each head and query
 
 
 class Shapes(NamedTuple):
-    """Sizes that determine what ranks exchange for one attention."""
+    """Sizes that determine the bytes that ranks exchange for one attention."""
 
     heads: float  # on this GPU
     key_dim: float  # elements of a query, for each head

@@ -73,7 +73,7 @@ def _compressed_indexer(p: Pass, ratio: int) -> list[Op]:
 
 
 def _attention(p: Pass, ratio: int, reach: float) -> Op:
-    """Return one kernel for the window and the compressed rows, which stand for the last `reach` tokens."""
+    """Return one kernel for the window and the compressed rows, which represent the last `reach` tokens."""
     m, step = p.model, p.step
     near = _one_row_attention(p, step, float(m.sliding_window or inf))
     if not ratio:

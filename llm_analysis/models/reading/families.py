@@ -206,7 +206,7 @@ def read_nemotron_h(fields: Fields) -> None:
 
 
 def _read_expand(fields: Fields) -> None:
-    """Set heads of Mamba-2 and their size from `expand` as far as the file does not give them; note a contradiction."""
+    """Set heads of Mamba-2 and their size from `expand` if the file does not give them; note a contradiction."""
     hidden = max(fields.whole("hidden_size"), 1)
     if fields.get("mamba_head_dim") == "auto":
         del fields["mamba_head_dim"]

@@ -49,7 +49,7 @@ _ALGORITHMS = {
 _GROUP = 128  # the default number of int4 weights that share a scale
 SIXTEEN = DEFAULT_DTYPE  # the format of modules that stay in 16 bits
 
-# Parts of a model, and the ends of the names of modules that stand for each of them.
+# Parts of a model, and the ends of the names of typical modules of each part.
 _PARTS: dict[str, tuple[str, ...]] = {
     "attention": (
         *("self_attn.o_proj", "linear_attn.out_proj", "attn.o_proj", "attn.wo_b", "mixer.o_proj", "mixer.out_proj"),
@@ -150,7 +150,7 @@ class Formats:
         return self._own.of_any(names, layer) or self._ignored.of_any(names, layer)
 
     def of_prediction(self, layers: int) -> str | None:
-        """Return the format of the layers for multi-token prediction if it is not that of the others.
+        """Return the format of the layers for multi-token prediction if it differs from the other layers.
 
         Their modules are named `mtp`, or like those of a layer after the last.
         """

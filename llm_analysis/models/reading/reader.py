@@ -89,7 +89,7 @@ def read_model(
 def _read_fields(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Weights]:
     """Return the fields of a `ModelConfig` and the formats of the weights. Raise BadConfig.
 
-    Unknown keys of a file of our own are among the fields, so that `ModelConfig` rejects them.
+    Unknown keys of a file of our own stay among the fields, and `ModelConfig` rejects them.
     """
     published = is_hugging_face(raw)
     fields = renamed(language_model(raw))
