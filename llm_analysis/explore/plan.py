@@ -317,7 +317,7 @@ class _Search:
         if self.prices is not None and price is None:
             self.notes[f"{gpu.name} has no price and was left out"] = None
             return
-        grid = np.array(_grid())
+        grid = np.array(_batch_sizes())
         for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
             try:
                 # With 8-bit activations the launch command asks for an 8-bit KV cache: no engine has it by default.
@@ -329,7 +329,7 @@ class _Search:
             if fits == 0:
                 continue
             batch = np.append(grid[grid < fits], float(fits))
-            curve = _Curve(scenario, batch, self._steady(scenario, batch), price, *_edges(scenario))
+            curve = _Curve(scenario, batch, self._steady(scenario, batch), price, *_band_factors(scenario))
             self.curves.append(curve)
             if "disaggregated" in self.modes:
                 self._add_prefill(curve)
@@ -738,7 +738,7 @@ def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
     return largest, next(name for name, met in meets.items() if not met[last + 1])
 
 
-def _grid() -> list[float]:
+def _batch_sizes() -> list[float]:
     """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), below `_MOST_BATCH`."""
     found = [1.0]
     while found[-1] < _MOST_BATCH:
@@ -774,7 +774,7 @@ def layout_text(layout: Parallelism) -> str:
     return " ".join(f"{name}{size}" for name, size in sizes if size > 1) or "tp1"
 
 
-def _edges(scenario: Scenario) -> tuple[float, float]:
+def _band_factors(scenario: Scenario) -> tuple[float, float]:
     """Return the factors from an estimate to the high edge of its error band, for TTFT and TPOT; 1 without a band."""
     bands = (band_for(scenario, phase) for phase in ("prefill", "serving"))
     first, token = (band.high if band else 1.0 for band in bands)

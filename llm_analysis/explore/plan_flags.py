@@ -67,7 +67,7 @@ def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], 
     return searched(
         model,
         gpus,
-        _demanded(flags),
+        _demand(flags),
         _limits(flags),
         formats=None if formats is None else [str(each) for each in values_of("dtype_name", formats, text=True)],
         prices=_prices(flags, gpus),
@@ -91,13 +91,13 @@ def _gpus_named(names: object) -> list[GPU]:
 _MIN_RATE = 1e-4  # requests/s: about nine a day
 
 
-def _demanded(flags: Mapping[str, Any]) -> Demand:
+def _demand(flags: Mapping[str, Any]) -> Demand:
     """Return the demand of the flags: lengths and a load. Raises BadValue."""
     rate, concurrency = flags["request_rate"], flags["max_concurrency"]
     if flags["trace"] is not None:
         if rate is not None or concurrency is not None:
             raise BadValue("a trace has its own rate: leave out request_rate and max_concurrency")
-        return _traced(Path(flags["trace"]).expanduser())
+        return _demand_of_trace(Path(flags["trace"]).expanduser())
     whole = {name: flags[name] for name in ("seq_len", "num_tokens_to_generate")}
     for name, value in (*whole.items(), *([("max_concurrency", concurrency)] if concurrency is not None else [])):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -110,7 +110,7 @@ def _demanded(flags: Mapping[str, Any]) -> Demand:
     return Demand(whole["seq_len"], whole["num_tokens_to_generate"], rate, concurrency)
 
 
-def _traced(path: Path) -> Demand:
+def _demand_of_trace(path: Path) -> Demand:
     """Return the mean rate and the mean lengths of a trace. Raises BadConfig."""
     requests = read_trace(path)
     span = requests[-1].due - requests[0].due

@@ -85,12 +85,12 @@ class Memory:
     @property
     def max_batch(self) -> Quantity:
         """The largest batch of the workload's lengths that fits."""
-        return _least(_largest_batch(self._budget, stage) for stage in self._stages)
+        return _least_whole(_largest_batch(self._budget, stage) for stage in self._stages)
 
     @property
     def max_context(self) -> Quantity:
         """The most tokens, prompt and generated ones, that each sequence of the batch can have."""
-        return _least(_longest_context(self._budget, stage) for stage in self._stages)
+        return _least_whole(_longest_context(self._budget, stage) for stage in self._stages)
 
 
 def weights_fit(scenario: Scenario) -> None:
@@ -226,7 +226,7 @@ def _peak(ops: Iterable[Op]) -> Quantity:
     return largest
 
 
-def _least(values: Iterable[Quantity]) -> Quantity:
+def _least_whole(values: Iterable[Quantity]) -> Quantity:
     """Return the least of some quantities, as whole numbers."""
     least: Quantity = inf
     for value in values:
@@ -338,7 +338,7 @@ def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[st
     wider = [*_accepted(scenario, _wider_layouts(scenario.layout))]
     longer = [*_accepted(scenario, _longer_layouts(scenario.layout))]
     narrower = [*_narrower_formats(scenario)]
-    more = next((_named(s.layout) for s in wider if _fits(s, workload)), "")
+    more = next((_flags_of(s.layout) for s in wider if _fits(s, workload)), "")
     more = more or next((f"cp_size {s.layout.cp_size}" for s in longer if _fits(s, workload)), "")
     less = next((f"dtype_name {name}" for name, s in narrower if _fits(s, workload)), "")
     found += [text for text in (more, less) if text]
@@ -360,7 +360,7 @@ def _fewer_gpus(workload: Workload, narrower: list[tuple[str, Scenario]], wider:
     for name, s in narrower:
         for other in wider[:enough]:
             if (both := _changed(s, layout=other.layout)) and _fits(both, workload):
-                return f"{_named(other.layout)} with dtype_name {name}"
+                return f"{_flags_of(other.layout)} with dtype_name {name}"
     return ""
 
 
@@ -395,7 +395,7 @@ def _no_remedy(longer: bool, narrower: list[str]) -> str:
     return f"no larger {sizes} would fit either" + (f", nor would {narrower[-1]}" if narrower else "")
 
 
-def _named(layout: Parallelism) -> str:
+def _flags_of(layout: Parallelism) -> str:
     """Return the flags of a layout with more tensor-parallel GPUs."""
     return f"tp_size {layout.tp_size}" + (f" and sp_size {layout.sp_size}" if layout.sp_size > 1 else "")
 

@@ -33,7 +33,7 @@ def prefill(scenario: Scenario, workload: Workload) -> Timed:
     passes = list(prefill_passes(workload))
     timed = [*schedule(scenario, passes)]
     if workload.num_draft_tokens and (draft := scenario.of_draft()):
-        timed += _named(schedule(draft, passes))
+        timed += _draft_named(schedule(draft, passes))
     return [*timed, *scenario.timed(_cache_transfer(scenario, workload))]
 
 
@@ -41,7 +41,7 @@ def decode(scenario: Scenario, workload: Workload) -> Timed:
     """Return the operators of the mean decode step, with their costs, as passes with weights that sum to 1."""
     timed = _decode_steps(scenario, checking_passes(scenario.model, workload))
     if workload.num_draft_tokens and (draft := scenario.of_draft()):
-        timed += _named(_decode_steps(draft, drafting_passes(draft.model, workload)))
+        timed += _draft_named(_decode_steps(draft, drafting_passes(draft.model, workload)))
     return timed
 
 
@@ -61,7 +61,7 @@ def _decode_steps(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -
     return timed
 
 
-def _named(timed: Timed) -> list[TimedOp]:
+def _draft_named(timed: Timed) -> list[TimedOp]:
     """Return the operators of a draft model, with `draft_` before their names."""
     return [(weight, op._replace(name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
 
@@ -74,11 +74,11 @@ def carried(decode: list[Op], prefill: list[Op]) -> list[Op]:
     own: dict[tuple[str, str], list[Op]] = {}
     for op in decode:
         own.setdefault((op.name, op.kind), []).append(op)  # several if layers differ, in the order of the layers
-    both = [_together(waiting.pop(0) if (waiting := own.get((op.name, op.kind))) else None, op) for op in prefill]
+    both = [_merged(waiting.pop(0) if (waiting := own.get((op.name, op.kind))) else None, op) for op in prefill]
     return [*both, *(op for left in own.values() for op in left)]
 
 
-def _together(one: Op | None, other: Op) -> Op:
+def _merged(one: Op | None, other: Op) -> Op:
     """Return one run of a kernel over the rows of two."""
     if one is None:
         return other

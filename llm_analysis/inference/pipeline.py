@@ -65,11 +65,14 @@ def schedule(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]], weight
         return ways[0]
     shortest = first_largest([-pass_seconds(way) for way in ways])
     return [
-        entry for way, chosen in zip(ways, shortest, strict=True) if some(chosen > 0) for entry in _times(way, chosen)
+        entry
+        for way, chosen in zip(ways, shortest, strict=True)
+        if some(chosen > 0)
+        for entry in _multiplied(way, chosen)
     ]
 
 
-def _times(timed: Timed, factor: Quantity) -> list[TimedOp]:
+def _multiplied(timed: Timed, factor: Quantity) -> list[TimedOp]:
     """Return the operators with their weights multiplied."""
     return [(weight * factor, op, c) for weight, op, c in timed]
 
@@ -104,14 +107,14 @@ def _in_micro_batches(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]
         slots = times * m - flush
         slowest = first_largest([pass_seconds(stage) for stage in item.stages])
         for stage, alike, slow in zip(item.stages, item.alike, slowest, strict=True):
-            timed += _counted(stage, weight * (flush * alike + slots * slow))
-        timed += _counted(item.sends, weight * flush) + _counted(item.last_send, weight * slots)
+            timed += _weighted(stage, weight * (flush * alike + slots * slow))
+        timed += _weighted(item.sends, weight * flush) + _weighted(item.last_send, weight * slots)
         host = [op for op in scenario.runtime.host_ops(step, 0) if op.kind != "host_layer"]
-        timed += _counted(scenario.timed(host), weight * times)
+        timed += _weighted(scenario.timed(host), weight * times)
     return timed
 
 
-def _counted(timed: Timed, weight: Quantity) -> list[TimedOp]:
+def _weighted(timed: Timed, weight: Quantity) -> list[TimedOp]:
     """Return the operators with another weight; none if it is 0."""
     return [(weight, op, c) for _, op, c in timed] if some(weight != 0) else []
 

@@ -48,7 +48,7 @@ def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] |
     """
     layout, known = _part(Parallelism, flags), {} if known is None else known
     model = model_of(flags, known)
-    gpu = _once(known, "gpu", _required("gpu_name", flags), get_gpu)
+    gpu = _cached(known, "gpu", _required("gpu_name", flags), get_gpu)
     dtypes, runtime = flags.get("dtype_name"), flags.get("runtime")
     return Scenario.of(
         model,
@@ -64,7 +64,7 @@ def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] |
             flags.get("achieved_tflops"),
             flags.get("achieved_memory_bandwidth_GBs"),
         ),
-        runtime=None if runtime is None else _once(known, "runtime", runtime, get_runtime),
+        runtime=None if runtime is None else _cached(known, "runtime", runtime, get_runtime),
         draft=_draft_of(model, flags),
         kv_cache_dtype_bytes=flags.get("kv_cache_dtype_bytes"),
         layernorm_dtype_bytes=flags.get("layernorm_dtype_bytes"),
@@ -74,10 +74,10 @@ def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] |
 def model_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any]) -> ModelConfig:
     """Return the model that the flags name, from `known` if it was read before. Raises LLMAnalysisError."""
     download = flags.get("allow_download", False)
-    return _once(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
+    return _cached(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
 
 
-def _once(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], Known]) -> Known:
+def _cached(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], Known]) -> Known:
     """Return `read(name)`, cached in `known` if the name is text; a name may be of any type."""
     if not isinstance(name, str):
         return read(name)

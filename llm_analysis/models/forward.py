@@ -158,7 +158,7 @@ def stage_sends(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallel
 def num_params(model: ModelConfig) -> float:
     """Return the number of weights of the whole model, from its operators."""
     if "num_params" not in model.counts:
-        model.counts["num_params"] = sum(float(op.count) * op.params for op in _counted(model))
+        model.counts["num_params"] = sum(float(op.count) * op.params for op in _smallest_pass(model))
     return model.counts["num_params"]
 
 
@@ -176,7 +176,7 @@ def num_active_params(model: ModelConfig) -> float:
     """
     chosen = experts_per_token(model) / max(model.num_experts, 1)
     share = {"grouped_gemm": chosen, "embedding": 0.0}
-    active = sum(float(op.count) * op.params * share.get(op.kind, 1.0) for op in _counted(model))
+    active = sum(float(op.count) * op.params * share.get(op.kind, 1.0) for op in _smallest_pass(model))
     tied = model.output_head and model.tie_word_embeddings
     return active + (model.vocab_size * model.embedding_width if tied else 0.0)
 
@@ -214,7 +214,7 @@ def cached_bytes(
     return sum((op.count * op.cached_bytes for op in ops), 0.0)
 
 
-def _counted(model: ModelConfig) -> list[Op]:
+def _smallest_pass(model: ModelConfig) -> list[Op]:
     """Return the operators of the smallest pass, to count weights."""
     return forward(model, Step(1.0, 1.0), _COUNTING, Parallelism())
 

@@ -96,7 +96,7 @@ def score_text(score: Score, style: str) -> str:
     parts = [table([_cells("all", score.overall)], ("", *_HEADERS), style), _legend(score.overall)]
     shown = {title: key for title, key in _SECTIONS.items() if title in _ALWAYS or len(score.by(key)) > 1}
     parts += [_section(score, title, key, style) for title, key in shown.items()]
-    parts.append(_worst(score, style))
+    parts.append(_largest_errors(score, style))
     return "\n\n".join([*parts, *remarks(score)])
 
 
@@ -128,7 +128,7 @@ def _cells(name: str, s: Statistics) -> tuple[str, ...]:
     return (shown or "(not given)", str(s.n), *errors, coverage, width)
 
 
-def _worst(score: Score, style: str) -> str:
+def _largest_errors(score: Score, style: str) -> str:
     """Return the rows with the largest errors, or all rows if they are few."""
     few = len(score.rows) <= _ALL
     chosen = score.rows if few else sorted(score.rows, key=lambda row: -abs(row[1].error))[:_WORST]
@@ -148,14 +148,14 @@ def remarks(score: Score) -> list[str]:
     for reason in dict.fromkeys(reason for _, _, reason in score.set_apart):
         rows = [(m, scored) for m, scored, why in score.set_apart if why == reason]
         of = statistics([scored for _, scored in rows])
-        found.append(f"set apart: {_counted(of.n, rows[0][0].id)}, median {of.median_abs_error:.1%}: {reason}")
+        found.append(f"set apart: {_row_count(of.n, rows[0][0].id)}, median {of.median_abs_error:.1%}: {reason}")
     for engine, n in score.assumed.items():
         found.append(f"{n} row{'s' if n > 1 else ''} of {engine}, which has no runtime: scored with --runtime unknown")
     reasons: dict[str, list[str]] = {}
     for name, reason in score.skipped:
         reasons.setdefault(reason, []).append(name)
     for reason, names in list(reasons.items())[:_MOST_REASONS]:
-        found.append(f"skipped: {_counted(len(names), names[0])}: {reason}")
+        found.append(f"skipped: {_row_count(len(names), names[0])}: {reason}")
     if len(reasons) > _MOST_REASONS:
         found.append(f"skipped for {len(reasons) - _MOST_REASONS} more reasons; --format json lists each row")
     if score.rows and not -1 + 1 / _SLIP < score.overall.bias < _SLIP - 1:
@@ -163,7 +163,7 @@ def remarks(score: Score) -> list[str]:
     return [_wrapped(remark) for remark in found]
 
 
-def _counted(n: int, first: str) -> str:
+def _row_count(n: int, first: str) -> str:
     """Return how many rows, and the id of the first."""
     return f"1 row, {first}" if n == 1 else f"{n} rows, {first} the first"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from math import isfinite
 
 from llm_analysis.errors import BadValue
@@ -190,8 +189,9 @@ def _operator_table(e: Estimate, phase: str, style: str, view: View) -> str:
     if view.operators == "largest" and len(operators) > LARGEST + 1:
         operators.sort(key=lambda row: -row.seconds)
         operators, others = operators[:LARGEST], operators[LARGEST:]
-    flops, flop_unit = scaled([sum(row.flops for row in group) for group in (*_singly(operators), others)], _FLOP_UNITS)
-    moved, byte_unit = scaled([sum(map(_moved, group)) for group in (*_singly(operators), others)], _BYTE_UNITS)
+    groups = [*([row] for row in operators), others]
+    flops, flop_unit = scaled([sum(row.flops for row in group) for group in groups], _FLOP_UNITS)
+    moved, byte_unit = scaled([sum(map(_traffic, group)) for group in groups], _BYTE_UNITS)
     wide = view.width >= _WIDE and style != "markdown"
     rows = [_operator_cells(*cells, wide, view) for cells in zip(operators, flops, moved, strict=False)]
     if others:
@@ -202,12 +202,7 @@ def _operator_table(e: Estimate, phase: str, style: str, view: View) -> str:
     return table(rows, [*headers, *(("compute", "memory", "launch", "network") if wide else ())], style)
 
 
-def _singly(operators: Sequence[OperatorTime]) -> list[list[OperatorTime]]:
-    """Return each operator as a group of one."""
-    return [[row] for row in operators]
-
-
-def _moved(row: OperatorTime) -> float:
+def _traffic(row: OperatorTime) -> float:
     """Return the bytes of HBM traffic of an operator; of a collective the bytes on the wire."""
     return float(row.bytes or row.wire_bytes)
 

@@ -105,11 +105,17 @@ def _limit_text(name: str, value: float) -> str:
     """Return the value of a flag that just admits a configuration, rounded to the admitting side."""
     if name in _LATENCIES:
         unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3)
-        return f"{_up(value / size)}{unit}"
-    return f"{value:.0f}" if name == "max_gpus" else f"{int(value * 100) / 100:g}" if name[:3] == "min" else _up(value)
+        return f"{_rounded_up(value / size)}{unit}"
+    return (
+        f"{value:.0f}"
+        if name == "max_gpus"
+        else f"{int(value * 100) / 100:g}"
+        if name[:3] == "min"
+        else _rounded_up(value)
+    )
 
 
-def _up(value: float) -> str:
+def _rounded_up(value: float) -> str:
     """Return a number with four digits, rounded up."""
     from math import ceil, floor, log10
 

@@ -68,7 +68,7 @@ def sweep(
     if shard is not None:
         return _sharded(found, selection, shard, output_file)
     if output_file is not None and sort is None and limit is None:
-        return _streamed(found, selection, _target(output_file))
+        return _streamed(found, selection, _file_to_write(output_file))
     shows_table = format in ("table", "markdown") and output_file is None
     if shows_table and columns is None:
         selection = selection._replace(columns=_columns_of_table(found, selection, sort))
@@ -76,18 +76,18 @@ def sweep(
     rows, matching = _collected(found, selection, most, sort, bool(descending))
     last = summary(rows, matching, where is not None)
     if output_file is not None:
-        with writer_of(_target(output_file), list(rows)) as writer:
+        with writer_of(_file_to_write(output_file), list(rows)) as writer:
             writer.write(rows)
         return Output(f"{last}\nwrote {output_file}", notes=rows.notes)
     if not shows_table:
         return Output(rendered(rows, format, list(rows)), notes=rows.notes)
-    names = list(rows) if columns is not None else wanted_columns(found.varying, rows, _asked(selection, sort))
+    names = list(rows) if columns is not None else wanted_columns(found.varying, rows, _named_columns(selection, sort))
     text = rendered(rows, format, names, shutil.get_terminal_size((80, 24)).columns) if rows.num_rows else "no rows"
     output = Output(f"{text}\n\n{last}", notes=rows.notes)
     return output if plot is None else _drawn(output, flags, plot)
 
 
-def _asked(selection: Selection, sort: str | None) -> list[str]:
+def _named_columns(selection: Selection, sort: str | None) -> list[str]:
     """Return the columns that conditions and order name."""
     return [*(condition.column for condition in selection.conditions), *([sort] if sort else [])]
 
@@ -96,7 +96,7 @@ def _columns_of_table(found: Sweep, selection: Selection, sort: str | None) -> t
     """Return the columns that a table may show; the other ones need not be computed."""
     from llm_analysis.report.sweep import RESULTS
 
-    names = (*found.varying, *_asked(selection, sort), *RESULTS)
+    names = (*found.varying, *_named_columns(selection, sort), *RESULTS)
     return tuple(name for name in dict.fromkeys(names) if name in COLUMNS)
 
 
@@ -138,7 +138,7 @@ def _exit_if_interrupted(progress: Progress) -> None:
         sys.exit(complaint(f"stopped after {progress.done:,} of {progress.total:,} points", INTERRUPTED))
 
 
-def _target(output_file: str) -> Path:
+def _file_to_write(output_file: str) -> Path:
     """Return the file to write. Raises BadValue for an unknown ending or a folder that cannot be written to."""
     path = path_of("output_file", output_file)
     if path.suffix[1:].lower() not in KINDS or path.is_dir():

@@ -226,18 +226,18 @@ def _latent_attention(
         window=top,
         kv_row_dim=row,
     )
-    return op if top == inf else picking(op, step, top, row * p.dtypes.kv_bytes)
+    return op if top == inf else attention_to_top(op, step, top, row * p.dtypes.kv_bytes)
 
 
-def picking(op: Op, step: Step, top: float, row_bytes: float) -> Op:
+def attention_to_top(op: Op, step: Step, top: float, row_bytes: float) -> Op:
     """Return an attention restricted to `top` tokens per query; the cache has all tokens, `row_bytes` each."""
     return op._replace(
-        kv_bytes=step.batch * (_picked(step, top) + step.new_tokens) * row_bytes,
+        kv_bytes=step.batch * (_rows_read(step, top) + step.new_tokens) * row_bytes,
         cached_bytes=step.batch * step.total * row_bytes,
     )
 
 
-def _picked(step: Step, top: float) -> Quantity:
+def _rows_read(step: Step, top: float) -> Quantity:
     """Return the rows of the cache that a pass reads at least once, if each new token selects `top` of all rows."""
     return minimum(step.total, step.new_tokens * top)
 

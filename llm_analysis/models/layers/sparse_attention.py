@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from llm_analysis.models.layers.attention import INDEX_KEY_BYTES, attention_block, indexer, picking
+from llm_analysis.models.layers.attention import INDEX_KEY_BYTES, attention_block, attention_to_top, indexer
 from llm_analysis.models.layers.base import Pass
 from llm_analysis.physics.attention import attention
 from llm_analysis.physics.operators import Op, Step, elementwise
@@ -19,7 +19,7 @@ def block_sparse_block(p: Pass, kind: str) -> list[Op]:
     m, t = p.model, p.layout.tp_size
     row_bytes = 2 * max(m.num_key_value_heads / t, 1.0) * m.head_dim * p.dtypes.kv_bytes
     ops = attention_block(p, kind)
-    picked = [picking(op, p.step, m.index_topk, row_bytes) if op.name == "attention" else op for op in ops]
+    picked = [attention_to_top(op, p.step, m.index_topk, row_bytes) if op.name == "attention" else op for op in ops]
     return [*indexer(p, 0, p.dtypes.kv_bytes), *picked]
 
 
@@ -80,7 +80,7 @@ def _attention(p: Pass, ratio: int, reach: float) -> Op:
         return near
     far = _one_row_attention(p, step, reach)
     if reach < inf:
-        far = picking(far, step, reach, m.head_dim * p.dtypes.kv_bytes)
+        far = attention_to_top(far, step, reach, m.head_dim * p.dtypes.kv_bytes)
     return near._replace(
         flops=near.flops + far.flops / ratio,
         kv_bytes=near.kv_bytes + far.kv_bytes / ratio,

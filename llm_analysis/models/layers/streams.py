@@ -14,14 +14,16 @@ def hyper_connection(p: Pass, name: str) -> list[Op]:
     """
     n, h = p.model.hc_mult, p.model.hidden_size
     weights = n * (n + 2)
-    product = _held(p, p.matmul(f"{name}_streams", n * h, weights, p.dtypes.router), n * h * weights + weights + 3)
+    product = _with_all_params(
+        p, p.matmul(f"{name}_streams", n * h, weights, p.dtypes.router), n * h * weights + weights + 3
+    )
     mix = elementwise(
         f"{name}_residual", p.stream_rows, (2 * n + 1) * h, (n + 1) * h, p.dtypes.stream_bytes, count=p.count
     )
     return [product._replace(part="norm"), mix._replace(kind="residual")]
 
 
-def _held(p: Pass, product: Op, params: float) -> Op:
+def _with_all_params(p: Pass, product: Op, params: float) -> Op:
     """Return a product with all its parameters: the matrix, biases and scales."""
     return product._replace(params=params, stored_bytes=params * p.dtypes.stream_bytes)
 
@@ -29,7 +31,7 @@ def _held(p: Pass, product: Op, params: float) -> Op:
 def stream_sum(p: Pass) -> list[Op]:
     """Return the operators that add the streams of hyper-connections up before the output head."""
     n, h = p.model.hc_mult, p.model.hidden_size
-    product = _held(p, p.matmul("streams_out", n * h, n, p.dtypes.router), n * n * h + n + 1)
+    product = _with_all_params(p, p.matmul("streams_out", n * h, n, p.dtypes.router), n * n * h + n + 1)
     return [product._replace(part="norm"), elementwise("streams_sum", p.rows, n * h, h, p.dtypes.stream_bytes)]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadConfig, shown
-from llm_analysis.models.reading.fields import Fields, by_letter, every, offer_turns, renamed
+from llm_analysis.models.reading.fields import Fields, by_letter, periodic_layers, renamed, set_periodic_layers
 
 NO_LIMIT = 10**6  # positions of a model that keeps a state instead of a cache
 ENCODER = "an encoder: it reads all tokens in one pass and generates none"
@@ -31,8 +31,8 @@ def read_falcon(fields: Fields) -> None:
     if alone:
         fields["num_key_value_heads"] = 1
     norms = fields.take_whole("num_ln_in_parallel_attn", 2 if new else 1)
-    fields.offer(parallel_block=parallel or new, norms_per_layer=norms if parallel or new else 2)
-    fields.offer(**biases(fields.take_flag("bias")), rotary=not fields.take_flag("alibi"))
+    fields.set_defaults(parallel_block=parallel or new, norms_per_layer=norms if parallel or new else 2)
+    fields.set_defaults(**biases(fields.take_flag("bias")), rotary=not fields.take_flag("alibi"))
 
 
 def read_mpt(fields: Fields) -> None:
@@ -40,7 +40,7 @@ def read_mpt(fields: Fields) -> None:
     if fields.pop("attn_type", "") == "multiquery_attention":
         fields["num_key_value_heads"] = 1
     bias = not fields.take_flag("no_bias", True)
-    fields.offer(rotary=not fields.take_flag("alibi", True), norm_bias=bias, **biases(bias))
+    fields.set_defaults(rotary=not fields.take_flag("alibi", True), norm_bias=bias, **biases(bias))
 
 
 def read_multi_query(fields: Fields) -> None:
@@ -53,7 +53,7 @@ def read_biased(key: str, default: bool) -> Callable[[Fields], None]:
     """Return a reader of a family in which the flag `key` gives every matrix a bias."""
 
     def read(fields: Fields) -> None:
-        fields.offer(**biases(fields.take_flag(key, default)))
+        fields.set_defaults(**biases(fields.take_flag(key, default)))
 
     return read
 
@@ -63,7 +63,7 @@ def read_attention_biased(key: str, default: bool) -> Callable[[Fields], None]:
 
     def read(fields: Fields) -> None:
         value = fields.take_flag(key, default)
-        fields.offer(qkv_bias=value, attention_output_bias=value)
+        fields.set_defaults(qkv_bias=value, attention_output_bias=value)
 
     return read
 
@@ -71,7 +71,7 @@ def read_attention_biased(key: str, default: bool) -> Callable[[Fields], None]:
 def read_opt(fields: Fields) -> None:
     """Read OPT: the 350M model has its norms after the blocks, and no final norm."""
     before = fields.take_flag("do_layer_norm_before", True)
-    fields.offer(final_norm=before, **biases(fields.take_flag("enable_bias", True)))
+    fields.set_defaults(final_norm=before, **biases(fields.take_flag("enable_bias", True)))
 
 
 def read_gpt_neo(fields: Fields) -> None:
@@ -86,12 +86,12 @@ def read_gpt_neo(fields: Fields) -> None:
     if listed and turns and listed != turns:
         fields.note("attention_types contradicts attention_layers; the latter is used")
     chosen = listed or turns or ([*kinds] * layers)[:layers]
-    fields.offer(layer_types=[kinds.get(kind, kind) for kind in chosen])
+    fields.set_defaults(layer_types=[kinds.get(kind, kind) for kind in chosen])
 
 
 def read_gpt_neox(fields: Fields) -> None:
     """Read GPT-NeoX: parallel attention and feed-forward with a norm each, by default."""
-    fields.offer(parallel_block=fields.take_flag("use_parallel_residual", True))
+    fields.set_defaults(parallel_block=fields.take_flag("use_parallel_residual", True))
 
 
 def read_qwen(fields: Fields) -> None:
@@ -105,7 +105,9 @@ def read_chatglm(fields: Fields) -> None:
     if not fields.take_flag("multi_query_attention"):
         fields.pop("num_key_value_heads", None)
     linear = fields.take_flag("add_bias_linear")
-    fields.offer(qkv_bias=fields.take_flag("add_qkv_bias") or linear, attention_output_bias=linear, mlp_bias=linear)
+    fields.set_defaults(
+        qkv_bias=fields.take_flag("add_qkv_bias") or linear, attention_output_bias=linear, mlp_bias=linear
+    )
 
 
 def read_cohere(fields: Fields) -> None:
@@ -117,34 +119,34 @@ def read_cohere(fields: Fields) -> None:
 def read_llama4(fields: Fields) -> None:
     """Read Llama 4: `intermediate_size` is the width of all experts, `intermediate_size_mlp` that of dense layers."""
     expert = fields.whole("intermediate_size")
-    fields.offer(moe_intermediate_size=expert, shared_expert_intermediate_size=expert)
+    fields.set_defaults(moe_intermediate_size=expert, shared_expert_intermediate_size=expert)
     fields["intermediate_size"] = fields.take_assumed("intermediate_size_mlp", 2 * expert)
     layers, interval = fields.whole("num_hidden_layers"), fields.take_whole("no_rope_layer_interval", 4)
     rotary = fields.take_items("no_rope_layers") or [
         int((i + 1) % interval > 0) for i in range(layers if interval else 0)
     ]
     if "attention_chunk_size" in fields:
-        fields.offer(layer_types=["chunked_attention" if turned else "full_attention" for turned in rotary])
+        fields.set_defaults(layer_types=["chunked_attention" if turned else "full_attention" for turned in rotary])
     fields.pop("use_qk_norm", None)  # it has no weights
 
 
 def read_gated_delta(fields: Fields) -> None:
     """Read Qwen3-Next and Qwen3.5: attention in every fourth layer, gated delta-nets in the others."""
-    offer_turns(fields, "full_attention_interval", 4, "full_attention", "gated_delta_net")
-    fields.offer(shared_expert_gate=fields.whole("shared_expert_intermediate_size") > 0)
+    set_periodic_layers(fields, "full_attention_interval", 4, "full_attention", "gated_delta_net")
+    fields.set_defaults(shared_expert_gate=fields.whole("shared_expert_intermediate_size") > 0)
 
 
 def read_minimax(fields: Fields) -> None:
     """Read MiniMax-01 and M1: softmax attention in every eighth layer, lightning attention in the others."""
     listed = ["full_attention" if kind == 1 else "lightning_attention" for kind in fields.take_items("attn_type_list")]
-    fields.offer(layer_types=listed or every(fields, 8, "full_attention", "lightning_attention"))
+    fields.set_defaults(layer_types=listed or periodic_layers(fields, 8, "full_attention", "lightning_attention"))
     fields["chunk_size"] = fields.take_whole("block_size", 256) or 256
 
 
 def read_exaone_moe(fields: Fields) -> None:
     """Read K-EXAONE: the first layers have a dense feed-forward, which a list of the layers with experts may repeat."""
-    fields.offer(first_k_dense_replace=fields.whole("first_last_k_dense_replace"))
-    fields.agree("first_last_k_dense_replace", fields["first_k_dense_replace"], "first_k_dense_replace")
+    fields.set_defaults(first_k_dense_replace=fields.whole("first_last_k_dense_replace"))
+    fields.drop_derived("first_last_k_dense_replace", fields["first_k_dense_replace"], "first_k_dense_replace")
 
 
 def read_minimax_m2(fields: Fields) -> None:
@@ -157,14 +159,14 @@ def read_mamba(fields: Fields) -> None:
     """Read Mamba: no attention; each channel is a head of one element."""
     layers, hidden = fields.whole("num_hidden_layers"), fields.whole("hidden_size")
     inner = fields.whole("intermediate_size") or fields.take_assumed("expand", 2) * hidden
-    fields.agree("d_inner", inner, "intermediate_size")
-    fields.agree("expand", inner // max(hidden, 1), "intermediate_size")
+    fields.drop_derived("d_inner", inner, "intermediate_size")
+    fields.drop_derived("expand", inner // max(hidden, 1), "intermediate_size")
     rank = fields.pop("time_step_rank", "auto")
     fields["time_step_rank"] = -(-hidden // 16) if rank == "auto" else rank
-    fields.offer(mamba_num_heads=inner, mamba_head_dim=1, mamba_proj_bias=fields.take_flag("use_bias"))
-    fields.offer(layer_types=["mamba"] * layers, mlp_layer_types=["none"] * layers)
+    fields.set_defaults(mamba_num_heads=inner, mamba_head_dim=1, mamba_proj_bias=fields.take_flag("use_bias"))
+    fields.set_defaults(layer_types=["mamba"] * layers, mlp_layer_types=["none"] * layers)
     fields.update(intermediate_size=0, num_attention_heads=inner, num_key_value_heads=inner, head_dim=1)
-    fields.offer(max_position_embeddings=NO_LIMIT)
+    fields.set_defaults(max_position_embeddings=NO_LIMIT)
 
 
 def read_mamba2(fields: Fields) -> None:
@@ -172,12 +174,12 @@ def read_mamba2(fields: Fields) -> None:
     layers, hidden = fields.whole("num_hidden_layers"), max(fields.whole("hidden_size"), 1)
     fields.assume(head_dim=64)
     heads, width = fields.whole("num_attention_heads"), fields.whole("head_dim")
-    fields.agree("expand", heads * width // hidden, "the number of heads and their size")
-    fields.offer(mamba_num_heads=heads, mamba_head_dim=width, mamba_proj_bias=fields.take_flag("use_bias"))
-    fields.offer(layer_types=["mamba2"] * layers, mlp_layer_types=["none"] * layers)
+    fields.drop_derived("expand", heads * width // hidden, "the number of heads and their size")
+    fields.set_defaults(mamba_num_heads=heads, mamba_head_dim=width, mamba_proj_bias=fields.take_flag("use_bias"))
+    fields.set_defaults(layer_types=["mamba2"] * layers, mlp_layer_types=["none"] * layers)
     fields.pop("time_step_rank", None)
     fields.update(intermediate_size=0, num_key_value_heads=heads, head_dim=width)
-    fields.offer(max_position_embeddings=NO_LIMIT)
+    fields.set_defaults(max_position_embeddings=NO_LIMIT)
 
 
 def read_jamba(fields: Fields) -> None:
@@ -185,11 +187,11 @@ def read_jamba(fields: Fields) -> None:
     inner = fields.take_assumed("expand", 2) * fields.whole("hidden_size")
     rank = fields.pop("time_step_rank", "auto")
     fields["time_step_rank"] = -(-fields.whole("hidden_size") // 16) if rank == "auto" else rank
-    fields.offer(mamba_num_heads=inner, mamba_head_dim=1)
+    fields.set_defaults(mamba_num_heads=inner, mamba_head_dim=1)
     period, offset = fields.take_assumed("attn_layer_period", 8), fields.take_assumed("attn_layer_offset", 4)
-    fields.offer(layer_types=every(fields, period, "full_attention", "mamba", offset))
+    fields.set_defaults(layer_types=periodic_layers(fields, period, "full_attention", "mamba", offset))
     period, offset = fields.take_assumed("expert_layer_period", 2), fields.take_assumed("expert_layer_offset", 1)
-    fields.offer(mlp_layer_types=every(fields, period, "sparse", "dense", offset))
+    fields.set_defaults(mlp_layer_types=periodic_layers(fields, period, "sparse", "dense", offset))
 
 
 def read_nemotron_h(fields: Fields) -> None:
@@ -201,8 +203,8 @@ def read_nemotron_h(fields: Fields) -> None:
     pattern = pattern or "".join(names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type"))
     halves = {"M": ("mamba2", "none"), "*": ("full_attention", "none"), "E": ("none", "sparse"), "-": ("none", "dense")}
     layers = by_letter("hybrid_override_pattern", pattern, halves)
-    fields.offer(num_hidden_layers=len(layers))
-    fields.offer(layer_types=[mixer for mixer, _ in layers], mlp_layer_types=[feed for _, feed in layers])
+    fields.set_defaults(num_hidden_layers=len(layers))
+    fields.set_defaults(layer_types=[mixer for mixer, _ in layers], mlp_layer_types=[feed for _, feed in layers])
 
 
 def _read_expand(fields: Fields) -> None:
@@ -212,24 +214,24 @@ def _read_expand(fields: Fields) -> None:
         del fields["mamba_head_dim"]
     inner = fields.whole("expand", 2) * hidden
     if "mamba_num_heads" in fields:
-        fields.offer(mamba_head_dim=inner // max(fields.whole("mamba_num_heads"), 1))
+        fields.set_defaults(mamba_head_dim=inner // max(fields.whole("mamba_num_heads"), 1))
     fields.assume(mamba_head_dim=64)
     width = fields.whole("mamba_head_dim")
-    fields.offer(mamba_num_heads=inner // max(width, 1))
+    fields.set_defaults(mamba_num_heads=inner // max(width, 1))
     factor = fields.whole("mamba_num_heads") * width // hidden
-    fields.agree("expand", factor, "the number of Mamba heads and their size")
+    fields.drop_derived("expand", factor, "the number of Mamba heads and their size")
 
 
 def read_bamba(fields: Fields) -> None:
     """Read Bamba: attention in the listed layers, Mamba-2 in the others."""
     attending, layers = fields.take_items("attn_layer_indices"), fields.whole("num_hidden_layers")
     _read_expand(fields)
-    fields.offer(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
+    fields.set_defaults(layer_types=["full_attention" if i in attending else "mamba2" for i in range(layers)])
 
 
 def read_granite_hybrid(fields: Fields) -> None:
     """Read Granite 4: attention in the listed layers, Mamba-2 in the others; without experts, a dense layer."""
-    fields.offer(layer_types=["full_attention"] * fields.whole("num_hidden_layers"))
+    fields.set_defaults(layer_types=["full_attention"] * fields.whole("num_hidden_layers"))
     if "mamba2" in fields.items_of("layer_types"):
         _read_expand(fields)
     fields.pop("expand", None)
@@ -241,13 +243,13 @@ def read_gemma4(fields: Fields) -> None:
     """Read Gemma 4: the last layers share KV caches; dense and expert parts in parallel; an embedding per layer."""
     layers = fields.whole("num_hidden_layers")
     shared = min(fields.take_whole("num_kv_shared_layers"), layers)
-    kinds = fields.items_of("layer_types") or every(fields, 6, "full_attention", "sliding_attention")
+    kinds = fields.items_of("layer_types") or periodic_layers(fields, 6, "full_attention", "sliding_attention")
     fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
     wide, width = fields.take_flag("use_double_wide_mlp"), fields.whole("intermediate_size")
     if wide and shared:
         fields["mlp_layer_types"] = ["dense"] * (layers - shared) + [f"dense:{2 * width}"] * shared
     if fields.take_flag("enable_moe_block"):
-        fields.offer(shared_expert_intermediate_size=width, norms_per_layer=7)
+        fields.set_defaults(shared_expert_intermediate_size=width, norms_per_layer=7)
     else:
         for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
             fields.pop(key, None)
@@ -260,8 +262,8 @@ def read_nemotron_nas(fields: Fields) -> None:
     groups, widths = [kv_heads for kv_heads, _ in layers], [width for _, width in layers]
     fields["num_key_value_heads"] = max(groups, default=0) or heads
     fields["intermediate_size"] = max(widths, default=0)
-    fields.offer(layer_types=[f"full_attention:{kv_heads}" if kv_heads else "none" for kv_heads in groups])
-    fields.offer(mlp_layer_types=[f"dense:{width}" if width else "none" for width in widths])
+    fields.set_defaults(layer_types=[f"full_attention:{kv_heads}" if kv_heads else "none" for kv_heads in groups])
+    fields.set_defaults(mlp_layer_types=[f"dense:{width}" if width else "none" for width in widths])
 
 
 def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
@@ -277,7 +279,7 @@ def nas_layer(block: object, heads: int, hidden: int) -> tuple[int, int]:
 
 def read_dbrx(fields: Fields) -> None:
     """Read DBRX: every layer has experts of the width of its feed-forward."""
-    fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
+    fields.set_defaults(moe_intermediate_size=fields.whole("intermediate_size"))
 
 
 def read_bert(fields: Fields) -> None:
@@ -285,7 +287,7 @@ def read_bert(fields: Fields) -> None:
     layers = fields.whole("num_hidden_layers")
     rows = fields.take_assumed("type_vocab_size", 2)
     fields.pop("position_embedding_type", None)
-    fields.offer(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
+    fields.set_defaults(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
     fields.note(ENCODER)
 
 
@@ -339,7 +341,7 @@ def read_apertus(fields: Fields) -> None:
 
 def read_afmoe(fields: Fields) -> None:
     """Read AFMoE (Trinity): some layers with full attention, gated outputs, the first layers dense."""
-    offer_turns(fields, "global_attn_every_n_layers", 4, "full_attention", "sliding_attention")
+    set_periodic_layers(fields, "global_attn_every_n_layers", 4, "full_attention", "sliding_attention")
     fields["first_k_dense_replace"] = fields.take_assumed("num_dense_layers", 1)
 
 
@@ -348,7 +350,7 @@ def read_step3(fields: Fields) -> None:
     fields["num_key_value_heads"] = fields.take_whole("num_attention_groups") or fields.whole("num_key_value_heads")
     sliding = fields.take_part("attention_other_setting")
     heads = fields.take_whole("num_sliding_attention_heads") or sliding.whole("num_attention_heads")
-    fields.offer(sliding_num_attention_heads=heads)
+    fields.set_defaults(sliding_num_attention_heads=heads)
     layers, listed = fields.whole("num_hidden_layers"), fields.pop("moe_layers_enum", None)
     if isinstance(listed, str):
         fields["moe_layers"] = [int(i) for i in listed.split(",") if i.strip().isdecimal()]
@@ -356,7 +358,7 @@ def read_step3(fields: Fields) -> None:
         if key in fields:
             fields[key] = fields.items_of(key)[:layers]
     width = fields.take_whole("share_expert_dim") or fields.take_whole("share_expert_dims")
-    fields.offer(shared_expert_intermediate_size=width)
+    fields.set_defaults(shared_expert_intermediate_size=width)
     fields.pop("n_shared_experts", None)
     if fields.get("model_type") == "step3p7":
         fields.note(
@@ -375,7 +377,7 @@ def read_mimo_v2(fields: Fields) -> None:
     own = fields.take_whole("swa_num_key_value_heads") or 2 * fields.whole("num_key_value_heads")
     kinds = fields.items_of("layer_types")
     kinds = kinds or ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
-    kinds = kinds or every(fields, 6, "full_attention", "sliding_attention", 0)
+    kinds = kinds or periodic_layers(fields, 6, "full_attention", "sliding_attention", 0)
     fields["layer_types"] = [f"{kind}:{own}" if kind == "sliding_attention" else str(kind) for kind in kinds[:layers]]
     for key in ("swa_num_attention_heads", "swa_head_dim", "swa_v_head_dim"):
         same = fields.whole(key.removeprefix("swa_"))
@@ -386,18 +388,18 @@ def read_mimo_v2(fields: Fields) -> None:
 def read_arctic(fields: Fields) -> None:
     """Read Arctic: experts beside a dense feed-forward that is as wide as the hidden size."""
     fields["moe_layer_freq"] = fields.take_whole("moe_layer_frequency", 1)
-    fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
+    fields.set_defaults(moe_intermediate_size=fields.whole("intermediate_size"))
     if fields.take_flag("parallel_attn_mlp_res", True):
-        fields.offer(shared_expert_intermediate_size=fields.whole("hidden_size"), norms_per_layer=3)
+        fields.set_defaults(shared_expert_intermediate_size=fields.whole("hidden_size"), norms_per_layer=3)
 
 
 def read_lfm2(fields: Fields) -> None:
     """Read LFM2: gated short convolutions in most layers; the feed-forward has two thirds of the given width."""
     attending, layers = fields.take_items("full_attn_idxs"), fields.whole("num_hidden_layers")
-    fields.offer(layer_types=["full_attention" if i in attending else "short_conv" for i in range(layers)])
+    fields.set_defaults(layer_types=["full_attention" if i in attending else "short_conv" for i in range(layers)])
     fields["conv_kernel"] = fields.take_assumed("conv_L_cache", 3)
     width = fields.take_whole("block_ff_dim") or fields.take_assumed("intermediate_size", 12288)
-    fields.agree("intermediate_size", width, "block_ff_dim")
+    fields.drop_derived("intermediate_size", width, "block_ff_dim")
     multiplier = fields.take_ratio("block_ffn_dim_multiplier", 1)
     if fields.take_flag("block_auto_adjust_ff_dim", True) and "num_experts" not in fields:
         multiple = fields.take_assumed("block_multiple_of", 256) or 1
@@ -405,9 +407,9 @@ def read_lfm2(fields: Fields) -> None:
     fields.pop("block_multiple_of", None)
     fields["intermediate_size"] = width
     fields["first_k_dense_replace"] = fields.take_whole("num_dense_layers")
-    fields.offer(router_bias=fields.take_flag("use_expert_bias", True))
+    fields.set_defaults(router_bias=fields.take_flag("use_expert_bias", True))
     for key in ("block_dim", "conv_dim", "conv_dim_out"):
-        fields.agree(key, fields.whole("hidden_size"), "hidden_size")
+        fields.drop_derived(key, fields.whole("hidden_size"), "hidden_size")
 
 
 def read_falcon_h1(fields: Fields) -> None:
@@ -415,8 +417,10 @@ def read_falcon_h1(fields: Fields) -> None:
     inner = fields.whole("mamba_d_ssm") or fields.take_assumed("expand", 2) * fields.whole("hidden_size")
     fields.assume(mamba_num_heads=128)
     heads = fields.whole("mamba_num_heads")
-    fields.offer(mamba_head_dim=inner // max(heads, 1), mamba_gated_norm=fields.take_flag("mamba_rms_norm"))
-    fields.agree("mamba_d_ssm", heads * fields.whole("mamba_head_dim"), "the number of Mamba heads and their size")
+    fields.set_defaults(mamba_head_dim=inner // max(heads, 1), mamba_gated_norm=fields.take_flag("mamba_rms_norm"))
+    fields.drop_derived(
+        "mamba_d_ssm", heads * fields.whole("mamba_head_dim"), "the number of Mamba heads and their size"
+    )
     for key in ("expand", "attn_layer_indices", "mamba_expand"):
         fields.pop(key, None)
     fields["layer_types"] = ["attention_and_mamba2"] * fields.whole("num_hidden_layers")
@@ -432,15 +436,15 @@ def read_kimi_linear(fields: Fields) -> None:
     for key, name in (moved | {"short_conv_kernel_size": "short_conv_kernel_size"}).items():
         if key in fields:
             parts.setdefault(name, fields.pop(key))
-    parts.offer(num_attention_heads=fields.whole("num_attention_heads"))
+    parts.set_defaults(num_attention_heads=fields.whole("num_attention_heads"))
     parts.assume(head_dim=128, short_conv_kernel_size=4)
     full, layers = parts.items_of("full_attn_layers"), fields.whole("num_hidden_layers")
-    parts.agree("kda_layers", [i for i in range(1, layers + 1) if i not in full], "full_attn_layers")
-    fields.offer(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
+    parts.drop_derived("kda_layers", [i for i in range(1, layers + 1) if i not in full], "full_attn_layers")
+    fields.set_defaults(layer_types=["latent_attention" if i + 1 in full else "kimi_delta" for i in range(layers)])
     width, heads = parts.whole("head_dim"), parts.whole("num_attention_heads")
-    fields.offer(linear_num_value_heads=heads, linear_value_head_dim=width, linear_gate_rank=width)
-    fields.offer(linear_conv_kernel_dim=parts.whole("short_conv_kernel_size"))
-    fields.offer(rotary=not fields.take_flag("mla_use_nope", True))
+    fields.set_defaults(linear_num_value_heads=heads, linear_value_head_dim=width, linear_gate_rank=width)
+    fields.set_defaults(linear_conv_kernel_dim=parts.whole("short_conv_kernel_size"))
+    fields.set_defaults(rotary=not fields.take_flag("mla_use_nope", True))
     _note_states(fields)
 
 
@@ -453,16 +457,18 @@ def _note_states(fields: Fields) -> None:
 
 def read_bailing_hybrid(fields: Fields) -> None:
     """Read Ling 3: Kimi delta attention with full gates; the last layer of each group has gated latent attention."""
-    offer_turns(fields, "layer_group_size", 6, "latent_attention", "kimi_delta")
+    set_periodic_layers(fields, "layer_group_size", 6, "latent_attention", "kimi_delta")
     heads, width = fields.take_whole("linear_num_heads"), fields.take_assumed("linear_head_dim", 128)
-    fields.offer(linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width)
-    fields.offer(linear_conv_kernel_dim=fields.take_assumed("short_conv_kernel_size", 4))
+    fields.set_defaults(
+        linear_num_value_heads=heads or fields.whole("num_attention_heads"), linear_value_head_dim=width
+    )
+    fields.set_defaults(linear_conv_kernel_dim=fields.take_assumed("short_conv_kernel_size", 4))
     _note_states(fields)
 
 
 def read_minicpm3(fields: Fields) -> None:
     """Read MiniCPM3: latent attention; values have hidden size / heads elements."""
-    fields.offer(v_head_dim=fields.whole("hidden_size") // max(fields.whole("num_attention_heads"), 1))
+    fields.set_defaults(v_head_dim=fields.whole("hidden_size") // max(fields.whole("num_attention_heads"), 1))
 
 
 def read_zamba2(fields: Fields) -> None:
@@ -474,7 +480,9 @@ def read_zamba2(fields: Fields) -> None:
     layers, hybrid = fields.whole("num_hidden_layers"), fields.items_of("hybrid_layer_ids")
     fields.pop("layer_types", None)
     kinds = fields.take_items("layers_block_type") or ["hybrid" if i in hybrid else "mamba" for i in range(layers)]
-    fields.agree("hybrid_layer_ids", [i for i, kind in enumerate(kinds) if kind == "hybrid"], "layers_block_type")
+    fields.drop_derived(
+        "hybrid_layer_ids", [i for i, kind in enumerate(kinds) if kind == "hybrid"], "layers_block_type"
+    )
     fields["layer_types"] = ["shared_block_mamba2" if kind == "hybrid" else "mamba2" for kind in kinds]
     fields["mlp_layer_types"] = ["none"] * layers
     _read_expand(fields)
@@ -484,7 +492,7 @@ def read_zamba2(fields: Fields) -> None:
     if fields.take_flag("use_shared_attention_adapter") and fields.whole("num_mem_blocks"):
         raise BadConfig("use_shared_attention_adapter: adapters of the shared attention are not supported")
     fields["adapter_rank"] = rank if adapted else 0
-    fields.agree("attention_hidden_size", 2 * fields.whole("hidden_size"), "2 * hidden_size")
+    fields.drop_derived("attention_hidden_size", 2 * fields.whole("hidden_size"), "2 * hidden_size")
     for key in ("num_query_groups", "time_step_rank", "use_long_context"):
         fields.pop(key, None)
 
@@ -498,14 +506,14 @@ def read_recurrent_gemma(fields: Fields) -> None:
     given = [names.get(str(kind), str(kind)) for kind in fields.take_items("layers_block_type")]
     fields["layer_types"] = (given or kinds)[:layers]
     fields["intermediate_size"] = fields.take_assumed("intermediate_size", 7680) // 2
-    fields.offer(lru_width=fields.whole("hidden_size"))
+    fields.set_defaults(lru_width=fields.whole("hidden_size"))
     fields["sliding_window"] = fields.take_assumed("attention_window_size", 2048)
     fields["conv_kernel"] = fields.take_assumed("conv1d_width", 4)
 
 
 def read_olmo_hybrid(fields: Fields) -> None:
     """Read Olmo-Hybrid: gated delta-nets in three of four layers, softmax attention in the rest."""
-    fields.offer(layer_types=every(fields, 4, "full_attention", "gated_delta_net"))
+    fields.set_defaults(layer_types=periodic_layers(fields, 4, "full_attention", "gated_delta_net"))
     for key in ("linear_a_log_max", "linear_a_log_min", "linear_dt_max", "linear_dt_min", "linear_dt_init_floor"):
         fields.pop(key, None)
 
@@ -519,7 +527,7 @@ def read_longcat(fields: Fields) -> None:
     fields["moe_intermediate_size"] = fields.take_whole("expert_ffn_hidden_size")
     fields["mlp_layer_types"] = ["sparse" if i % 2 == 0 else "dense" for i in range(layers)]
     fields["shared_expert_intermediate_size"] = fields.whole("intermediate_size")
-    fields.offer(num_key_value_heads=fields.whole("num_attention_heads"))
+    fields.set_defaults(num_key_value_heads=fields.whole("num_attention_heads"))
     note = f"a layer of this family counts as two: {layers} layers, every second one with experts"
     fields.note(f"{note}; experts that return their input have no weights")
 
@@ -536,7 +544,9 @@ def read_minimax_m3(fields: Fields) -> None:
         fields["layer_types"] = ["block_sparse_attention" if each else "full_attention" for each in chosen]
     kinds = ["block_sparse_attention" if "sparse" in str(k) else str(k) for k in fields.items_of("layer_types")]
     fields["layer_types"] = kinds or ["full_attention"] * layers
-    sparse.offer(sparse_num_index_heads=fields.whole("index_n_heads"), sparse_index_dim=fields.whole("index_head_dim"))
+    sparse.set_defaults(
+        sparse_num_index_heads=fields.whole("index_n_heads"), sparse_index_dim=fields.whole("index_head_dim")
+    )
     blocks = sparse.whole("sparse_topk_blocks") or fields.take_assumed("index_topk_blocks", 16)
     size = sparse.whole("sparse_block_size") or fields.take_assumed("index_block_size", 128)
     fields["index_n_heads"] = sparse.whole("sparse_num_index_heads") or fields.take_assumed("index_n_heads", 4)
@@ -564,7 +574,7 @@ def read_deepseek_v4(fields: Fields) -> None:
     fields["layer_types"] = [names.get(str(kind), str(kind)) for kind in kinds[:layers]]
     fields["mlp_layer_types"] = ["sparse"] * layers
     fields.note("the KV cache holds rows for groups of tokens, the keys of their index, and a window of tokens")
-    fields.offer(intermediate_size=fields.whole("moe_intermediate_size"), num_key_value_heads=1)
+    fields.set_defaults(intermediate_size=fields.whole("moe_intermediate_size"), num_key_value_heads=1)
     for key in ("num_hash_layers", "hc_sinkhorn_iters", "partial_rotary_factor"):
         fields.pop(key, None)
 
@@ -582,7 +592,7 @@ def read_gemma3n(fields: Fields) -> None:
     """Read Gemma 3n: the last layers share KV caches; each layer has its own width, as a list or one number."""
     layers = fields.whole("num_hidden_layers")
     shared = min(fields.take_whole("num_kv_shared_layers"), layers)
-    kinds = fields.items_of("layer_types") or every(fields, 5, "full_attention", "sliding_attention")
+    kinds = fields.items_of("layer_types") or periodic_layers(fields, 5, "full_attention", "sliding_attention")
     fields["layer_types"] = kinds[: layers - shared] + [f"shared_{kind}" for kind in kinds[layers - shared :]]
     widths = fields.get("intermediate_size")
     if isinstance(widths, list):
@@ -597,9 +607,9 @@ def read_encoder(fields: Fields) -> None:
     layers, window = fields.whole("num_hidden_layers"), fields.take_whole("local_attention")
     activation = fields.get("activation_function")
     if activation is not None:
-        fields.offer(gated_mlp="glu" in str(activation))
+        fields.set_defaults(gated_mlp="glu" in str(activation))
     period = fields.take_whole("global_attn_every_n_layers", 1) or 1
-    fields.offer(token_type_rows=fields.take_whole("type_vocab_size"))
+    fields.set_defaults(token_type_rows=fields.take_whole("type_vocab_size"))
     kinds = ["bidirectional_attention"] * layers
     if window and period > 1:
         fields["sliding_window"] = window
@@ -612,9 +622,9 @@ def read_encoder(fields: Fields) -> None:
 
 def read_stablelm(fields: Fields) -> None:
     """Read StableLM: optional bias on queries, keys and values, optional parallel blocks."""
-    fields.offer(qkv_bias=fields.take_flag("use_qkv_bias"), attention_output_bias=False)
+    fields.set_defaults(qkv_bias=fields.take_flag("use_qkv_bias"), attention_output_bias=False)
     if fields.take_flag("use_parallel_residual"):
-        fields.offer(parallel_block=True, norms_per_layer=1)
+        fields.set_defaults(parallel_block=True, norms_per_layer=1)
 
 
 def no_special_keys(fields: Fields) -> None:

@@ -172,7 +172,7 @@ class Fields(dict[str, Any]):
         part.comments, part.assumed = self.comments, self.assumed
         return part
 
-    def agree(self, key: str, value: object, other: str) -> None:
+    def drop_derived(self, key: str, value: object, other: str) -> None:
         """Remove a key that follows from the keys `other`; note a value that contradicts them."""
         given = self.pop(key, value)
         if given != value:
@@ -224,7 +224,7 @@ class Fields(dict[str, Any]):
         self.pop(key, None)
         return value
 
-    def offer(self, **values: Any) -> None:
+    def set_defaults(self, **values: Any) -> None:
         """Set the values of keys that the file leaves out."""
         for key, value in values.items():
             self.setdefault(key, value)
@@ -273,24 +273,24 @@ def renamed(raw: Mapping[str, Any]) -> Fields:
     return fields
 
 
-def every(fields: Fields, period: int, chosen: str, other: str, offset: int | None = None) -> list[str]:
+def periodic_layers(fields: Fields, period: int, chosen: str, other: str, offset: int | None = None) -> list[str]:
     """Return one kind per layer: `chosen` at `offset` (default: the last) of each `period` layers, else `other`."""
     layers = range(fields.whole("num_hidden_layers"))
     at = period - 1 if offset is None else offset
     return [chosen if period and i % period == at % period else other for i in layers]
 
 
-def offer_turns(fields: Fields, key: str, period: int, chosen: str, other: str) -> None:
+def set_periodic_layers(fields: Fields, key: str, period: int, chosen: str, other: str) -> None:
     """Set `layer_types` to `chosen` in the last of each group of layers, else `other`; `key` may give the group's size.
 
     A list of layer types in the file is used instead; a group size that contradicts it gives a note.
     """
     if "layer_types" in fields:
         given = fields.take_whole(key)
-        if given and every(fields, given, chosen, other) != fields["layer_types"]:
+        if given and periodic_layers(fields, given, chosen, other) != fields["layer_types"]:
             fields.note(f"{key} {given} contradicts layer_types; the latter is used")
     else:
-        fields["layer_types"] = every(fields, fields.take_assumed(key, period), chosen, other)
+        fields["layer_types"] = periodic_layers(fields, fields.take_assumed(key, period), chosen, other)
 
 
 def by_letter(key: str, pattern: str, meaning: Mapping[str, Any]) -> list[Any]:

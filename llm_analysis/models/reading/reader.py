@@ -24,9 +24,9 @@ from llm_analysis.models.reading.fields import (
     Fields,
     brief,
     by_letter,
-    every,
     is_hugging_face,
     language_model,
+    periodic_layers,
     renamed,
     unread,
 )
@@ -111,14 +111,14 @@ def _read_fields(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Wei
     _note_outer_sizes(raw, fields)
     _read_layer_overrides(fields)
     if _is_embedder(raw, fields):
-        fields.offer(output_head=False)
+        fields.set_defaults(output_head=False)
     family.read(fields)
-    fields.agree("model_max_length", fields.get("max_position_embeddings"), "max_position_embeddings")
+    fields.drop_derived("model_max_length", fields.get("max_position_embeddings"), "max_position_embeddings")
     _read_yarn(fields)
     _fill_in(fields)
     _read_layers(fields)
     weights = weights_of(quantization, fields.whole("num_hidden_layers"), fields.whole("num_experts"), _has_mlp(fields))
-    fields.offer(name=name, weight_format=weights.format)
+    fields.set_defaults(name=name, weight_format=weights.format)
     if weights.note:
         fields.note(weights.note)
     if "hf_ids" in fields:
@@ -295,19 +295,19 @@ def _fill_in(fields: Fields) -> None:
     older = fields.whole("kv_lora_rank") or not fields.get("gated_mlp", True) or not fields.get("output_head", True)
     if not older:
         fields.assume(**usual)
-    fields.offer(**usual)
+    fields.set_defaults(**usual)
     if heads:
-        fields.offer(head_dim=hidden // heads)
+        fields.set_defaults(head_dim=hidden // heads)
     bias = fields.take_flag("attention_bias")
-    fields.offer(qkv_bias=bias, attention_output_bias=bias)
+    fields.set_defaults(qkv_bias=bias, attention_output_bias=bias)
     kind = fields.pop("qk_norm_kind", "head")
     if fields.take_flag("use_qk_norm"):
-        fields.offer(qk_norm=kind)
+        fields.set_defaults(qk_norm=kind)
     if "position_offset" in fields:
         offset = fields.take_whole("position_offset")
-        fields.offer(position_embedding_rows=fields.whole("max_position_embeddings") + offset)
+        fields.set_defaults(position_embedding_rows=fields.whole("max_position_embeddings") + offset)
     if fields.pop("state_dtype", None) == "float32":
-        fields.offer(state_element_bytes=4)
+        fields.set_defaults(state_element_bytes=4)
 
 
 def _read_layers(fields: Fields) -> None:
@@ -356,7 +356,7 @@ def _read_windows(fields: Fields) -> None:
         turn = by_letter("sliding_window_pattern", pattern, {"L": "sliding_attention", "G": "full_attention"})
         turns = (turn * layers)[:layers]
     elif isinstance(pattern, int) and pattern > 0:
-        turns = every(fields, pattern, "full_attention", "sliding_attention")
+        turns = periodic_layers(fields, pattern, "full_attention", "sliding_attention")
     elif pattern:
         raise BadConfig(f"sliding_window_pattern must be a whole number or letters, not {shown(pattern)}")
     listed = [str(kind).removeprefix("shared_") for kind in fields.items_of("layer_types")]
@@ -371,7 +371,7 @@ def _read_windows(fields: Fields) -> None:
             fields["layer_types"] = kinds
         return
     full = min(full_until, layers)
-    fields.offer(layer_types=turns or ["full_attention"] * full + ["sliding_attention"] * (layers - full))
+    fields.set_defaults(layer_types=turns or ["full_attention"] * full + ["sliding_attention"] * (layers - full))
 
 
 def _read_latent(fields: Fields) -> None:
@@ -382,11 +382,11 @@ def _read_latent(fields: Fields) -> None:
         if not fields.whole(key):
             raise BadConfig(f"missing key {key!r}, which latent attention (kv_lora_rank) needs")
     fields["head_dim"] = fields.whole("qk_nope_head_dim") + fields.whole("qk_rope_head_dim")
-    fields.agree("qk_head_dim", fields["head_dim"], "qk_nope_head_dim + qk_rope_head_dim")
+    fields.drop_derived("qk_head_dim", fields["head_dim"], "qk_nope_head_dim + qk_rope_head_dim")
     if set(map(str, fields.items_of("indexer_types"))) <= {"full"}:
         fields.pop("indexer_types", None)
     kind = "sparse_latent_attention" if fields.whole("index_topk") else "latent_attention"
-    fields.offer(layer_types=[kind] * fields.whole("num_hidden_layers"))
+    fields.set_defaults(layer_types=[kind] * fields.whole("num_hidden_layers"))
 
 
 def _read_experts(fields: Fields) -> None:
@@ -401,12 +401,12 @@ def _read_experts(fields: Fields) -> None:
         fields.note("the keys for the layers with experts contradict the list of layers; the latter is used")
     if not 0 < fields.whole("num_experts_per_tok") <= fields.whole("num_experts"):
         raise BadConfig("num_experts_per_tok must be from 1 to num_experts in a model with experts")
-    fields.offer(moe_intermediate_size=fields.whole("intermediate_size"))
+    fields.set_defaults(moe_intermediate_size=fields.whole("intermediate_size"))
     width = number * fields.whole("moe_intermediate_size")
     if number > 1 and fields.get("shared_expert_intermediate_size", width) != width:
         shared = fields["shared_expert_intermediate_size"]
         fields.note(f"{number} shared experts: read as one of shared_expert_intermediate_size {shared}")
-    fields.offer(shared_expert_intermediate_size=width, mlp_layer_types=kinds)
+    fields.set_defaults(shared_expert_intermediate_size=width, mlp_layer_types=kinds)
 
 
 def _sparse_layers(fields: Fields) -> list[bool]:
