@@ -36,7 +36,7 @@ def pareto_figure(found: Plan, *, cost: bool = False) -> Any:
     from llm_analysis.report.plan import series
 
     if not found.curves:
-        raise BadValue("no point to draw: no GPU holds the model")
+        raise BadValue("no point to draw: the model fits on none of the GPUs")
     d, low = found.demand, found.limits
     work = f"{d.input_tokens:,} tokens in, {d.output_tokens:,} out"
     work += f", TTFT within {low.ttft:g} s" if low.ttft < inf else ""

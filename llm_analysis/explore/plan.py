@@ -758,8 +758,7 @@ def _reason(c: Configuration) -> str:
     else:
         text = f"{c.limited_by} limits the batch to {c.batch}"
     if c.load < 0.6:
-        workers = f"{c.replicas} replica{'s' if c.replicas > 1 else ''}"
-        text += f"; {workers} at {c.load:.0%} of capacity"
+        text += f"; {c.load:.0%} of the capacity is used"
     return text
 
 

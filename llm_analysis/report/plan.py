@@ -84,8 +84,12 @@ def _configuration_text(c: Configuration) -> str:
     if c.prefill_layout is not None:
         prefill = f"{c.prefill_workers} prefill of {layout_text(c.prefill_layout)}"
         return f"{gpus}: {prefill}, {c.replicas} decode of {layout_text(c.layout)}, {batch}"
-    replicas = f"{c.replicas} replica{'s' if c.replicas > 1 else ''}"
-    return f"{gpus}: {replicas} of {layout_text(c.layout)}, {batch}"
+    return f"{gpus}: {_replicas(c)}, {batch}"
+
+
+def _replicas(c: Configuration) -> str:
+    """Return the number and the layout of replicas that prefill and decode."""
+    return f"{c.replicas} replica{'s' if c.replicas > 1 else ''} of {layout_text(c.layout)}"
 
 
 def _miss_text(miss: Miss) -> str:
@@ -217,7 +221,7 @@ def _price_text(other: Rejected) -> str:
 
 def _named(c: Configuration) -> str:
     """Return another configuration in few words."""
-    workers = f"{c.replicas} of {layout_text(c.layout)}"
+    workers = _replicas(c)
     if c.prefill_layout is not None:
         prefill = f"{c.prefill_workers} prefill of {layout_text(c.prefill_layout)}"
         workers = f"{prefill}, {c.replicas} decode of {layout_text(c.layout)}"

@@ -437,7 +437,7 @@ def batch(curves: Curves, subject: str, setting: str, max_tpot: float | None = N
     for ax, values, band, name, colour, marker, unit in panels:
         if band:
             edges = [[value * unit for value in edge] for edge in band]
-            ax.fill_between(x, *edges, color=colour, alpha=0.17, linewidth=0, label="80 % of published figures like it")
+            ax.fill_between(x, *edges, color=colour, alpha=0.17, linewidth=0, label="80 % of published measurements")
         ax.plot(x, [v * unit for v in values], color=colour, marker=marker, markersize=3.5, label="estimate")
         ax.set(yscale="log", ylabel=name)
         ax.legend(loc="upper left", fontsize=8.5)
