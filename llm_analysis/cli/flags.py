@@ -238,7 +238,8 @@ def _raw(annotation: Any) -> Any:
 
 
 def grouped(flags: Mapping[str, Declared]) -> Iterator[tuple[str, list[Declared]]]:
-    """Yield the groups of a command's flags in the order of their first flag; those without a group come first."""
-    names = dict.fromkeys(sorted((flag.flag.group for flag in flags.values()), key=bool))
+    """Yield the groups of a command's flags by their first flag: flags without a group first, the output last."""
+    groups = [flag.flag.group for flag in flags.values()]
+    names = dict.fromkeys(sorted(groups, key=lambda group: (bool(group), group == OUTPUT)))
     for name in names:
         yield name, [flag for flag in flags.values() if flag.flag.group == name]
