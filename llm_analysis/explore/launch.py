@@ -19,6 +19,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.parallelism import Parallelism
 
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 # Engine version and the flags that its argument parser defines, of those used here.
 CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "vllm": (
@@ -101,21 +102,18 @@ def launch_commands(server: Server) -> dict[str, str]:
 
 def launch_notes(server: Server) -> tuple[str, ...]:
     """Return notes on the commands: the versions that were checked, and the checkpoints to prepare."""
-    versions = " and ".join(f"{engine} {version}" for engine, (version, _) in CHECKED.items())
-    notes = [f"flags checked against the argument parsers of {versions}; those of trtllm-serve are not checked"]
-    missing = [engine for engine in ("vllm", "sglang", "trtllm") if _needs_checkpoint(engine, server)]
+    versions = " and ".join(f"{ENGINES[engine]} {version}" for engine, (version, _) in CHECKED.items())
+    notes = [f"flags were checked against the argument parsers of {versions}; those of trtllm-serve were not checked"]
+    missing = [name for engine, name in ENGINES.items() if _needs_checkpoint(engine, server)]
     if missing:
         where = ", ".join(missing)
         notes.append(f"{where}: give a checkpoint of {server.name} that is quantized to {server.dtypes.name}")
     if server.layout.ep_size > 1 and server.layout.ep_size != server.layout.tp_size * server.layout.dp_size:
         total = server.layout.tp_size * server.layout.dp_size
-        notes.append(f"vllm: --enable-expert-parallel spreads the experts over all {total} GPUs, not {_ep(server)}")
+        notes.append(
+            f"vLLM: --enable-expert-parallel spreads the experts over all {total} GPUs, not {server.layout.ep_size}"
+        )
     return tuple(notes)
-
-
-def _ep(server: Server) -> int:
-    """Return the GPUs that the experts are spread over."""
-    return server.layout.ep_size
 
 
 def _needs_checkpoint(engine: str, server: Server) -> bool:

@@ -9,7 +9,7 @@ from math import isfinite
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from llm_analysis.explore.launch import launch_notes
+from llm_analysis.explore.launch import ENGINES, launch_notes
 from llm_analysis.explore.plan import Configuration, Demand, Limits, Miss, Plan, Rejected, layout_text
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.report.tables import csv_of, seconds, table
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _MOST_REJECTED = 10
 _MOST_FRONT = 8
-_ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 _LATENCIES = ("max_ttft", "max_tpot", "max_request_latency")
 
 
@@ -144,7 +143,7 @@ def _answer(found: Plan, best: Configuration, style: str) -> list[str]:
         parts.append(f"GPUs without a configuration within the limits:\n{lines}")
     parts.append(_front_table(found, style))
     commands = [
-        f"{_ENGINES[engine]}{_role(i, each)}:\n  {command}"
+        f"{ENGINES[engine]}{_role(i, each)}:\n  {command}"
         for engine, each in found.commands.items()
         for i, command in enumerate(each)
     ]

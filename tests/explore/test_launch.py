@@ -53,7 +53,10 @@ def test_replicas_of_a_dense_model_are_plain_data_parallelism() -> None:
 
 def test_a_format_that_no_engine_makes_while_loading_needs_a_checkpoint() -> None:
     notes = launch_notes(server("llama-3.1-70b", "int4", Parallelism(tp_size=2)))
-    assert notes[-1] == "vllm, sglang, trtllm: give a checkpoint of meta-llama/Llama-3.1-70B that is quantized to int4"
+    assert (
+        notes[-1]
+        == "vLLM, SGLang, TensorRT-LLM: give a checkpoint of meta-llama/Llama-3.1-70B that is quantized to int4"
+    )
 
 
 def test_servers_of_disaggregated_serving_have_roles() -> None:
