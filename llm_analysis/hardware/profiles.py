@@ -69,6 +69,8 @@ _SIMILAR_KINDS = {
 
 
 _MATMULS = ("gemm", "grouped_gemm")
+_ELEMENTWISE = ("elementwise", "residual", "rotary", "embedding", "expert_rows", "quantize")
+_MOST_MEMORY = 0.86  # fraction of the bandwidth that an elementwise kernel without work in the SMs would reach
 _MOST_BUSY = 0.9  # fraction of its peak that an H20 reaches (DeepGEMM, fp8; see data/kernels/h20-96gb.json)
 
 
@@ -92,9 +94,9 @@ class Kernel(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Kernels by kind and format. `num_sms` and `flops_per_clock` belong to the chip that `fill` was fitted on.
+    """Kernels by kind and format. `num_sms`, `flops_per_clock` and `bytes_per_clock` belong to the measured chip.
 
-    `flops_per_clock` are the FLOP of all its SMs together in one clock, in 16 bits.
+    In one clock all its SMs together do `flops_per_clock` FLOP in 16 bits; its memory moves `bytes_per_clock` bytes.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Profile(NamedTuple):
     date: str
     note: str
     flops_per_clock: float
+    bytes_per_clock: float
     kernels: dict[str, dict[str, Kernel]]
 
 
@@ -205,6 +208,7 @@ def profile_for(gpu: GPU) -> Profile:
             for name, entry in by_format.items():
                 if name not in known:
                     scaled = _busier(_rescaled(entry, _fill_scale(gpu, profile)), kind, gpu, profile)
+                    scaled = _issued(scaled, kind, gpu, profile)
                     scaled = scaled._replace(profile=profile.name)
                     known[name] = scaled if profile is first else _limited(scaled, name, known.get("bf16"))
     notes = [first.note]
@@ -212,6 +216,11 @@ def profile_for(gpu: GPU) -> Profile:
         notes.append(f"no kernels of {gpu.name} were measured: fractions of peak of {first.name}")
     note = "; ".join(part for part in notes if part)
     return first._replace(kernels=kernels, note=note, num_sms=num_sms, gpu_name=gpu.name)
+
+
+def bytes_per_clock(gpu: GPU) -> float | None:
+    """Return the bytes that the memory of a GPU moves in one clock of its SMs; None if its clock is not on record."""
+    return gpu.memory_bandwidth / gpu.boost_clock_hz if gpu.boost_clock_hz else None
 
 
 def flops_per_clock(gpu: GPU) -> float | None:
@@ -238,6 +247,23 @@ def _busier(entry: Kernel, kind: str, gpu: GPU, profile: Profile) -> Kernel:
     slower = profile.flops_per_clock / profile.num_sms / (mine / gpu.num_sms)
     known = entry.numbers.flops
     return _at_rate(entry, max(known, min(known * slower, _MOST_BUSY)))
+
+
+def _issued(entry: Kernel, kind: str, gpu: GPU, profile: Profile) -> Kernel:
+    """Return an elementwise kernel on a GPU with another bandwidth per clock and SM than the measured chip.
+
+    Such a kernel takes a number of clocks for each byte in an SM, beside the time of the bytes in memory:
+    1 / fraction = 1 / _MOST_MEMORY + clocks, where `clocks` grows with the bandwidth per clock and SM. Norms and
+    activations reach 0.43 of an A100's bandwidth and 0.63 of an A40's, which has a third of it per clock and SM; the
+    rule says 0.63 (microsoft/vidur). From an H100's rows of experts (0.44 in 16 bits, 0.34 in fp8) to a B200's it says
+    0.29 and 0.21, where 0.28 and 0.19 were measured.
+    """
+    mine, known = bytes_per_clock(gpu), entry.numbers.memory
+    if kind not in _ELEMENTWISE or profile.note or not mine or not gpu.num_sms or known >= _MOST_MEMORY:
+        return entry
+    wider = mine / gpu.num_sms / (profile.bytes_per_clock / profile.num_sms)
+    fraction = 1.0 / (1.0 / _MOST_MEMORY + (1.0 / known - 1.0 / _MOST_MEMORY) * wider)
+    return entry._replace(numbers=entry.numbers.model_copy(update={"memory": fraction}))
 
 
 def _at_rate(entry: Kernel, flops: float) -> Kernel:

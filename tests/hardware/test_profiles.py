@@ -50,7 +50,8 @@ TARGETS = {
     "prefill_mla_attention": {"": 0.08},
     "decode_attention": {"bf16_kv8_d192": 0.17, "": 0.15},
     "decode_mla_attention": {"": 0.15},
-    "grouped_gemm": {"bf16": 0.09, "nvfp4": 0.09, "": 0.15},
+    "grouped_gemm": {"bf16": 0.09, "nvfp4": 0.09, "": 0.12},
+    "expert_rows": {"bf16": 0.09, "nvfp4": 0.09, "": 0.12},
     "elementwise": {"": 0.18},
     "rotary": {"": 0.1},
     "residual": {"": 0.12},
@@ -226,16 +227,16 @@ def test_a_fit_recovers_the_numbers_of_synthetic_rows() -> None:
 def test_stored_numbers_predict_the_measured_kernels(system: str) -> None:
     """The errors of a sample of rows, with the stored numbers, are those of the stored evidence."""
     from llm_analysis.calibration.fitting import measured_kernels
-    from llm_analysis.calibration.fitting.kernel_fit import BEFORE, predicted
+    from llm_analysis.calibration.fitting.kernel_fit import ALONG, predicted
 
     gpu = get_gpu(measured_kernels.SYSTEMS[system])
     stored = profiles()[gpu.name].kernels
     for s in [*measured_kernels.gemms(OPS / system, gpu), *measured_kernels.attentions(OPS / system, gpu, "decode")]:
         sample = s.part(np.arange(len(s.seconds)) % 7 == 0)
         numbers = stored[s.op.kind][s.op.format].numbers.model_dump()
-        if s.before is not None:
-            along = stored["quantize"][s.op.format].numbers.model_dump()
-            numbers |= {BEFORE + name: value for name, value in along.items()}
+        if s.along:
+            along = stored[s.along[0].kind][s.op.format].numbers.model_dump()
+            numbers |= {ALONG + name: value for name, value in along.items()}
         error = np.median(abs(predicted(sample, gpu, numbers) / sample.seconds - 1))
         limit = TARGETS[s.op.kind].get(s.op.format, TARGETS[s.op.kind][""])
         assert error <= limit * 1.1, (
@@ -264,3 +265,23 @@ def test_a_kernel_measured_on_another_chip_is_not_slower_at_a_higher_rate(
         return float(cost(op, gpu, numbers).seconds)
 
     assert seconds(fast) <= seconds(slow) * (1 + 1e-12)
+
+
+@needs_measurements
+def test_norms_and_activations_of_an_a40_follow_from_those_of_an_a100() -> None:
+    """An A40 has a third of the bandwidth per clock and SM; its elementwise kernels are in no fit."""
+    from llm_analysis.calibration.fitting import measured_kernels
+
+    gpu = get_gpu("a40-48gb")
+    for s in measured_kernels.elementwises(OPS.parent / "vidur" / "profiling" / "compute", gpu):
+        if s.op.kind == "elementwise":
+            numbers = kernel(profile_for(gpu), s.op.kind, "bf16").numbers
+            assert np.median(abs(cost(s.op, gpu, numbers).seconds / s.seconds - 1)) < 0.12
+
+
+def test_an_elementwise_kernel_is_faster_but_less_efficient_with_more_bandwidth_for_each_sm() -> None:
+    op = Op("norm", "elementwise", activation_bytes=1e8)
+    less, more = (get_gpu(name) for name in ("h100-sxm-80gb", "h200-sxm-141gb"))
+    numbers = [kernel(profile_for(gpu), op.kind, "bf16").numbers for gpu in (less, more)]
+    assert numbers[0].memory > numbers[1].memory
+    assert cost(op, less, numbers[0]).seconds > cost(op, more, numbers[1]).seconds

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm_analysis.calibration.fitting import measured_kernels
+from llm_analysis.calibration.fitting.build_runtimes import FIT_DATE
 from llm_analysis.calibration.fitting.kernel_fit import (
     CHUNKED,
     COMPUTE,
     FIXED,
+    LAUNCHED_ALONG,
     LEAST_COMPUTE,
     MOVE,
     NETWORK,
@@ -40,9 +41,11 @@ from llm_analysis.hardware.profiles import (
     Kernel,
     Links,
     Profile,
+    bytes_per_clock,
     flops_per_clock,
 )
 from llm_analysis.hardware.roofline import Efficiency
+from llm_analysis.models.layers.feed_forward import AROUND_EXPERTS
 from llm_analysis.physics.collectives import all_reduce, collective
 from llm_analysis.units import Array
 
@@ -62,10 +65,10 @@ def _fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
             *measured_kernels.latent_attentions(folder, gpu, phase),
         ]
     for samples in found:
-        fixed, lowest = FIXED.get((gpu.name, samples.op.kind), {}), LEAST_COMPUTE.get((gpu.name, samples.op.kind), {})
+        kind = samples.op.kind
+        fixed, lowest = FIXED.get((gpu.name, kind), {}), LEAST_COMPUTE.get((gpu.name, kind), {})
         names = tuple(name for name in COMPUTE if name not in fixed)
-        entry, _ = kernels_of([samples], gpu, names, fixed, lowest)
-        kernels.setdefault(samples.op.kind, {})[samples.op.format] = entry
+        _add(kernels, samples, *kernels_of([samples], gpu, names, fixed | LAUNCHED_ALONG.get(kind, {}), lowest))
     for samples in measured_kernels.elementwises(ops_folder.parent / "vidur" / "profiling" / "compute", gpu):
         kernels.setdefault(samples.op.kind, {})["bf16"] = kernels_of([samples], gpu, MOVE)[0]
     return kernels
@@ -74,19 +77,28 @@ def _fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
 def _add_gemm(kernels: Kernels, samples: Samples, gpu: GPU) -> None:
     """Fit one format of GEMM and add it to `kernels`.
 
-    If the measured time includes the quantization of the inputs, that kernel is fitted too. The launch times of the two
-    cannot be separated, so the GEMM then gets the launch time of the bf16 GEMM.
+    If the measured time includes the quantization of the inputs, the launch times of the two kernels cannot be
+    separated, so the GEMM then gets the launch time of the bf16 GEMM.
     """
-    gemm = kernels.setdefault("gemm", {})
-    fixed = {"launch": gemm["bf16"].numbers.launch} if samples.before is not None else {}
-    entry, along = kernels_of([samples], gpu, COMPUTE, fixed)
+    fixed = {"launch": kernels["gemm"]["bf16"].numbers.launch} if samples.along else {}
+    _add(kernels, samples, *kernels_of([samples], gpu, COMPUTE, fixed))
+
+
+def _add(kernels: Kernels, samples: Samples, entry: Kernel, along: Efficiency | None) -> None:
+    """Add a fitted kernel to `kernels`, and the kernels that were measured and fitted along with it."""
     if along is not None:
-        note = "fitted together with the kernel that quantises the inputs (kind quantize): errors are of both"
+        kind = samples.along[0].kind
+        note = f"fitted together with {_MEASURED_ALONG[kind]} (kind {kind}): errors are of both"
         notes = "; ".join(part for part in (entry.evidence.note, note) if part)
         entry = entry._replace(evidence=entry.evidence._replace(note=notes))
-        before = Kernel(numbers=along, evidence=entry.evidence)
-        kernels.setdefault("quantize", {})[samples.op.format] = before
-    gemm[samples.op.format] = entry
+        kernels.setdefault(kind, {})[samples.op.format] = Kernel(numbers=along, evidence=entry.evidence)
+    kernels.setdefault(samples.op.kind, {})[samples.op.format] = entry
+
+
+_MEASURED_ALONG = {
+    "quantize": "the kernel that quantises the inputs",
+    AROUND_EXPERTS: "the kernels that prepare the rows of experts and add their outputs",
+}
 
 
 def _fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
@@ -95,29 +107,30 @@ def _fit_kernels(ops_folder: str | Path, into: Path = FOLDER) -> list[Path]:
     If present, `ops_folder`/../vidur adds elementwise kernels and sends, and `ops_folder`/../microbench.csv adds the
     scaled profiles.
     """
-    root, today = Path(ops_folder), datetime.now(timezone.utc).date().isoformat()
-    made = {name: _fit_profile(root, system, get_gpu(name), today) for system, name in SYSTEMS.items()}
+    root = Path(ops_folder)
+    made = {name: _fit_profile(root, system, get_gpu(name)) for system, name in SYSTEMS.items()}
     fitted_profiles = [*made.values()]
     if (root.parent / "microbench.csv").is_file():
-        fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, today)
-        fitted_profiles += published_profiles(root.parent / "microbench.csv", made, today)
-    content = Links(name="links", date=today, links=_fit_links(root))
+        fitted_profiles += scaled_profiles(root.parent / "microbench.csv", made, FIT_DATE)
+        fitted_profiles += published_profiles(root.parent / "microbench.csv", made, FIT_DATE)
+    content = Links(name="links", date=FIT_DATE, links=_fit_links(root))
     return [
         *(write(into / f"{p.name}.json", p) for p in fitted_profiles),
         write(into.parent / LINKS_FILE.name, content),
     ]
 
 
-def _fit_profile(ops_folder: Path, system: str, gpu: GPU, date: str) -> Profile:
+def _fit_profile(ops_folder: Path, system: str, gpu: GPU) -> Profile:
     """Return the fitted profile of a GPU with measured kernels."""
     return Profile(
         name=gpu.name,
         architecture=gpu.architecture,
         gpu_name=gpu.name,
         num_sms=gpu.num_sms or 1,
-        date=date,
+        date=FIT_DATE,
         note="",
         flops_per_clock=flops_per_clock(gpu) or 0.0,
+        bytes_per_clock=bytes_per_clock(gpu) or 0.0,
         kernels=_fit_gpu(ops_folder, system, gpu),
     )
 

@@ -36,7 +36,7 @@ from llm_analysis.inference.runtimes import FOLDER, UNKNOWN, Runtime, RuntimeEvi
 from llm_analysis.units import Array
 
 OWN_BENCHMARK = "kipply-blog"
-FIT_DATE = "2026-11-25"  # written to the files; a constant, so that the same data give the same files
+FIT_DATE = "2026-11-26"  # written to the files; a constant, so that the same data give the same files
 
 # Facts about each engine, from source code and release notes: which all-reduce it runs, whether kernels with 8- or
 # 4-bit weights launch like 16-bit ones, and more (inference/runtimes.py has all fields). The 32 FLOP per clock and SM

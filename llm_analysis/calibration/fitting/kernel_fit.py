@@ -21,7 +21,7 @@ _SOURCES = {
     "vidur, network": "microsoft/vidur (MIT), NCCL launched by the host on DGX servers: {}",
 }
 Numbers = dict[str, float]
-BEFORE = "before_"  # prefix of the numbers of the quantization kernel (Samples.before)
+ALONG = "along_"  # prefix of the numbers of the kernels in Samples.along
 
 # Start value, lower and upper bound of each number. Fractions are at most 1, the datasheet's peak.
 _GUESS = {"launch": 5e-6, "flops": 0.6, "memory": 0.7, "sharpness": 2.0, "fill": 1e4, "latency": 5e-7, "link": 0.6}
@@ -29,10 +29,17 @@ _LOWEST = {"launch": 1e-7, "flops": 0.005, "memory": 0.02, "sharpness": 1.0, "fi
 _HIGHEST = {"launch": 1e-3, "flops": 1.0, "memory": 1.0, "sharpness": 10.0, "fill": 1e9, "latency": 1e-3, "link": 1.0}
 CHUNKED = {"sharpness": 0.4}  # below 1 for collectives, because each chunk of a message adds latency
 
+# Efficiency of the elementwise kernels in the measured MoE block; the fits of all GPUs are close to these numbers.
+_ELEMENTWISE = {"launch": 2.9e-6, "memory": 0.46}
+KNOWN = {"elementwise": Efficiency(**_ELEMENTWISE)}
+
 # On the A100, experts were measured only with power-law routing, which overloads one expert. With even routing a
 # grouped GEMM is as efficient as other GEMMs (as on the H100), so these three numbers are set by hand, not fitted;
-# docs/accuracy.md lists this choice.
-FIXED = {("a100-sxm-80gb", "grouped_gemm"): {"flops": 0.8, "sharpness": 1.5, "fill": 1.0}}
+# docs/accuracy.md lists this choice. The bandwidth of the kernels around them is that of other elementwise kernels.
+_UNEVEN = {"flops": 0.8, "sharpness": 1.5, "fill": 1.0, ALONG + "memory": _ELEMENTWISE["memory"]}
+FIXED = {("a100-sxm-80gb", "grouped_gemm"): _UNEVEN}
+# The launches of the kernels around a grouped GEMM cannot be told apart from its own.
+LAUNCHED_ALONG = {"grouped_gemm": {ALONG + "launch": _ELEMENTWISE["launch"]}}
 # The fitted rows of A100 decode attention are bound by memory and do not determine the compute fraction. Other rows of
 # the same table give a lower bound: attention with up to 16 query heads per KV head takes no longer than multi-head
 # attention over the same cache.
@@ -47,18 +54,14 @@ _ROBUST = 0.05  # residual of log time above which the loss grows less than quad
 def predicted(s: Samples, gpu: GPU, numbers: Numbers) -> Array:
     """Return the predicted seconds of all rows, over all kernels in the measured time."""
     runs = [(op, efficiency(numbers)) for op in (s.op, s.twin) if op is not None]
-    runs += [(s.before, efficiency(numbers, BEFORE))] if s.before is not None else []
+    runs += [(op, efficiency(numbers, ALONG)) for op in s.along]
     runs += [(op, KNOWN[op.kind]) for op in s.known]
     return np.asarray(sum(cost(op, gpu, e).seconds for op, e in runs), dtype=np.float64)
 
 
-# Efficiency of the elementwise kernels in the measured MoE block; the fits of all GPUs are close to these numbers.
-KNOWN = {"elementwise": Efficiency(launch=2.9e-6, memory=0.46)}
-
-
 def efficiency(numbers: Numbers, prefix: str = "") -> Efficiency:
-    """Return the numbers with names that start with `prefix`; without one, all but those of the quantization kernel."""
-    own = {n[len(prefix) :]: v for n, v in numbers.items() if n.startswith(prefix) and (prefix or BEFORE not in n)}
+    """Return the numbers with names that start with `prefix`; without one, all but those of the kernels in `along`."""
+    own = {n[len(prefix) :]: v for n, v in numbers.items() if n.startswith(prefix) and (prefix or ALONG not in n)}
     return Efficiency(**own)
 
 
@@ -69,7 +72,7 @@ def fitted(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Number
     """
     from scipy.optimize import least_squares
 
-    low, high, guess = ({n: d[n.removeprefix(BEFORE)] for n in names} for d in (_LOWEST, _HIGHEST, _GUESS))
+    low, high, guess = ({n: d[n.removeprefix(ALONG)] for n in names} for d in (_LOWEST, _HIGHEST, _GUESS))
     low |= {n: v for n, v in lowest.items() if n in names}
     target = [np.log(s.seconds) for s in parts]
 
@@ -98,9 +101,9 @@ def held_out(parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numb
 def kernels_of(
     parts: list[Samples], gpu: GPU, names: tuple[str, ...], fixed: Numbers | None = None, lowest: Numbers | None = None
 ) -> tuple[Kernel, Efficiency | None]:
-    """Return the kernel fitted to all rows with its held-out errors, and the quantization kernel's numbers or None."""
-    if parts[0].before is not None:
-        names = (*(n for n in names if n not in (fixed or {})), *(BEFORE + n for n in MOVE))
+    """Return the kernel fitted to all rows with its held-out errors, and the numbers of those in `along` or None."""
+    if parts[0].along:
+        names = tuple(n for n in (*names, *(ALONG + n for n in MOVE)) if n not in (fixed or {}))
     errors = held_out(parts, gpu, names, fixed or {}, lowest or {})
     numbers = fitted(parts, gpu, names, fixed or {}, lowest or {})
     evidence = Evidence(
@@ -111,5 +114,5 @@ def kernels_of(
         source=_SOURCES.get(parts[0].source, _SOURCES[""]).format(parts[0].source),
         note=parts[0].note,
     )
-    along = efficiency(numbers, BEFORE) if parts[0].before is not None else None
+    along = efficiency(numbers, ALONG) if parts[0].along else None
     return Kernel(numbers=efficiency(numbers), evidence=evidence), along

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.models.layers.feed_forward import distinct_experts
+from llm_analysis.models.layers.feed_forward import AROUND_EXPERTS, distinct_experts
 from llm_analysis.physics.attention import attention
 from llm_analysis.physics.collectives import all_reduce, collective
 from llm_analysis.physics.dtypes import get_dtypes
@@ -39,8 +39,9 @@ Table = dict[str, Any]  # column name -> array of float64 or of text
 class Samples:
     """Operators of one kind, format and rate, as arrays, with their measured seconds.
 
-    The seconds may include other kernels: `twin` has the same efficiency as `op`; `before` quantizes the input and has
-    its own fitted efficiency; the kernels in `known` have fixed efficiencies.
+    The seconds may include other kernels: `twin` has the same efficiency as `op`; those in `along` (which quantize the
+    input, or prepare and add the rows of experts) have a fitted efficiency of their own, the same for all; those in
+    `known` have fixed efficiencies.
     """
 
     op: Op
@@ -49,15 +50,15 @@ class Samples:
     source: str
     note: str = ""
     twin: Op | None = None
-    before: Op | None = None
+    along: tuple[Op, ...] = ()
     known: tuple[Op, ...] = ()
 
     def part(self, keep: Mask) -> Samples:
         """Return the samples of the rows where `keep` is true."""
-        twin, before = (None if op is None else _rows_of(op, keep) for op in (self.twin, self.before))
-        op, known = _rows_of(self.op, keep), tuple(_rows_of(op, keep) for op in self.known)
+        op, twin = _rows_of(self.op, keep), None if self.twin is None else _rows_of(self.twin, keep)
+        along, known = (tuple(_rows_of(op, keep) for op in ops) for ops in (self.along, self.known))
         seconds, shape = self.seconds[keep], self.shape[keep]
-        return replace(self, op=op, twin=twin, before=before, known=known, seconds=seconds, shape=shape)
+        return replace(self, op=op, twin=twin, along=along, known=known, seconds=seconds, shape=shape)
 
 
 def read_table(path: Path) -> Table:
@@ -148,7 +149,7 @@ def gemms(folder: Path, gpu: GPU) -> Iterator[Samples]:
             seconds=rows["latency"] * 1e-3,
             shape=hashed(rows["n"], rows["k"]),
             source="gemm_perf",
-            before=quantize(rows["m"], rows["k"], numbers) if name in _QUANTISED_APART else None,
+            along=(quantize(rows["m"], rows["k"], numbers),) if name in _QUANTISED_APART else (),
         )
         yield _from_memory(gpu, samples)
 
@@ -409,16 +410,17 @@ def experts(rows: Table, numbers: MatmulFormat, touched: Quantity, note: str) ->
     tokens, h, k, held = rows["num_tokens"], rows["hidden_size"], rows["topk"], rows["num_experts"]
     width, copies = rows["inter_size"] / rows["moe_tp_size"], tokens * k
     product = partial(matmul, kind="grouped_gemm", read=touched, held=held, numbers=numbers)
-    known = (
-        elementwise("router_topk", tokens, held, 2.0 * k, 2.0),
-        elementwise("experts_permute", tokens, h, k * h, numbers.input_bytes),
-        elementwise("experts_activation", copies, 2.0 * width, width, 2.0),
-        elementwise("expert_sum", tokens, k * h, h, 2.0),
+    around = partial(elementwise, kind=AROUND_EXPERTS, format=numbers.format)
+    along = (
+        around("experts_permute", tokens, h, k * h, numbers.input_bytes),
+        around("experts_activation", copies, 2.0 * width, width, 2.0),
+        around("expert_sum", tokens, k * h, h, 2.0),
     )
     return Samples(
         op=product("up", copies, h, 2.0 * width),
         twin=product("down", copies, width, h),
-        known=known,
+        along=along,
+        known=(elementwise("router_topk", tokens, held, 2.0 * k, 2.0),),
         seconds=rows["latency"] * 1e-3,
         shape=hashed(h, width, held),
         source="moe_perf",

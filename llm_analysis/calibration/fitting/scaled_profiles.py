@@ -154,6 +154,7 @@ def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, sou
         date=date,
         note=note,
         flops_per_clock=base.flops_per_clock,
+        bytes_per_clock=base.bytes_per_clock,
         kernels=made,
     )
 

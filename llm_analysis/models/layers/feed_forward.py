@@ -15,6 +15,10 @@ from llm_analysis.physics.collectives import all_to_all
 from llm_analysis.physics.operators import Op, elementwise, matmul
 from llm_analysis.units import Quantity, maximum, minimum, power
 
+# Kind of the kernels that prepare the rows of experts and add their outputs. Their speed depends on the format of the
+# products: for 8- and 4-bit ones they also find scales and quantize.
+AROUND_EXPERTS = "expert_rows"
+
 
 def dense_block(p: Pass, kind: str) -> list[Op]:
     """Return a feed-forward of two matrices, or three with a gate; `dense:7168` has width 7168."""
@@ -55,6 +59,7 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
     m, rows, width = p.model, p.rows, p.dtypes.stream_bytes
     h, k = m.hidden_size, m.num_experts_per_tok
     E, wide, latent = m.num_experts + m.zero_expert_num, m.moe_latent_size or h, bool(m.moe_latent_size)
+    around = partial(elementwise, kind=AROUND_EXPERTS, format=p.dtypes.routed.format, count=p.count)
     ops = [
         p.matmul("router", h, E, p.dtypes.router, params=(h + m.router_bias) * E, bias=m.router_bias),
         elementwise("router_topk", rows, E, 2 * k, width, count=p.count),
@@ -62,7 +67,7 @@ def sparse_block(p: Pass, kind: str) -> list[Op]:
         *_exchange(p, "dispatch", p.dtypes.routed.input_bytes),
         *_experts(p),
         *_exchange(p, "combine", width),
-        elementwise("expert_sum", rows, k * wide, wide, width, count=p.count),
+        around("expert_sum", rows, k * wide, wide, width),
         *([p.matmul("experts_latent_out", wide, h)] if latent else []),
     ]
     if m.shared_expert_intermediate_size:
@@ -98,12 +103,11 @@ def _experts(p: Pass) -> list[Op]:
         count=p.count,
         bias=bias,
     )
+    around = partial(elementwise, kind=AROUND_EXPERTS, format=numbers.format, count=p.count)
     return [
-        elementwise("experts_permute", routed, h / k, h, numbers.input_bytes, count=p.count),
+        around("experts_permute", routed, h / k, h, numbers.input_bytes),
         grouped(up, inputs=h, outputs=columns * f / shards, params=E * (h + bias) * columns * f),
-        elementwise(
-            "experts_activation", routed, columns * f / shards, f / shards, p.dtypes.stream_bytes, count=p.count
-        ),
+        around("experts_activation", routed, columns * f / shards, f / shards, p.dtypes.stream_bytes),
         grouped("experts_down", inputs=f / shards, outputs=h, params=E * (f + bias) * h),
     ]
 

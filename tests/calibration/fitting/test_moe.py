@@ -91,7 +91,7 @@ def test_numbers_fitted_on_one_gpu_predict_expert_parallel_rows(system: str) -> 
     touched = np.minimum(here["num_tokens"] * here["topk"], here["num_experts"])
     samples = experts(here, matmul_format("bfloat16", gpu), touched, "")
     profile = profile_for(gpu)
-    ops = [op for op in (samples.op, samples.twin, *samples.known) if op is not None]
+    ops = [op for op in (samples.op, samples.twin, *samples.along, *samples.known) if op is not None]
     seconds = sum(cost(op, gpu, kernel(profile, op.kind, op.format).numbers).seconds for op in ops)
     assert np.median(abs(seconds / samples.seconds - 1)) < 0.15
 
