@@ -121,12 +121,24 @@ def _projection(p: Pass, kind: str, heads: _Heads) -> Op:
 
 
 def _output_projection(p: Pass, inputs: float, gated: bool = False) -> list[Op]:
-    """Return the output gate, if the model has one, and the product back to the hidden size."""
+    """Return the output gate, if the model has one, and the product back to the hidden size.
+
+    A product in 8 or 4 bits needs its input quantized. The norm, the activation or the gate before a product does so on
+    the way; attention writes 16 bits, so that a kernel of its own quantizes its output.
+    """
     m, t, width = p.model, p.layout.tp_size, p.dtypes.stream_bytes
     params = (inputs + m.attention_output_bias) * m.hidden_size
     gate = [elementwise("output_gate", p.rows, 2 * inputs / t, inputs / t, width, count=p.count)] if gated else []
     out = p.matmul("attention_output", inputs / t, m.hidden_size, params=params, bias=m.attention_output_bias)
-    return [*gate, out]
+    return [*gate, *([] if gated else _quantized(p, inputs / t)), out]
+
+
+def _quantized(p: Pass, width: float) -> list[Op]:
+    """Return the kernel that quantizes `width` 16-bit numbers of each token; empty if the product takes 16 bits."""
+    narrow, stream = p.linear.input_bytes, p.dtypes.stream_bytes
+    if narrow >= stream:
+        return []
+    return [elementwise("attention_quantize", p.rows, stream * width, narrow * width, 1.0, count=p.count)]
 
 
 def latent_block(p: Pass, kind: str) -> list[Op]:
