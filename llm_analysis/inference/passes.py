@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Names of draft models that are made from the model.
 MTP = "mtp"  # its own layer for multi-token prediction
 EAGLE = "eagle"  # an EAGLE head
+_NEARLY_NONE = 1e-12  # share of the experts that no row selects, at least
 
 
 def prefill(scenario: Scenario, workload: Workload) -> Timed:
@@ -69,7 +70,7 @@ def _draft_named(timed: Timed) -> list[TimedOp]:
 def carried(decode: list[Op], prefill: list[Op]) -> list[Op]:
     """Return the operators of a decode step that also computes prompts: a kernel that both need runs once.
 
-    Its weights are read once (for experts, those of the pass that uses more); its rows are the sum of both.
+    Its weights are read once; its rows are the sum of both.
     """
     own: dict[tuple[str, str], list[Op]] = {}
     for op in decode:
@@ -84,12 +85,24 @@ def _merged(one: Op | None, other: Op) -> Op:
         return other
     return other._replace(
         flops=one.flops + other.flops,
-        weight_bytes=maximum(one.weight_bytes, other.weight_bytes),
+        weight_bytes=_read_by_either(one, other),
         activation_bytes=one.activation_bytes + other.activation_bytes,
         kv_bytes=one.kv_bytes + other.kv_bytes,
         parallelism=one.parallelism + other.parallelism,
         wire_bytes=one.wire_bytes + other.wire_bytes,
     )
+
+
+def _read_by_either(one: Op, other: Op) -> Quantity:
+    """Return the weight bytes read by a run over the rows of two; of experts, those that a row of either selects.
+
+    An expert that both avoid is likely an unpopular one. With exponential popularity (see `distinct_experts`) the
+    shares avoided by one, by the other and by both are 1 / (1 + x), 1 / (1 + y) and 1 / (1 + x + y).
+    """
+    if one.kind != "grouped_gemm":
+        return maximum(one.weight_bytes, other.weight_bytes)
+    x, y = (maximum(1.0 - op.weight_bytes / op.stored_bytes, _NEARLY_NONE) for op in (one, other))
+    return other.stored_bytes * (1.0 - x * y / (x + y - x * y))
 
 
 def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:

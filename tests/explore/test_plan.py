@@ -43,14 +43,17 @@ def at(scenario: Scenario, batch: Any, inputs: int, outputs: int) -> Steady:
     return steady_state(scenario, batch, inputs, outputs, CHUNK)
 
 
-def test_batch_28_of_llama_70b_on_four_h200_gives_355_tokens_per_second_and_gpu() -> None:
-    """The figure of an independent prototype of the same formulas; aiconfigurator 0.12 gives 368 at batch 32."""
+def test_batch_27_of_llama_70b_on_four_h200_gives_342_tokens_per_second_and_gpu() -> None:
+    """An independent prototype of the same formulas gives 355 at batch 28, aiconfigurator 0.12 gives 368 at batch 32.
+
+    The prototype had no kernel that quantizes the output of attention, 0.3 ms of a step.
+    """
     parts = get_model("llama-3.1-70b"), get_gpu("h200-sxm-141gb"), get_dtypes("fp8"), Parallelism(tp_size=4)
     kernels_alone = Scenario.of(*parts, runtime=Runtime(name="kernels", collective="engine"))
     steady = at(kernels_alone, np.arange(1.0, 41.0), 4000, 500)
     batch = int((steady.tpot <= 0.02).sum())
-    assert batch == 28
-    assert batch / steady.tpot[batch - 1] / 4 == pytest.approx(355, abs=1)
+    assert batch == 27
+    assert batch / steady.tpot[batch - 1] / 4 == pytest.approx(342, abs=1)
 
 
 def test_more_sequences_in_flight_serve_more_and_wait_longer() -> None:

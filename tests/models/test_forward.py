@@ -211,11 +211,19 @@ def test_distinct_experts_are_between_one_tokens_and_all(tokens: float, experts:
     assert k * (1 - 1e-9) <= touched <= min(experts, k * tokens) * (1 + 1e-9)
 
 
-def test_distinct_experts_by_drawing() -> None:
-    """64 tokens that choose 8 of 128 experts each, drawn 400 times; 2 % is five standard errors of the mean."""
+@pytest.mark.parametrize(("experts", "chosen", "shape"), [(128, 8, 1.0), (256, 8, 1.0), (8, 2, 16.0)])
+@pytest.mark.parametrize("tokens", [4, 16, 64])
+def test_distinct_experts_by_drawing(experts: int, chosen: int, shape: float, tokens: int) -> None:
+    """Tokens that choose experts of gamma-distributed popularity, without repetition, drawn 400 times.
+
+    5 %: the formula lets a token choose a popular expert more than once.
+    """
     random = np.random.default_rng(0)
-    drawn = [len({e for _ in range(64) for e in random.permutation(128)[:8]}) for _ in range(400)]
-    assert isclose(np.mean(drawn), distinct_experts(64.0, 128, 8), rel_tol=0.02)
+    drawn = []
+    for _ in range(400):
+        liking = np.log(random.gamma(shape, size=experts)) + random.gumbel(size=(tokens, experts))
+        drawn.append(len(np.unique(np.argpartition(-liking, chosen - 1, axis=1)[:, :chosen])))
+    assert isclose(np.mean(drawn), distinct_experts(float(tokens), experts, chosen), rel_tol=0.05)
 
 
 @pytest.mark.parametrize(("tp", "ep"), [(1, 1), (2, 1), (8, 8), (4, 2), (1, 8), (2, 8)])

@@ -24,7 +24,7 @@ from llm_analysis.calibration.fitting.kernel_fit import (
     CHUNKED,
     COMPUTE,
     FIXED,
-    LAUNCHED_ALONG,
+    GROUPED,
     LEAST_COMPUTE,
     MOVE,
     NETWORK,
@@ -66,9 +66,9 @@ def _fit_gpu(ops_folder: Path, system: str, gpu: GPU) -> Kernels:
         ]
     for samples in found:
         kind = samples.op.kind
-        fixed, lowest = FIXED.get((gpu.name, kind), {}), LEAST_COMPUTE.get((gpu.name, kind), {})
+        fixed = (GROUPED if kind == "grouped_gemm" else {}) | FIXED.get((gpu.name, kind), {})
         names = tuple(name for name in COMPUTE if name not in fixed)
-        _add(kernels, samples, *kernels_of([samples], gpu, names, fixed | LAUNCHED_ALONG.get(kind, {}), lowest))
+        _add(kernels, samples, *kernels_of([samples], gpu, names, fixed, LEAST_COMPUTE.get((gpu.name, kind), {})))
     for samples in measured_kernels.elementwises(ops_folder.parent / "vidur" / "profiling" / "compute", gpu):
         kernels.setdefault(samples.op.kind, {})["bf16"] = kernels_of([samples], gpu, MOVE)[0]
     return kernels
