@@ -63,6 +63,7 @@ class GPU(BaseModel):
     gpus_per_server: _Count = _GPUS_PER_SERVER
     peer_bandwidth: _Positive | None = None  # bandwidth to one other GPU if each pair has its own link (full mesh)
     pcie_bandwidth: _Positive | None = None
+    peer_access: bool = True  # on PCIe GPUs read each other's memory; otherwise all data goes through the host's memory
     inter_node_bandwidth: _Positive | None = None
     tdp_watts: _Positive | None = None
     confidence: _Text = ""  # high, medium or low
@@ -93,6 +94,11 @@ class GPU(BaseModel):
     def usable_memory_bytes(self) -> float:
         """Memory that the driver reports, in bytes; the memory as sold if that is not known."""
         return self.driver_memory_bytes or self.memory_bytes
+
+    @property
+    def pcie_link(self) -> str:
+        """Name of the link between two GPUs on PCIe."""
+        return "PCIe" if self.peer_access else "PCIe without peer access"
 
     @property
     def gpus_per_node(self) -> int:
@@ -152,5 +158,5 @@ class GPU(BaseModel):
                 return self.link, self.link_bandwidth
             return self.link, minimum(self.link_bandwidth, minimum(peers, span - 1.0) * self.peer_bandwidth)
         if span <= self.gpus_per_node:
-            return "PCIe", self.pcie_bandwidth
+            return self.pcie_link, self.pcie_bandwidth
         return "inter-node", self.inter_node_bandwidth

@@ -365,7 +365,7 @@ def kernel_basis(gpu: GPU) -> list[Basis]:
 def collective_basis(gpu: GPU) -> list[Basis]:
     """Return what the collectives of the estimates for a GPU rest on: those over each link that it has."""
     used = [gpu.link] if gpu.link_domain_size > 1 else []
-    used += ["PCIe"] if gpu.gpus_per_server > gpu.link_domain_size and gpu.pcie_bandwidth else []
+    used += [gpu.pcie_link] if gpu.gpus_per_server > gpu.link_domain_size and gpu.pcie_bandwidth else []
     used += ["inter-node"] if gpu.inter_node_bandwidth else []
     return [
         Basis(kind, algorithm, name, link.startswith(name) and _is_fitted(entry), entry.evidence)

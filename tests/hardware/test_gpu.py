@@ -33,6 +33,18 @@ def test_a_switch_gives_one_peer_the_whole_bandwidth() -> None:
     assert gpu.link_over(9) == ("inter-node", 50e9)
 
 
+def test_geforce_cards_exchange_data_through_the_host() -> None:
+    """The GeForce driver offers no peer access; a workstation card of the same chip has it."""
+    assert get_gpu("rtx-4090").link_over(4) == ("PCIe without peer access", 32e9)
+    assert get_gpu("rtx-6000-ada").link_over(4)[0] == "PCIe"
+    seconds = []
+    for name in ("rtx-4090", "rtx-6000-ada"):
+        analysis = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu(name), get_dtypes("bf16"), Parallelism(tp_size=4))
+        rows = analysis.inference().as_dict()["operators"]
+        seconds.append(sum(r["seconds"] for r in rows if r["kind"] == "all_reduce" and r["phase"] == "prefill"))
+    assert 2 < seconds[0] / seconds[1] < 10
+
+
 def test_a_link_takes_an_array_of_peers() -> None:
     bandwidth = get_gpu("mi300x-192gb").link_over(8, np.array([1.0, 3.0, 7.0, 9.0]))[1]
     assert np.asarray(bandwidth).tolist() == pytest.approx([64e9, 192e9, 448e9, 448e9])

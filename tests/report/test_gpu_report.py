@@ -29,7 +29,7 @@ def test_no_kernel_counts_as_measured_on_a_gpu_that_was_not() -> None:
     assert evidence["profile"] == "l40s-48gb"
     assert not any(row["measured"] for row in evidence["kernels"])
     assert "no kernels of rtx-4090 were measured" in evidence["note"]
-    assert {row["link"] for row in evidence["collectives"]} == {"PCIe"}
+    assert {row["link"] for row in evidence["collectives"]} == {"PCIe without peer access"}
 
 
 def test_a_scaled_kernel_does_not_count_as_measured() -> None:

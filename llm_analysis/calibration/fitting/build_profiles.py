@@ -257,12 +257,23 @@ def _keyed_collectives(folder: Path, link: str, algorithm: str) -> list[tuple[st
 
 
 def _unmeasured_links(links: _LinkKernels) -> _LinkKernels:
-    """Return the collectives of links without tables: NVLink2 (numbers of NVLink3) and xGMI (numbers of NVLink4)."""
+    """Return the collectives of links without tables.
+
+    NVLink2 has the numbers of NVLink3, xGMI those of NVLink4, PCIe without peer access those of 4 GPUs of the L40S
+    server, whose data goes through the host's memory too.
+    """
     nccl, older = links["NVLink4"]["nccl"], links["NVLink3"]["nccl"]
     mesh = {f"{kind}/{n}": _stand_in(nccl[kind], link, _XGMI) for kind in nccl for n, link in _XGMI_FRACTIONS.items()}
     second = {kind: _stand_in(entry, entry.numbers.link, "NVLink3's numbers") for kind, entry in older.items()}
-    return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}}
+    through_host = {
+        key.removesuffix("/4"): _stand_in(entry, entry.numbers.link, _THROUGH_HOST)
+        for key, entry in links[SHARED]["nccl"].items()
+        if key.endswith("/4")
+    }
+    return {"NVLink2": {"nccl": second}, "xGMI": {"nccl": mesh}, "PCIe without peer access": {"nccl": through_host}}
 
+
+_THROUGH_HOST = "numbers of 4 L40S that share the way through the host's memory"
 
 # RCCL on MI300X reaches 47.7 GB/s between 2 GPUs, connected by one link of 64 GB/s, and 312.9 GB/s among 8 GPUs with 7
 # such links each (ml-engineering). The fractions are relative to the links between the GPUs of the group.
