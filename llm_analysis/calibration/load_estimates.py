@@ -8,19 +8,18 @@ from math import inf
 from typing import NamedTuple
 
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, transport_of
-from llm_analysis.calibration.measurements import DTYPE_NAMES, KV_BITS, gpu_named, model_named
+from llm_analysis.calibration.measurements import formats_of, gpu_named, model_named
 from llm_analysis.errors import BadValue, shown
 from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.engines import Engine, engine_for
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.host_terms import HostTerms, host_terms
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
 from llm_analysis.serving.metrics import Summary, summarize
-from llm_analysis.serving.policies import host_from, launches_of, policy_of
+from llm_analysis.serving.policies import host_from, policy_of
 from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.server import (
     Server,
@@ -36,11 +35,11 @@ from llm_analysis.serving.steady_state import steady_state
 from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
 MOST_REQUESTS = 4000  # simulated of a longer run; ramp-up and drain then do not count
-_WAVES = 8  # times the slots of a replica that a shortened run fills
-_POISSON_WAVES = 2  # the same at a rate: below saturation most slots stay free
+_WAVES = 8  # times the sequences that a replica runs at a time, in a shortened run
 _LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled
 _TENSORRT_LLM = "tensorrt-llm"
 _CHAT = "chat endpoint"  # in the notes of a run
+_CHUNKED = "chunked prefill TRUE"  # the same, of a version of vLLM in which that is a flag
 # Versions that are those of another product, or a date, and the engine that was in it.
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
@@ -69,13 +68,6 @@ def _lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
 
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
 _CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
-
-
-def _dtypes_of(run: LoadRun) -> Dtypes:
-    """Return the formats of a run."""
-    name = {"fp8_block": "fp8"}.get(run.dtype_name, run.dtype_name)
-    found = get_dtypes(DTYPE_NAMES.get(name, name))
-    return found.with_kv_bits(KV_BITS[run.kv_dtype]) if run.kv_dtype in KV_BITS else found
 
 
 def _version_of(run: LoadRun) -> str:
@@ -109,8 +101,15 @@ def scenario_of(run: LoadRun) -> Scenario:
     name = of_version(run.runtime, _version_of(run))
     if name not in runtime_names():
         raise BadValue(f"unknown runtime {shown(run.runtime)}")
-    runtime = build_for(get_runtime(name), gpu).without_host()
-    scenario = Scenario.of(model, gpu, _dtypes_of(run), layout, method="calibrated", runtime=runtime)
+    runtime = build_for(get_runtime(name), gpu).without(run.source, gpu.name, model.name)
+    scenario = Scenario.of(
+        model,
+        gpu,
+        formats_of(run.model_name, run.dtype_name, run.kv_dtype),
+        layout,
+        method="calibrated",
+        runtime=runtime,
+    )
     weights_fit(scenario)
     return scenario
 
@@ -128,7 +127,6 @@ class Prepared(NamedTuple):
     rate: float
     concurrency: float
     steady: bool  # without ramp-up and drain
-    launches: float  # kernels of a pass
     link: Link | None = None  # between prefill and decode workers
 
     def under(self, terms: HostTerms) -> Prepared:
@@ -138,7 +136,7 @@ class Prepared(NamedTuple):
             front, serial = terms.front_seconds, terms.front_serial_seconds
             front += terms.chat_seconds if _CHAT in self.run.notes else 0.0
         return self._replace(
-            times=self.times._replace(host=host_from(self.engine, terms, self.launches, transport)),
+            times=self.times._replace(host=host_from(self.engine, terms, self.scenario, transport)),
             policy=self.policy._replace(front_seconds=front, front_serial_seconds=serial),
         )
 
@@ -172,7 +170,16 @@ def saturation_of(prepared: Prepared) -> float:
         return inf
     w, policy, scenario = prepared.workload, prepared.policy, prepared.scenario
     limits = {name: getattr(policy, name) for name in ("max_num_seqs", "max_num_batched_tokens", "kv_tokens")}
-    found = steady_state(scenario, w.inputs.mean, w.outputs.mean, 1.0, engine=prepared.engine, **limits)
+    found = steady_state(
+        scenario,
+        w.inputs.mean,
+        w.outputs.mean,
+        1.0,
+        engine=prepared.engine,
+        host=prepared.times.host,
+        output_spread=w.outputs.spread,
+        **limits,
+    )
     return float(found.saturation_rate) / scenario.layout.dp_size
 
 
@@ -202,6 +209,8 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
     changed: dict[str, float] = {
         name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
     }
+    if _CHUNKED in run.notes:
+        changed |= {"mixed": True, "chunked": True}
     context = run.mean_input + run.mean_output / 2
     if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
         changed |= {"gpu_memory_utilization": 0.95}
@@ -212,8 +221,7 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
     dp = run.dp_size
     sent = run.num_requests / dp if run.num_requests > 0 else inf
     concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.concurrency < inf else inf
-    waves = _WAVES if run.at_once or run.arrival == "closed" else _POISSON_WAVES
-    most = max(MOST_REQUESTS, int(waves * min(policy.max_num_seqs, concurrency)))
+    most = max(MOST_REQUESTS, int(_WAVES * min(policy.max_num_seqs, concurrency)))
     count = most if sent > most else max(round(sent), 1)
     rate = run.rate / dp if run.arrival in ("poisson", "constant") else inf
     shape = inf if run.arrival == "constant" else float(dp)  # every dp-th Poisson arrival has gaps of that shape
@@ -230,7 +238,6 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
         rate=rate,
         concurrency=concurrency,
         steady=sent > most or "genai-perf" in run.notes,
-        launches=launches_of(scenario),
         link=kv_link(scenario, context) if _WORKERS.fullmatch(run.disagg) else None,
     )
     return prepared.under(host_terms(engine.runtimes[0], run.source))

@@ -125,17 +125,21 @@ class Measurement:
 
     def dtypes(self) -> Dtypes:
         """Return the number formats of the run."""
-        name = DTYPE_NAMES.get(self.dtype_name, self.dtype_name)
-        found = get_dtypes("fp8_block" if name == "fp8" and self.model_name.startswith(_BLOCK_SCALED) else name)
-        if self.kv_dtype in KV_BITS:
-            return found.with_kv_bits(KV_BITS[self.kv_dtype])
-        engine = engine_of(self.engine)
+        found = formats_of(self.model_name, self.dtype_name, self.kv_dtype)
+        engine = None if self.kv_dtype in KV_BITS else engine_of(self.engine)
         return engine.cache_formats(found) if engine else found
 
     def layout(self) -> Parallelism:
         """Return the GPUs of the run. GPUs that share the experts share the attention too if they are more."""
         shared = max(self.tp_size, self.ep_size)
         return Parallelism(tp_size=shared, pp_size=self.pp_size, ep_size=self.ep_size)
+
+
+def formats_of(model_name: str, dtype_name: str, kv_dtype: str) -> Dtypes:
+    """Return the number formats that a table names; 8-bit weights have block scales where the checkpoint has them."""
+    name = DTYPE_NAMES.get(dtype_name, dtype_name)
+    found = get_dtypes("fp8_block" if name == "fp8" and model_name.startswith(_BLOCK_SCALED) else name)
+    return found.with_kv_bits(KV_BITS[kv_dtype]) if kv_dtype in KV_BITS else found
 
 
 def apart(m: Measurement) -> str:

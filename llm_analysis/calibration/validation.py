@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.calibration.residuals import held_out_band
+from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
 from llm_analysis.calibration.timing import Rows
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.bands import Band
@@ -153,8 +154,12 @@ def _score_block(
     if not rows.measurements:
         return found, rows.skipped
     used = _used_runtime(rows.measurements[0], name)
-    estimates, impossible = rows.seconds(used, method), rows.impossible()
-    for i, (m, seconds) in enumerate(zip(rows.measurements, estimates.tolist(), strict=True)):
+    estimates, impossible = rows.seconds(used, method).tolist(), rows.impossible()
+    if method == "calibrated":
+        steady = [i for i, m in enumerate(rows.measurements) if is_steady(m)]
+        for i, seconds in zip(steady, steady_seconds([rows.measurements[i] for i in steady], used), strict=True):
+            estimates[i] = seconds
+    for i, (m, seconds) in enumerate(zip(rows.measurements, estimates, strict=True)):
         band = band_for(m, used) if method == "calibrated" else None
         low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
         scored = Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high, m.source)

@@ -50,6 +50,7 @@ UNKNOWN = "unknown"  # the terms fitted to all engines together, for an engine w
 # Runtimes of the versions of an engine, each with its first version.
 _VERSIONS = {
     "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
+    "vllm-v1": (((0, 0), "vllm-0.13"), ((0, 14), "vllm-v1")),  # the V1 engine, which 0.7 to 0.13 have too
     "tensorrt-llm": (
         ((0, 0), "tensorrt-llm-0.6"),
         ((0, 7), "tensorrt-llm-0.9"),
@@ -108,10 +109,6 @@ class Runtime(BaseModel):
         """Return this runtime as fitted without the rows of a source and GPU (for some, and model); or itself."""
         fold = f"{source} | {gpu_name}"
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
-
-    def without_host(self) -> Runtime:
-        """Return this runtime without host time, for a simulation with its own model of the host."""
-        return self.model_copy(update={"step_seconds": 0.0, "layer_seconds": 0.0, "sequence_seconds": 0.0})
 
     def band(self, phase: str) -> Band | None:
         """Return the runtime's own band of `prefill`, `total` or `serving`, as `calibrate` writes it; or None."""

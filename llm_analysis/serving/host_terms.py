@@ -1,12 +1,14 @@
-"""Host time of serving engines, fitted to published runs (`data/host_terms.json`).
+"""Host time of serving engines beside the GPU's, fitted to published runs (`data/host_terms.json`).
 
-    step_seconds            per step, on the host
-    sequence_seconds        per sequence of a step
+    beside_seconds          per step: preparation of the next one, in engines that schedule asynchronously
+    beside_sequence_seconds the same per sequence of a step
     stream_seconds          per output token, in the process that streams the answers
     launch_seconds          per kernel of a step with prompts that is not replayed from a CUDA graph
     front_seconds           per request, HTTP and tokenizer; requests do not wait for each other
     chat_seconds            the same again where the benchmark used the chat endpoint
     front_serial_seconds    per request, in the one process that takes requests in
+
+Host time for which the GPU waits is a term of the runtime (`data/runtimes/`), here as in a static estimate.
 
 The file has the terms of each engine, and for each source of runs the terms of a fit without its runs, by which that
 source is scored. `calibration/fitting/build_host_terms.py` writes it.
@@ -26,8 +28,8 @@ NEWEST = "vllm-v1"  # whose terms an engine without runs gets
 class HostTerms(NamedTuple):
     """The terms of one engine, in seconds."""
 
-    step_seconds: float = 0.0
-    sequence_seconds: float = 0.0
+    beside_seconds: float = 0.0
+    beside_sequence_seconds: float = 0.0
     stream_seconds: float = 0.0
     launch_seconds: float = 0.0
     front_seconds: float = 0.0

@@ -7,6 +7,7 @@ distribution function that is linear between these quantiles.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from math import inf
@@ -44,14 +45,21 @@ class Lengths(NamedTuple):
     @property
     def mean(self) -> float:
         """Mean length."""
-        total = 0.0
+        return sum(share * (low + high) / 2 for share, low, high in self._pieces())
+
+    @property
+    def spread(self) -> float:
+        """Mean square of the length over the square of its mean: 1 for a constant length."""
+        square = sum(share * (low * low + low * high + high * high) / 3 for share, low, high in self._pieces())
+        return square / self.mean**2
+
+    def _pieces(self) -> Iterator[tuple[float, float, float]]:
+        """Yield (share, lowest, highest) of ranges within which all lengths are equally likely."""
         for (q0, q1), (v0, v1) in zip(pairwise(self.quantiles), pairwise(self.values), strict=True):
-            below = min(max((self.cap - v0) / (v1 - v0), 0.0), 1.0) if v1 > v0 else float(v0 < self.cap)
-            top = min(v1, self.cap)
-            total += (q1 - q0) * (
-                below * (min(v0, self.cap) + top) / 2 + (1 - below) * self.cap if below < 1 else (v0 + v1) / 2
-            )
-        return total
+            low, high = min(v0, self.cap), min(v1, self.cap)
+            below = (high - low) / (v1 - v0) if v1 > v0 else 1.0  # share of the range below the cap
+            yield (q1 - q0) * below, low, high
+            yield (q1 - q0) * (1 - below), high, high
 
     def scaled_to(self, mean: float) -> Lengths:
         """Return the distribution stretched to the given mean, with the same cap."""

@@ -50,24 +50,27 @@ def launches_of(scenario: Scenario) -> float:
 
 
 def host_of(engine: Engine, scenario: Scenario) -> Host:
-    """Return the host time of an engine for the model of a scenario."""
-    return host_from(engine, host_terms(engine.runtimes[0]), launches_of(scenario))
+    """Return the host time of an engine for a scenario; none under a method without a serving process."""
+    return host_from(engine, host_terms(engine.runtimes[0]), scenario) if scenario.method.serves else Host()
 
 
-def host_from(engine: Engine, terms: HostTerms, launches: float, transport: str = "http") -> Host:
-    """Return the host time of an engine whose passes launch so many kernels.
+def host_from(engine: Engine, terms: HostTerms, scenario: Scenario, transport: str = "http") -> Host:
+    """Return the host time of an engine for a scenario under other terms.
 
-    `transport` says how clients get their tokens: `http`, `in-process`, or `offline`, all at the end.
+    `transport` is how clients get their tokens: `http`, `in-process`, or `offline`, all at the end.
     """
+    runtime, layers = scenario.runtime, scenario.model.num_hidden_layers
     stream = 0.0 if transport == "offline" else terms.stream_seconds
     between = engine.one_process and transport == "in-process"  # the tokens are taken between the steps
     return Host(
-        step=terms.step_seconds,
-        sequence=terms.sequence_seconds + (stream if between else 0.0),
-        prefill=terms.launch_seconds * launches,
-        graph_rows=float(engine.graph_rows),
-        overlapped=engine.host_overlapped,
+        step=runtime.step_seconds + runtime.layer_seconds * layers,
+        sequence=runtime.sequence_seconds + (stream if between else 0.0),
+        most_sequences=runtime.evidence.largest_batch or inf,
+        beside=terms.beside_seconds if engine.host_overlapped else 0.0,
+        beside_sequence=terms.beside_sequence_seconds if engine.host_overlapped else 0.0,
         stream=0.0 if between else stream,
+        prefill=terms.launch_seconds * launches_of(scenario),
+        graph_rows=float(engine.graph_rows),
     )
 
 

@@ -280,10 +280,10 @@ class Replica:
         line, slope = times.decode_line(n, self._context)
         base = times.body(n) + times.head(n) + line
         a, g = times.with_host(base, n, 0.0), slope * n
-        if a > base + times.host.step + times.host.sequence * n or (a > base and times.host.overlapped):
-            # The host is slower, until the attention has grown.
-            own = 0.0 if times.host.overlapped else times.host.step + times.host.sequence * n
-            m = min(m, max(int((a - base - own) / g), 1)) if g > 0 else m
+        shown = base + float(times.host.waits(float(n)))
+        if a > shown:
+            # The host's work beside the GPU is slower, until the attention has grown.
+            m = min(m, max(int((a - shown) / g), 1)) if g > 0 else m
             g = 0.0
         if len(times.kinks) > 2:
             mean = self._context / n

@@ -8,7 +8,9 @@ sequences are made, n prompts are prefilled, so that
     rate(n)  = n / cycle(n)                     requests per second
     TPOT     = cycle(n) / (o - 1) = T_d / (1 - rate dT)
 
-n is at most max_num_seqs and what the KV cache holds; n_max gives the saturation rate. An engine that admits a prompt
+n is at most max_num_seqs, what the KV cache holds, and what steps full of prompts keep running; n_max gives the
+saturation rate. A running sequence is more likely a long one: with outputs of different lengths its mean context is
+s + E[o^2] / (2 E[o]), for which `output_spread` is E[o^2] / E[o]^2. An engine that admits a prompt
 as soon as the prompt fits (reserve 0) fills the cache with prompts while requests wait. Each of the o tokens that a
 request then generates takes its place from a sequence that is preempted and recomputed, prompt and all: o tokens more
 to prefill per request, so that dT grows by the factor 1 + o / s. A request that finds a free slot
@@ -20,6 +22,7 @@ Against the simulation this is 2-10 % off for TPOT and throughput; the tail of T
 
 from __future__ import annotations
 
+from math import e, inf
 from typing import Any, NamedTuple
 
 from llm_analysis.hardware.roofline import Timed, pass_seconds
@@ -30,7 +33,7 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import Host, pass_ops
-from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, where
+from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power, where
 
 _ROUNDS = 5  # of the fixed point between TTFT and the number of running sequences
 _LEAST_RUNNING = 0.1  # sequences for which a step is timed
@@ -60,22 +63,28 @@ def steady_state(
     max_concurrency: Quantity,
     *,
     engine: Engine | None = None,
+    host: Host | None = None,
+    output_spread: float = 1.0,
     **changed: Any,
 ) -> SteadyState:
     """Return the steady state at `max_concurrency` requests in flight, over all replicas.
 
-    `changed` replaces defaults of the engine: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization, kv_tokens.
+    `host` replaces the host time of the engine, `changed` its defaults: max_num_seqs, max_num_batched_tokens,
+    gpu_memory_utilization, kv_tokens, version.
     Quantities may be arrays. Raises LLMAnalysisError.
     """
     engine = engine or engine_for(scenario.runtime.name)
     s, o = seq_len * 1.0, num_tokens * 1.0
     dp = float(scenario.layout.dp_size)
-    context = s + o / 2
+    cached = o * output_spread / 2  # output tokens of a running sequence in the cache
+    context = s + cached
     policy = policy_of(engine, scenario, context, **changed)
-    by_cache = maximum(floor(policy.kv_tokens / (s + o * (0.5 + policy.reserve / 2) + policy.block_tokens / 2)), 1.0)
+    by_cache = maximum(floor(policy.kv_tokens / (context + cached * policy.reserve + policy.block_tokens / 2)), 1.0)
     most = minimum(by_cache, float(policy.max_num_seqs))
+    if policy.mixed:
+        most = minimum(most, where(o > 1, _fed(policy, s, o), inf))
     asked = maximum(max_concurrency / dp, 1.0)
-    step = Steps(scenario, policy, host_of(engine, scenario), s, o, asked)
+    step = Steps(scenario, policy, host or host_of(engine, scenario), s, o, asked, context)
     preempts = policy.reserve == 0
     again = where(o > 1, where(by_cache < policy.max_num_seqs, o / s, 0.0), 0.0) if preempts else 0.0
     preempting = where(asked > by_cache, 1.0 + again, 1.0)
@@ -94,7 +103,7 @@ def steady_state(
         decoding = where(o > 1, cycle, 0.0)
         n = minimum(maximum(asked * decoding / (ttft + decoding), _LEAST_RUNNING), most)
     rate = asked / (ttft + decoding)
-    alone, added, _ = Steps(scenario, policy, step.host, s, o, most).seconds(most)
+    alone, added, _ = Steps(scenario, policy, step.host, s, o, most, context).seconds(most)
     full = most / ((o - 1.0) * alone + most * added * (1.0 + again))
     # A cache that is nearly full serves more requests than one with requests waiting, which preempts.
     full = maximum(full, rate)
@@ -113,27 +122,43 @@ def steady_state(
     )
 
 
+def _fed(policy: Policy, s: Quantity, o: Quantity) -> Quantity:
+    """Return the sequences that prompts keep running if every step is full: n / (o - 1) prompts and n tokens."""
+    new = s * (1 - policy.cached_prefix)
+    return maximum(policy.max_num_batched_tokens / (1.0 + new / maximum(o - 1.0, 1.0)), 1.0)
+
+
 class Steps:
     """Seconds of the steps of a replica, for s prompt and o output tokens."""
 
     def __init__(
-        self, scenario: Scenario, policy: Policy, host: Host, s: Quantity, o: Quantity, asked: Quantity
+        self,
+        scenario: Scenario,
+        policy: Policy,
+        host: Host,
+        s: Quantity,
+        o: Quantity,
+        asked: Quantity,
+        context: Quantity | None = None,
     ) -> None:
         self.scenario, self.policy, self.host, self.s, self.o = scenario, policy, host, s, o
         self.new = maximum(floor(s * (1 - policy.cached_prefix)), 1.0)
         self.asked = asked  # requests in flight
+        self.context = s + o / 2 if context is None else context  # mean cached tokens of a running sequence
 
     def _decode(self, n: Quantity) -> list[Op]:
         """Return the operators of a decode step at the mean context."""
-        return pass_ops(self.scenario, Step(n, 1.0, self.s + self.o / 2, "decode"))
+        return pass_ops(self.scenario, Step(n, 1.0, self.context, "decode"))
 
     def _with_prompts(self, n: Quantity) -> tuple[Timed, Quantity, Quantity]:
         """Return the operators of a step that carries prompts, how many, and how many steps they take."""
         policy = self.policy
         budget = maximum(policy.max_num_batched_tokens - (n if policy.mixed else 0.0), 1.0)
         steps = -floor(-self.new / budget)
-        each = where(self.o > 1, n / maximum(self.o - 1.0, 1.0), self.asked)
-        prompts = maximum(minimum(each, floor(budget / self.new)), 1.0)
+        each = n / maximum(self.o - 1.0, 1.0)
+        # Sequences end at random times: the mean number of ends in those steps in which one ends (Poisson).
+        together = where(self.o > 1, minimum(each / (1.0 - power(e, -each)), maximum(n, 1.0)), self.asked)
+        prompts = maximum(minimum(together, budget / self.new), 1.0)
         chunk = self.new / steps
         prefill = pass_ops(self.scenario, Step(prompts, chunk, self.s - self.new + (self.new - chunk) / 2))
         ops = carried(self._decode(n), prefill) if policy.mixed else prefill
@@ -144,20 +169,14 @@ class Steps:
 
         Host time is included. Without decode steps (o = 1) a prompt adds its share of a step full of prompts.
         """
-        alone = self._with_host(pass_seconds(self.scenario.timed(self._decode(n))), n, False)
+        decoding = n if self.policy.mixed else 0.0
+        alone = self.host.around(pass_seconds(self.scenario.timed(self._decode(n))), n)
         timed, prompts, steps = self._with_prompts(n)
-        busy = self._with_host(pass_seconds(timed), n + prompts if self.policy.mixed else prompts, True)
+        rows = decoding + prompts * self.new / steps
+        launches = where(rows > self.host.graph_rows, self.host.prefill, 0.0)
+        busy = self.host.around(maximum(pass_seconds(timed), launches), decoding + prompts)
         shared = alone if self.policy.mixed else 0.0
         return alone, steps * (busy - where(self.o > 1, shared, 0.0)) / prompts, steps * busy
-
-    def _with_host(self, seconds: Quantity, sequences: Quantity, prompt: bool) -> Quantity:
-        host = self.host
-        if prompt:
-            large = minimum(self.new, float(self.policy.max_num_batched_tokens)) > host.graph_rows
-            seconds = maximum(seconds, where(large, host.prefill, 0.0))
-        own = host.step + host.sequence * sequences
-        seconds = maximum(seconds, own) if host.overlapped else seconds + own
-        return maximum(seconds, host.stream * sequences)
 
     def first_token(self, n: Quantity, rate: Quantity, added: Quantity, own: Quantity) -> Quantity:
         """Return the seconds until the first token of a request that finds a free slot beside `n` others.
@@ -173,7 +192,6 @@ class Steps:
         decode = self.scenario.timed(self._decode(n))
         alone = pass_seconds(decode)
         prompts = n / maximum(self.o - 1.0, 1.0)
-        host = self.host
         found: dict[str, Quantity] = dict.fromkeys(_RESOURCES, 0.0)
         timed, carried_by_one, steps = self._with_prompts(n)
         busy = where(self.o > 1, prompts / carried_by_one, 1.0)
@@ -184,8 +202,8 @@ class Steps:
                 found["memory bandwidth"] += runs * where(cost.memory > cost.compute, cost.memory, 0.0)
                 found["network"] += runs * cost.network
                 found["kernel launches"] += runs * cost.launch
-        own = host.step + host.sequence * n
-        found["host"] = where(own >= alone, own, 0.0) if host.overlapped else own
+        least = self.host.least(n)
+        found["host"] = self.host.waits(n) + where(least >= alone, least, 0.0)
         return found
 
 

@@ -14,12 +14,11 @@ For a given number of sequences the decode part is linear in the cached tokens b
 up), so two points per stretch are exact. The prefill part over the chunk's tokens is linear in both arguments for the
 same reason. The other tables are linear between grid points whose ratio is 2^(1/4).
 
-The engine's own host time is added as `serial` (the GPU waits) or overlapped (the slower of the two counts).
+The engine's host time is added where the GPU waits for it; work beside the GPU counts if it is the slower of the two.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from math import inf
@@ -29,25 +28,40 @@ from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.units import Quantity, maximum
+from llm_analysis.units import Quantity, maximum, minimum
 
 _GRID_RATIO = 2 ** (1 / 4)
 HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
-_GEFORCE = re.compile(r"rtx-[2-9]0[5-9]0")
-PEERLESS_SECONDS, PEERLESS_BANDWIDTH = 6e-5, 5e9  # seconds per all-reduce; bytes/s
-_PEER_SECONDS = 3e-5  # per all-reduce over PCIe with access to the peer
 _DIGITS = 12  # of a second: table entries are rounded, so that the last bits of libm's pow do not reach an answer
 
 
 class Host(NamedTuple):
-    """Host time of an engine in seconds per step; `overlapped` if the next step is prepared while the GPU works."""
+    """Host time of an engine in seconds.
 
-    step: float = 0.0
-    sequence: float = 0.0
+    The GPU waits for `step` and `sequence`. `beside`, `beside_sequence` and `stream` pass while it works: a step is not
+    shorter than they are.
+    """
+
+    step: float = 0.0  # per step
+    sequence: float = 0.0  # per sequence of a step
+    most_sequences: float = inf  # up to which the time per sequence was fitted; beyond, it stays
+    beside: float = 0.0  # per step: preparation of the next one
+    beside_sequence: float = 0.0
+    stream: float = 0.0  # per output token, in the process that streams the answers
     prefill: float = 0.0  # least seconds of a step with prefill beyond the CUDA-graph size: kernel launches
     graph_rows: float = 512.0  # rows up to which steps are replayed from CUDA graphs
-    overlapped: bool = False
-    stream: float = 0.0  # per output token, in the process that streams the answers; always overlapped
+
+    def waits(self, sequences: Quantity) -> Quantity:
+        """Return the seconds of a step in which the GPU waits."""
+        return self.step + self.sequence * minimum(sequences, self.most_sequences)
+
+    def least(self, sequences: Quantity) -> Quantity:
+        """Return the seconds of the host's work beside the GPU, which a step is not shorter than."""
+        return maximum(self.beside + self.beside_sequence * sequences, self.stream * sequences)
+
+    def around(self, seconds: Quantity, sequences: Quantity) -> Quantity:
+        """Return the seconds of a step whose GPU work takes `seconds`, the host's included."""
+        return maximum(seconds + self.waits(sequences), self.least(sequences))
 
 
 class Table:
@@ -115,12 +129,9 @@ class StepTimes(NamedTuple):
 
     def with_host(self, seconds: float, sequences: int, prefill_rows: float) -> float:
         """Return the seconds of a step whose GPU work takes `seconds`, the host's included."""
-        host = self.host
-        if prefill_rows > host.graph_rows:
-            seconds = max(seconds, host.prefill)
-        own = host.step + host.sequence * sequences
-        seconds = max(seconds, own) if host.overlapped else seconds + own
-        return max(seconds, host.stream * sequences)
+        if prefill_rows > self.host.graph_rows:
+            seconds = max(seconds, self.host.prefill)
+        return float(self.host.around(seconds, float(sequences)))
 
 
 def build_step_times(
@@ -134,7 +145,7 @@ def build_step_times(
 
     def seconds(step: Step, part: str) -> float:
         ops = [op for op in pass_ops(scenario, step) if _part(op, common) == part]
-        return round(float(pass_seconds(scenario.timed(ops)) + _host_copies(scenario, ops)), _DIGITS)
+        return round(float(pass_seconds(scenario.timed(ops))), _DIGITS)
 
     def decode_at(context: float) -> Table:
         return Table(sequences, [seconds(Step(n, 1.0, context, "decode"), "own") for n in sequences])
@@ -158,24 +169,6 @@ def build_step_times(
         prefill_launch=round(launch, _DIGITS),
         host=host,
     )
-
-
-def _host_copies(scenario: Scenario, ops: Sequence[Op]) -> Quantity:
-    """Return the seconds that the collectives of `ops` take on PCIe beyond their measured kernels.
-
-    GeForce cards have no access to each other's memory: a collective goes through the host's memory. The numbers were
-    set by eye on all multi-GPU runs of IOG llm-inference-benchmarks (RTX 4090, H100 PCIe; vLLM 0.8.5); none of
-    these runs was held out.
-    """
-    found: Quantity = 0.0
-    gpu = scenario.gpu
-    for op in ops:
-        if op.span > 1 and gpu.link_over(op.span)[0] == "PCIe" and op.kind == "all_reduce":
-            if _GEFORCE.match(gpu.name):
-                found = found + op.count * (PEERLESS_SECONDS + op.wire_bytes / PEERLESS_BANDWIDTH)
-            else:
-                found = found + op.count * _PEER_SECONDS
-    return found
 
 
 def pass_ops(scenario: Scenario, step: Step) -> list[Op]:

@@ -149,3 +149,20 @@ def test_the_packaged_values_are_those_of_the_shared_table() -> None:
     for run in read_runs(LOAD_EVIDENCE)[0]:
         for name, _, value in run.values:
             assert values[name] == value
+
+
+def test_a_version_with_two_engines_is_estimated_as_its_own_engine(tmp_path: Path) -> None:
+    """The V1 engine of vLLM 0.11 schedules between two steps, as `vllm-0.13` does."""
+    text = COLUMNS.strip() + ",runtime_version\n"
+    path = tmp_path / "m.csv"
+    path.write_text(text + f"a,x,{RUN},tpot_mean,0.01,r1,v0.11.0\nb,x,{RUN},tpot_mean,0.01,r2,0.19.0\n")
+    old, new = (prepare(run) for run in read_runs(path)[0])
+    assert (old.scenario.runtime.name, new.scenario.runtime.name) == ("vllm-0.13", "vllm-v1")
+    assert old.times.host.step > 0
+    assert old.times.host.beside == 0 < new.times.host.beside
+
+
+def test_fp8_checkpoints_with_block_scales_run_their_own_kernels(tmp_path: Path) -> None:
+    row = RUN.replace("llama-3.1-8b", "qwen3-8b").replace("bf16", "fp8")
+    table(tmp_path / "m.csv", f"a,x,{row},tpot_mean,0.01,r1\n")
+    assert prepare(read_runs(tmp_path / "m.csv")[0][0]).scenario.dtypes.name == "fp8_block"

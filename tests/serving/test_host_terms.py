@@ -2,9 +2,17 @@
 
 import pytest
 
+from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.inference.engines import engine_for
+from llm_analysis.inference.runtimes import NONE, Runtime
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.serving.host_terms import HostTerms, host_terms
-from llm_analysis.serving.policies import host_from
+from llm_analysis.serving.policies import host_from, host_of, launches_of
+
+
+def scenario(runtime: Runtime = NONE, method: str = "calibrated") -> Scenario:
+    model, gpu = get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb")
+    return Scenario.of(model, gpu, method=method, runtime=runtime if method == "calibrated" else None)
 
 
 def test_a_source_is_scored_by_terms_fitted_without_it() -> None:
@@ -20,13 +28,30 @@ def test_every_engine_with_a_server_has_positive_terms() -> None:
 
 def test_old_vllm_streams_between_its_steps_if_it_is_imported() -> None:
     """A program that imports vLLM before 0.8 takes the tokens in the process of the engine; a server does not."""
-    terms = HostTerms(sequence_seconds=2e-5, stream_seconds=5e-5, launch_seconds=1e-4)
+    asked = scenario(Runtime(name="own", sequence_seconds=2e-5))
+    terms = HostTerms(stream_seconds=5e-5, launch_seconds=1e-4)
     old, new = engine_for("vllm"), engine_for("vllm-v1")
-    imported = host_from(old, terms, 300.0, "in-process")
+    imported = host_from(old, terms, asked, "in-process")
     assert imported.sequence == pytest.approx(7e-5)
     assert imported.stream == 0.0
-    assert imported.prefill == 300.0 * 1e-4
-    for found in (host_from(old, terms, 300.0), host_from(new, terms, 300.0, "in-process")):
+    assert imported.prefill == launches_of(asked) * 1e-4
+    for found in (host_from(old, terms, asked), host_from(new, terms, asked, "in-process")):
         assert (found.sequence, found.stream) == (2e-5, 5e-5)
-    offline = host_from(old, terms, 300.0, "offline")
+    offline = host_from(old, terms, asked, "offline")
     assert (offline.sequence, offline.stream) == (2e-5, 0.0)
+
+
+def test_the_gpu_waits_as_long_as_in_a_static_estimate() -> None:
+    asked = scenario(Runtime(name="own", step_seconds=1e-3, layer_seconds=1e-5, sequence_seconds=2e-5))
+    host = host_of(engine_for("vllm"), asked)
+    assert host.waits(8.0) == pytest.approx(1e-3 + 32 * 1e-5 + 8 * 2e-5)
+
+
+def test_only_asynchronous_engines_prepare_a_step_beside_the_gpu() -> None:
+    assert host_of(engine_for("vllm-v1"), scenario()).beside > 0
+    assert host_of(engine_for("vllm-0.13"), scenario()).beside == 0
+
+
+def test_the_speed_of_light_has_no_host() -> None:
+    host = host_of(engine_for("vllm-v1"), scenario(method="ideal"))
+    assert host.waits(8.0) == host.least(8.0) == host.prefill == 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadValue
+from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload, workload_names
@@ -168,6 +169,26 @@ def test_the_closed_form_agrees_with_the_simulation(
     assert found.ttft == pytest.approx(measured.ttft.mean, rel=0.4)
     # Little's law: the requests in flight are the rate times the latency.
     assert found.request_throughput * found.e2e == pytest.approx(concurrency, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "changed"),
+    [
+        # a small cache, in which long outputs stay longest
+        (fixed(300), workload("sharegpt")[1].scaled_to(250), {"kv_tokens": 60_000.0}),
+        (workload("sharegpt")[0].scaled_to(300), workload("sharegpt")[1].scaled_to(250), {"max_num_seqs": 128}),
+        # steps full of prompts, which cannot keep all slots busy
+        (fixed(800), fixed(100), {"max_num_seqs": 1024, "max_num_batched_tokens": 2048}),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["vllm-v1", "tensorrt-llm"])
+def test_the_closed_saturation_rate_agrees_with_the_simulation(
+    inputs: Lengths, outputs: Lengths, changed: dict[str, Any], runtime: str
+) -> None:
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=get_runtime(runtime))
+    server = build_server(asked, inputs.longest + outputs.longest, inputs.mean + outputs.mean / 2, changed=changed)
+    found = steady_state(asked, inputs.mean, outputs.mean, 1, output_spread=outputs.spread, **changed).saturation_rate
+    assert found == pytest.approx(saturation_rate(server, Workload(inputs, outputs)), rel=0.15)
 
 
 def test_the_closed_form_of_arrays_is_that_of_each_element(scenario: Scenario) -> None:

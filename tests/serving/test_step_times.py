@@ -47,10 +47,15 @@ def test_serial_host_time_adds_and_overlapped_host_time_hides() -> None:
     gpu = bare.step_seconds(8, 8000, [], 0)
     serial = bare._replace(host=Host(step=2e-3, sequence=1e-4))
     assert serial.step_seconds(8, 8000, [], 0) == pytest.approx(gpu + 2.8e-3)
-    overlapped = bare._replace(host=Host(step=2e-3, sequence=1e-4, overlapped=True))
+    overlapped = bare._replace(host=Host(beside=2e-3, beside_sequence=1e-4))
     assert overlapped.step_seconds(8, 8000, [], 0) == gpu
-    slow = bare._replace(host=Host(step=2e-2, overlapped=True))
+    slow = bare._replace(host=Host(step=2e-3, beside=2e-2))
     assert slow.step_seconds(8, 8000, [], 0) == 2e-2
+
+
+def test_serial_host_time_per_sequence_stays_beyond_the_largest_batch_of_its_fit() -> None:
+    host = Host(step=1e-3, sequence=1e-4, most_sequences=64.0)
+    assert host.waits(64.0) == host.waits(512.0) == pytest.approx(7.4e-3)
 
 
 def test_kernel_launches_bound_only_prefill_beyond_the_cuda_graphs() -> None:

@@ -1,18 +1,19 @@
 """Fit the host times of serving engines to published runs under load: `data/host_terms.json`.
 
-    python -m llm_analysis.calibration.fitting.build_host_terms load.csv
+    python -m llm_analysis.calibration.fitting.build_host_terms load.csv measurements.csv [measurements.csv ...]
 
-The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and throughput. Each source,
-model, GPU and class of metrics weighs the same. The loss is soft-L1, so that a run which is estimated beyond saturation
-does not decide. A term x of engine e has two pulls (Tikhonov), in units of its logarithm:
+The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and throughput of the runs, and
+of the TPOT of serving rows (the other tables) in the closed form. Each source, model, GPU and class of metrics weighs
+the same. The loss is soft-L1, which limits the weight of a run that is estimated beyond saturation. A term x of engine
+e has two pulls (Tikhonov), in units of its logarithm:
 
     log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
 
-The prior is the static fit of the engine where that has the term, otherwise the size that engine developers name. So
-an engine with few runs keeps to what the others say. Each source, model and GPU has a factor on its latencies, near 1,
-that takes up the error of its kernels: host time is what changes with the load and from one metric to the next. The
-factors are not kept. The simulation is made linear in the logarithms of the terms around the prior, by finite
-differences.
+The priors are orders of magnitude. An engine with few runs gets about the terms of the others, but for kernel launches:
+Python, compiled graphs and C++ launch at rates of their own. Each source, model and
+GPU has a factor on its latencies, near 1, that takes up the error of its kernels: host time is what changes with the
+load and from one metric to the next. The factors are not kept. The simulation is made linear in the logarithms of the
+terms by finite differences, first around the priors, then around the terms that this gives (Gauss-Newton).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from math import log
 from pathlib import Path
@@ -30,11 +31,13 @@ from llm_analysis.calibration.fitting.build_runtimes import FIT_DATE
 from llm_analysis.calibration.load_estimates import Prepared, metric_of, prepare
 from llm_analysis.calibration.load_runs import LoadRun, read_runs
 from llm_analysis.calibration.load_scores import class_of
+from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.calibration.residuals import rounded
+from llm_analysis.calibration.steady_rows import is_steady, steady_seconds, version_of
 from llm_analysis.errors import LLMAnalysisError
+from llm_analysis.inference.engines import engine_for
+from llm_analysis.inference.runtimes import Runtime, build_for, get_runtime, runtime_names
 from llm_analysis.serving.host_terms import FILE, HostTerms
-from llm_analysis.serving.scheduler import Policy
-from llm_analysis.serving.step_times import Host
 from llm_analysis.units import Array
 
 Terms = dict[str, HostTerms]  # by the first runtime of an engine
@@ -43,23 +46,39 @@ _METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in (
 _THROUGHPUT = "output_token_throughput"
 _PER_GROUP = 2  # runs of a source, model, GPU and kind of arrival: those with the lowest and the highest load
 _MOST_REQUESTS = 600  # of a run in the fit
+_ROUNDS = 1
 _STEP = 0.25  # of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # derivative: beyond it a queue grows, and the line says nothing
 _SOFT = 0.3  # residual from which the loss grows linearly
-_SHARED, _OWN = 0.5, 0.3
+_SHARED, _OWN = HostTerms(*[0.5] * len(HostTerms._fields))._replace(launch_seconds=1e-3), 0.3
 _KERNELS = 0.7  # of the factor on a group's latencies: kernels of another version were seen off by a factor of 2
 
-# Step and sequence of vLLM before 0.8: the static fit in data/runtimes/vllm.json. The others are orders of magnitude:
-# milliseconds per step and request, tens of microseconds per sequence, token and kernel launch.
-_USUAL = HostTerms(2e-3, 2e-5, 6e-5, 5e-5, 5e-3, 1e-2, 1e-3)
+# Orders of magnitude: milliseconds per step and request, tens of microseconds per sequence, token and kernel launch.
+# A kernel called from Python takes 50 us; compiled graphs (vLLM from 0.8) and C++ (TensorRT-LLM) launch faster.
+_USUAL = HostTerms(2e-3, 1e-5, 5e-5, 2e-5, 5e-3, 1e-2, 1e-3)
 _PRIOR: Terms = {
     "vllm-v1": _USUAL,
-    "vllm-0.13": _USUAL._replace(step_seconds=1e-3),
-    "vllm": _USUAL._replace(step_seconds=1.9e-3, sequence_seconds=8.3e-5),
-    "sglang": _USUAL,
+    "vllm-0.13": _USUAL,
+    "vllm": _USUAL._replace(launch_seconds=5e-5),
+    "sglang": _USUAL._replace(launch_seconds=5e-5),
     "tensorrt-llm": _USUAL._replace(launch_seconds=1e-5),
     "tensorrt-llm-0.20": _USUAL._replace(launch_seconds=1e-5),
 }
+
+
+class Steady(NamedTuple):
+    """Serving rows of one source and scenario, as `Prepared` is a run."""
+
+    rows: tuple[Measurement, ...]
+    runtime: Runtime
+    terms: HostTerms = HostTerms()
+
+    def under(self, terms: HostTerms) -> Steady:
+        """Return the rows with other host terms."""
+        return self._replace(terms=terms)
+
+
+Job = Prepared | Steady
 
 
 class Line(NamedTuple):
@@ -75,10 +94,17 @@ class Line(NamedTuple):
     at: Array  # logarithms of the terms, by engine and term
 
 
-def _key(run: Prepared) -> str:
-    """Return the engine of a run as the terms name it."""
-    name = run.engine.runtimes[0]
+def _key(job: Job) -> str:
+    """Return the engine of a job as the terms name it."""
+    engine = engine_for(job.runtime.name, version_of(job.rows[0])) if isinstance(job, Steady) else job.engine
+    name = engine.runtimes[0]
     return name if name in _PRIOR else "vllm-v1"
+
+
+def _group(job: Job) -> tuple[str, str, str]:
+    """Return the source, model and GPU of a job."""
+    of = job.rows[0] if isinstance(job, Steady) else job.run
+    return of.source, of.model_name, of.gpu_name
 
 
 def _prepared(run: LoadRun) -> Prepared | None:
@@ -105,15 +131,34 @@ def _selected(runs: Sequence[LoadRun]) -> list[LoadRun]:
     return found
 
 
-def _terms_in(run: Prepared) -> tuple[Host, Policy]:
-    """Return what the host terms of a run change."""
-    return run.times.host, run.policy
+def _steady_jobs(paths: Iterable[Path]) -> list[Job]:
+    """Return the serving rows of tables that can be estimated, under runtimes fitted without their source and GPU."""
+    found: dict[tuple[Any, ...], list[Measurement]] = {}
+    known = runtime_names()
+    for path in paths:
+        for m in read_measurements(path)[0]:
+            if is_steady(m) and not apart(m) and m.engine in known:
+                found.setdefault((m.source, m.engine, m.version, m.model_name, m.gpu_name), []).append(m)
+    jobs: list[Job] = []
+    for rows in found.values():
+        m = rows[0]
+        runtime = build_for(get_runtime(m.engine), gpu_named(m.gpu_name)).without(m.source, m.gpu_name, m.model_name)
+        jobs.append(Steady(tuple(rows), runtime))
+    return jobs
 
 
-def _values(run: Prepared) -> dict[str, tuple[str, float]]:
-    """Return (metric, logarithm of estimated to measured) of a run, by id."""
+def _terms_in(job: Job) -> Any:
+    """Return what the host terms of a job change."""
+    return job.terms[:4] if isinstance(job, Steady) else (job.times.host, job.policy)
+
+
+def _values(job: Job) -> dict[str, tuple[str, float]]:
+    """Return (metric, logarithm of estimated to measured) of a job, by id."""
     try:
-        summary = run.summary()
+        if isinstance(job, Steady):
+            tpots = steady_seconds(job.rows, job.runtime, job.terms)
+            return {m.id: ("tpot_mean", log(tpot / m.seconds)) for m, tpot in zip(job.rows, tpots, strict=True)}
+        run, summary = job, job.summary()
     except LLMAnalysisError:
         return {}
     found = {}
@@ -124,14 +169,14 @@ def _values(run: Prepared) -> dict[str, tuple[str, float]]:
     return found
 
 
-def _line(runs: Sequence[Prepared], at: Array, pool: ProcessPoolExecutor) -> Line:
-    """Return the residuals of all runs around the logarithms `at`."""
+def _line(runs: Sequence[Job], at: Array, pool: ProcessPoolExecutor) -> Line:
+    """Return the residuals of all jobs around the logarithms `at`."""
     import numpy as np
 
     names = list(_PRIOR)
     number = [names.index(_key(run)) for run in runs]
     moves = np.vstack([np.zeros(at.shape[1]), _STEP * np.eye(at.shape[1])])
-    under = [
+    under: list[list[Job]] = [
         [run.under(HostTerms(*np.exp(at[k] + move))) for run, k in zip(runs, number, strict=True)] for move in moves
     ]
     tables = [list(pool.map(_values, under[0], chunksize=4))]
@@ -142,10 +187,7 @@ def _line(runs: Sequence[Prepared], at: Array, pool: ProcessPoolExecutor) -> Lin
         tables.append([changed.get(j, tables[0][j]) for j in range(len(runs))])
     keys = [(j, name) for j in range(len(runs)) for name in tables[0][j] if all(name in table[j] for table in tables)]
     values = np.array([[table[j][name][1] for table in tables] for j, name in keys])
-    groups = [
-        (runs[j].run.source, runs[j].run.model_name, runs[j].run.gpu_name, class_of(tables[0][j][name][0]))
-        for j, name in keys
-    ]
+    groups = [(*_group(runs[j]), class_of(tables[0][j][name][0])) for j, name in keys]
     sizes = Counter(groups)
     return Line(
         residuals=values[:, 0],
@@ -185,7 +227,7 @@ def _solved(line: Line, left_out: str = "") -> Array:
         pulls[rows, terms + rows] = 1.0 / _OWN
         pulls[rows, np.arange(terms)] = -1.0 / _OWN
     own = engines * terms
-    pulls[own + np.arange(terms), np.arange(terms)] = 1.0 / _SHARED
+    pulls[own + np.arange(terms), np.arange(terms)] = 1.0 / np.array(_SHARED)
     pulls[own + terms + np.arange(factors), count + np.arange(factors)] = 1.0 / _KERNELS
     still = np.concatenate([((line.at - prior) / _OWN).ravel(), np.zeros(terms + factors)])
 
@@ -227,21 +269,30 @@ def _errors(line: Line, logs: Mapping[str, Array]) -> dict[str, float]:
     return found
 
 
-def _line_of(path: Path, processes: int | None = None) -> Line:
-    """Return the residuals of the runs of a table around the prior."""
+def _line_of(runs: Path, tables: Iterable[Path] = (), processes: int | None = None) -> Line:
+    """Return the residuals of the runs of a table, and of the serving rows of others, around the prior."""
     import numpy as np
 
     with ProcessPoolExecutor(processes) as pool:
-        runs = pool.map(_prepared, _selected(read_runs(path)[0]), chunksize=4)
-        return _line([run for run in runs if run is not None], np.log(np.array(list(_PRIOR.values()))), pool)
+        prepared = pool.map(_prepared, _selected(read_runs(runs)[0]), chunksize=4)
+        jobs = [*(run for run in prepared if run is not None), *_steady_jobs(tables)]
+        line = _line(jobs, np.log(np.array(list(_PRIOR.values()))), pool)
+        print(f"mean |log error| of the prior, at most 1 each: {_mean_error(line):.3f}", flush=True)
+        for _ in range(_ROUNDS):
+            line = _line(jobs, _solved(line), pool)
+        return line
+
+
+def _mean_error(line: Line) -> float:
+    """Return the weighted mean of |residual|, each at most 1, at the terms around which a line was made."""
+    import numpy as np
+
+    return float(np.average(np.minimum(np.abs(line.residuals), 1.0), weights=line.weights))
 
 
 def build_host_terms(line: Line) -> None:
     """Fit the terms to a line, with all sources and without each of them, and write the file."""
-    import numpy as np
-
     held_out = {source: _solved(line, source) for source in sorted(set(line.sources))}
-    start = dict.fromkeys(held_out, line.at)
     data: dict[str, Any] = {
         "about": "Host time of serving engines in seconds (serving/host_terms.py says which), fitted to published "
         "runs under load; held_out: the terms of a fit without the runs of a source, by which validate --load "
@@ -249,7 +300,6 @@ def build_host_terms(line: Line) -> None:
         "date": FIT_DATE,
         "evidence": {
             "values": dict(Counter(line.sources)),
-            "median_log_error_of_the_prior": _errors(line, start),
             "median_log_error_held_out": _errors(line, held_out),
         },
         "terms": _terms(_solved(line)),
@@ -258,9 +308,8 @@ def build_host_terms(line: Line) -> None:
     FILE.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     for name, terms in data["terms"].items():
         print(name, terms, flush=True)
-    mean = float(np.average(np.minimum(np.abs(line.residuals), 1.0), weights=line.weights))
-    print(f"mean |log error| of the prior, at most 1 each: {mean:.3f}", flush=True)
+    print(f"mean |log error| of the fit, at most 1 each: {_mean_error(line):.3f}", flush=True)
 
 
 if __name__ == "__main__":
-    build_host_terms(_line_of(Path(sys.argv[1])))
+    build_host_terms(_line_of(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]]))

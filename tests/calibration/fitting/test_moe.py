@@ -101,6 +101,6 @@ def test_the_median_error_of_moe_measurements_is_below_15_percent() -> None:
     """Over all rows of these models; each row is estimated with a runtime fitted without it."""
     measurements, _ = read_measurements(MEASUREMENTS / "e2e.csv")
     rows = [m for m in measurements if m.model_name in MIXTURES and m.runtime != "autoawq" and not apart(m)]
-    errors = [abs(scored_row(m, m.runtime, "calibrated").error) for m in rows]
+    errors = [abs(scored_row(m, m.engine, "calibrated").error) for m in rows]
     assert len(errors) > 400
     assert median(errors) < 0.15
