@@ -4,7 +4,8 @@ Least squares on log(estimate / measured), with a loss that limits outliers (sof
 of n rows has the weight n^(-1/4), so that a long table does not outweigh the others. A weak pull towards the prior
 determines the terms that the rows do not determine.
 
-`out_of_sample` leaves out each (source, GPU) in turn. `chosen_terms` adds a term only if that held-out error falls.
+`out_of_sample` leaves out each (source, GPU) in turn. `chosen_terms` adds a term only if that held-out error falls, and
+only if at least two of these folds have rows that depend on the term: otherwise no held-out row checks it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _FACTOR_RANGE = (0.1, 1.0)  # an engine's kernels are at most as fast as the mea
 _PULL = 0.05  # residual per unit of distance from the prior; a row of weight 1 that is off by _OUTLIER has 1
 _OUTLIER = 0.1  # of log(estimate / measured); larger residuals count less than quadratically
 _ENGINE_WEIGHT = 10.0  # root of the sum of the squared weights of each engine, with `engines_alike`
+_DEPENDS = 1e-3  # least relative change of a row that depends on a term
 _WORTH = 0.003  # least reduction of the held-out loss for which a term is kept
 
 
@@ -145,9 +147,23 @@ def loss(rows: Rows, estimates: Array) -> float:
     return float(np.average(of_each, weights=[len(part) ** 0.5 for part in parts]))
 
 
+def checkable(rows: Rows, runtime: Runtime, terms: Sequence[str]) -> list[str]:
+    """Return the terms on which rows of at least two folds depend."""
+    import numpy as np
+
+    usual, found = rows.seconds(runtime), []
+    for term in terms:
+        start = _encoded(term, getattr(runtime, term))
+        moved = _with_terms(runtime, [term], np.array([start + (1.0 if term in SECONDS else -0.1)]))
+        changed = np.abs(rows.seconds(moved) / usual - 1) > _DEPENDS
+        if sum(bool(changed[fold].any()) for fold in folds(rows)) > 1:
+            found.append(term)
+    return found
+
+
 def chosen_terms(rows: Rows, runtime: Runtime, prior: Runtime | None = None, terms: Sequence[str] = TERMS) -> list[str]:
     """Return the terms that lower the held-out loss by _WORTH or more, found by greedy forward selection."""
-    kept: list[str] = []
+    terms, kept = checkable(rows, runtime, terms), list[str]()
     best = loss(rows, out_of_sample(rows, runtime, [], prior))
     while True:
         tries = {t: loss(rows, out_of_sample(rows, runtime, [*kept, t], prior)) for t in terms if t not in kept}

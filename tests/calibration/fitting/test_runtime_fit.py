@@ -1,0 +1,36 @@
+"""Which terms of a runtime may be fitted."""
+
+from llm_analysis.calibration.fitting.runtime_fit import checkable
+from llm_analysis.calibration.measurements import Measurement
+from llm_analysis.calibration.timing import Rows
+from llm_analysis.inference.runtimes import Runtime
+
+
+def row(source: str, dtype_name: str) -> Measurement:
+    return Measurement(
+        id=f"{source}-{dtype_name}",
+        source=source,
+        kind="static",
+        runtime="vllm",
+        model_name="llama-3.1-8b",
+        gpu_name="h100-sxm-80gb",
+        dtype_name=dtype_name,
+        kv_dtype="",
+        tp_size=1,
+        pp_size=1,
+        ep_size=1,
+        batch_size=1.0,
+        seq_len=128.0,
+        num_tokens=64.0,
+        decode_steps=63.0,
+        metric="tpot",
+        seconds=0.01,
+    )
+
+
+def test_a_term_needs_rows_of_two_sources_that_depend_on_it() -> None:
+    terms = ("step_seconds", "collective_seconds", "narrow_memory")
+    one = Rows([row("a", "w16a16"), row("b", "w16a16"), row("b", "w4a16")])
+    assert checkable(one, Runtime(name="own"), terms) == ["step_seconds"]
+    two = Rows([row("a", "w4a16"), row("b", "w16a16"), row("b", "w4a16")])
+    assert checkable(two, Runtime(name="own"), terms) == ["step_seconds", "narrow_memory"]
