@@ -1,23 +1,27 @@
 """Closed form of continuous batching at a fixed concurrency or request rate, for numbers and arrays.
 
 s prompt tokens, o output tokens, n running sequences, T_d(n) seconds of a decode step at the mean context s + o/2,
-dT(n) seconds that one prompt adds to the steps that carry it. In the time in which the o - 1 further tokens of n
-sequences are made, n prompts are prefilled, so that
+dT(n) seconds that one prompt adds to the steps that carry it, c requests in flight. In the time in which the o - 1
+further tokens of n sequences are made, n prompts are prefilled, of which n / c are a request's own, before its first
+token:
 
-    cycle(n) = (o - 1) T_d(n) + n dT(n)         seconds from the first to the last token of a request
-    rate(n)  = n / cycle(n)                     requests per second
-    TPOT     = cycle(n) / (o - 1) = T_d / (1 - rate dT)
+    cycle(n) = (o - 1) T_d(n) + n (1 - 1/c) dT(n)   seconds from the first to the last token of a request
+    rate(n)  = n / cycle(n)                         requests per second
+    TPOT     = cycle(n) / (o - 1)
 
 n is at most max_num_seqs, what the KV cache holds, and what steps full of prompts keep running; n_max gives the
 saturation rate. A running sequence is more likely a long one: with outputs of different lengths its mean context is
-s + E[o^2] / (2 E[o]), for which `output_spread` is E[o^2] / E[o]^2. An engine that admits a prompt
-as soon as the prompt fits (reserve 0) fills the cache with prompts while requests wait. Each of the o tokens that a
-request then generates takes its place from a sequence that is preempted and recomputed, prompt and all: o tokens more
-to prefill per request, so that dT grows by the factor 1 + o / s. A request that finds a free slot
-waits for the prompts before it, like a customer of a queue with utilization u = rate dT (Pollaczek-Khinchine, constant
-service): u dT / (2 (1 - u)); then its own prompt takes k steps. Beyond n_max Little's law gives the rest of the time.
+s + E[o^2] / (2 E[o]), for which `output_spread` is E[o^2] / E[o]^2.
 
-Against the simulation this is 2-10 % off for TPOT and throughput; the tail of TTFT needs the simulation.
+An engine that admits a prompt as soon as the prompt fits (reserve 0) fills the cache with prompts while requests wait.
+Each of the o tokens that a request then generates takes its place from a sequence that is preempted and recomputed,
+prompt and all: o tokens more to prefill per request, so that dT grows by the factor 1 + o / s.
+
+A request that finds a free slot waits for the prompts before it, as in a queue with utilization u = rate dT
+(Pollaczek-Khinchine, constant service): u dT / (2 (1 - u)); then its own prompt takes k steps. Beyond n_max Little's law
+gives the rest of the time.
+
+TPOT and throughput are within 6 % of the simulation in the tests; the tail of TTFT needs the simulation.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power,
 
 _ROUNDS = 5  # of the fixed point between TTFT and the number of running sequences
 _LEAST_RUNNING = 0.1  # sequences for which a step is timed
+_LEAST_SECONDS = 1e-9  # of a cycle: that of a single token without other requests is empty
 MOST_BUSY = 0.95  # of the time in prefill, beyond which the closed form of the queue says nothing
 _RESOURCES = ("compute", "memory bandwidth", "network", "kernel launches", "host", "KV cache", "max_num_seqs")
 
@@ -94,8 +99,9 @@ def steady_state(
     for _ in range(_ROUNDS):
         alone, added, own = step.seconds(n)
         added = added * preempting
-        cycle = (o - 1.0) * alone + n * added
-        rate = n / cycle
+        # The prompts between a request's tokens are those of the other requests.
+        cycle = (o - 1.0) * alone + n * (1.0 - 1.0 / asked) * added
+        rate = n / maximum(cycle, _LEAST_SECONDS)
         # A prompt alone (o = 1) holds no slot: all requests in flight wait for their prefill.
         waiting = where(o > 1, where(asked > most, maximum(asked / rate - cycle, 0.0), 0.0), asked * added)
         ttft = maximum(step.first_token(n, rate, added, own), waiting)
