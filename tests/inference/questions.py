@@ -32,6 +32,7 @@ from llm_analysis.inference.question import question
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
+from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.forward import forward, stage_ops
 from llm_analysis.physics.dtypes import EVERYDAY, get_dtypes
 from llm_analysis.physics.operators import Op
@@ -409,7 +410,8 @@ class Laws:
         if layout.sp_size > 1:
             sizes["sp_size"] = 2 * layout.sp_size
         wider = self.again(layout=self._layout(**sizes))
-        if wider is not None and layout.ep_size == 1:
+        # The heads of a draft model may not divide by more GPUs: then each GPU holds it whole.
+        if wider is not None and layout.ep_size == 1 and not isinstance(self.s.draft, ModelConfig):
             for word in ("weight_memory_per_gpu", "kv_cache_memory_per_gpu"):
                 yield at_most(f"twice the tp_size: {word}", getattr(wider, word), getattr(e, word))
                 half = getattr(e, word) / 2 if not self.w.num_draft_tokens else 0
@@ -437,7 +439,8 @@ class Laws:
                 "a narrower cache has half the bytes", 2 * size, wide.kv_cache_bytes_per_token * (1 - 1e-9), inf
             )
             plain = {mixer for mixer, _ in self.s.model.layer_kinds} <= {"full_attention", "sliding_attention"}
-            if plain and not w.num_draft_tokens:
+            # Of a pipeline the fullest stage counts, which may be another one with a smaller cache.
+            if plain and not w.num_draft_tokens and self.s.layout.pp_size == 1:
                 yield equal("half the width is half the cache", 2 * narrow.kv_cache_memory_per_gpu,
                             wide.kv_cache_memory_per_gpu)  # fmt: skip
         found = {name: self.again(dtypes=get_dtypes(name)) for name in ("bf16", "int4")}
