@@ -3,6 +3,7 @@
 measurements       a CSV of published latencies
 timing             many measurements timed at once, as arrays
 validation         errors of the estimates against measurements
+steady_rows        serving rows of such a CSV, estimated in steady state
 load_runs          a CSV of published runs of serving under load
 load_estimates     such runs as simulations
 load_scores        errors of these simulations

@@ -18,8 +18,8 @@ Each of the o tokens that a request then generates takes its place from a sequen
 prompt and all: o tokens more to prefill per request, so that dT grows by the factor 1 + o / s.
 
 A request that finds a free slot waits for the prompts before it, as in a queue with utilization u = rate dT
-(Pollaczek-Khinchine, constant service): u dT / (2 (1 - u)); then its own prompt takes k steps. Beyond n_max Little's law
-gives the rest of the time.
+(Pollaczek-Khinchine, constant service): u dT / (2 (1 - u)); then its own prompt takes k steps. Beyond n_max Little's
+law gives the rest of the time.
 
 TPOT and throughput are within 6 % of the simulation in the tests; the tail of TTFT needs the simulation.
 """
