@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
 from llm_analysis.calibration.fitting.runtime_fit import FACTORS
+from llm_analysis.calibration.load_scores import BANDS, GOODPUT
 from llm_analysis.catalog import names
+from llm_analysis.files import read_json
 from llm_analysis.inference.bands import cells
 from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
 from llm_analysis.names import ALIASES
+from llm_analysis.serving.host_terms import FILE as HOST_TERMS
 
 # GPUs: prefill and decode per token in ms, as examples/fastertransformer/README.md cites them.
 MEASURED = {1: (63.17, 22.0), 2: (45.45, 13.5)}
@@ -126,11 +129,58 @@ def server_defaults() -> str:
     return table(header, rows)
 
 
+def load_errors() -> str:
+    """Return the errors of simulated serving by metric, for arrivals at a rate or in a closed loop and all at once."""
+    errors = read_json(BANDS)["errors"]
+
+    def cell(name: str) -> str:
+        found = errors.get(name)
+        return f"{found['median']:.0%} / {found['p90']:.0%}" if found else ""
+
+    names = [name for name in errors if not name.endswith(_AT_ONCE) and not name.startswith(GOODPUT)]
+    rows = ([name, cell(name), cell(name + _AT_ONCE)] for name in names)
+    return table(("metric", "Poisson and closed loop", "all at once"), rows)
+
+
+def goodput_errors() -> str:
+    """Return the errors of the goodput under MLPerf's limits, by model."""
+    errors = {name: found for name, found in read_json(BANDS)["errors"].items() if name.startswith(GOODPUT)}
+    rows = (
+        [name.removeprefix(f"{GOODPUT}, "), str(found["values"]), f"{found['median']:.0%} / {found['p90']:.0%}"]
+        for name, found in errors.items()
+    )
+    return table(("model", "runs", "error, median / p90"), rows)
+
+
+def server_host_terms() -> str:
+    """Return the host terms of servers, by engine."""
+    terms = read_json(HOST_TERMS)["terms"]
+    rows = (
+        [f"`{name}`", *(f"{found[term] * unit:.3g}" for term, (unit, _) in _HOST_TERMS.items())]
+        for name, found in terms.items()
+    )
+    return table(("engine", *(f"{title}" for _, title in _HOST_TERMS.values())), rows)
+
+
+_AT_ONCE = ", all at once"
+_HOST_TERMS = {
+    "beside_seconds": (1e3, "beside the GPU, ms per step"),
+    "beside_sequence_seconds": (1e6, "us per sequence"),
+    "stream_seconds": (1e6, "stream, us per token"),
+    "launch_seconds": (1e6, "launch, us per kernel"),
+    "front_seconds": (1e3, "front end, ms per request"),
+    "chat_seconds": (1e3, "chat endpoint, ms"),
+    "front_serial_seconds": (1e3, "in turn, ms"),
+}
+
 TABLES: dict[str, Callable[[], str]] = {
     "benchmark": benchmark,
     "runtimes": runtimes,
     "bands": bands,
     "server-defaults": server_defaults,
+    "load-errors": load_errors,
+    "goodput-errors": goodput_errors,
+    "host-terms": server_host_terms,
     "architectures": architectures,
     "aliases": aliases,
 }

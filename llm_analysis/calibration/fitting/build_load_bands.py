@@ -47,16 +47,26 @@ def build_load_bands(path: Path) -> None:
             continue
         ratios = [(1 / (1 + error), weight) for error, weight in errors]
         bands[name] = [float(f"{weighted_quantile(ratios, share):.3g}") for share in (_LOW, _HIGH)]
+    errors = {
+        found.metric_class: {
+            "values": found.n,
+            "median": float(f"{found.median_abs_error:.3g}"),
+            "p90": float(f"{found.p90_abs_error:.3g}"),
+        }
+        for found in errors_by_class([*scored, *goodput_scores(read_runs(path)[0])])
+    }
     data = {
-        "about": "Factors on an estimate between which 80 % of published values of a class of metrics lie, by host "
-        "terms fitted without the source of the value; each source, model and GPU weighs the same",
+        "about": "bands: factors on an estimate between which 80 % of the published values of a class of metrics lie; "
+        "errors: of the same estimates. Host terms are fitted without the source of the value; each source, model and "
+        "GPU weighs the same",
         "date": FIT_DATE,
         "evidence": {"values": len(scored), "sources": len({run.source for run, _ in scored})},
+        "errors": errors,
         "bands": bands,
     }
     BANDS.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    for found in errors_by_class([*scored, *goodput_scores(read_runs(path)[0])]):
-        print(f"{found.metric_class}: {found.n}, {found.median_abs_error:.1%} / {found.p90_abs_error:.1%}", flush=True)
+    for name, error in errors.items():
+        print(f"{name}: {error['values']}, {error['median']:.1%} / {error['p90']:.1%}", flush=True)
 
 
 if __name__ == "__main__":
