@@ -24,7 +24,7 @@ from llm_analysis.files import DATA, read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import is_dense
 from llm_analysis.inference.engines import engine_of
-from llm_analysis.inference.runtimes import of_version
+from llm_analysis.inference.runtimes import VERSION, of_version
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
@@ -60,6 +60,7 @@ _GRADE_C = "grade C: the source leaves out something that changes the latency"
 
 # The engine version of sources that do not print it, from the date of the publication or of the rows beside it.
 _DATED = {
+    ("mlc-ai llm-perf-bench README", "vllm"): "0.2",  # October 2023
     ("argonne-llm-inference-bench", "vllm"): "0.6",  # the rows of the same repository that print a version: 0.6.1
     ("argonne-llm-inference-bench", "tensorrt-llm"): "0.12",  # the paper is of October 2024
     ("aiconfigurator-silicon-inferencex", "vllm"): "0.11",  # InferenceMAX started in October 2025, with vLLM 0.11
@@ -106,7 +107,8 @@ class Measurement:
     @property
     def engine(self) -> str:
         """The runtime of the engine's version."""
-        return of_version(self.runtime, self.version or _DATED.get((self.source, self.runtime), ""))
+        known = VERSION.search(self.version)
+        return of_version(self.runtime, self.version if known else _DATED.get((self.source, self.runtime), ""))
 
     @property
     def phase(self) -> str:

@@ -49,7 +49,7 @@ DEFAULT_RUNTIME = "vllm-v1"
 UNKNOWN = "unknown"  # the terms fitted to all engines together, for an engine without a runtime
 # Runtimes of the versions of an engine, each with its first version.
 _VERSIONS = {
-    "vllm": (((0, 0), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
+    "vllm": (((0, 0), "vllm-0.2"), ((0, 3), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     "vllm-v1": (((0, 0), "vllm-0.13"), ((0, 14), "vllm-v1")),  # the V1 engine, which 0.7 to 0.13 have too
     "tensorrt-llm": (
         ((0, 0), "tensorrt-llm-0.6"),

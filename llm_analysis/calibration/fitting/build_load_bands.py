@@ -47,7 +47,7 @@ def build_load_bands(path: Path) -> None:
             continue
         ratios = [(1 / (1 + error), weight) for error, weight in errors]
         bands[name] = [float(f"{weighted_quantile(ratios, share):.3g}") for share in (_LOW, _HIGH)]
-    errors = {
+    summary = {
         found.metric_class: {
             "values": found.n,
             "median": float(f"{found.median_abs_error:.3g}"),
@@ -61,11 +61,11 @@ def build_load_bands(path: Path) -> None:
         "GPU weighs the same",
         "date": FIT_DATE,
         "evidence": {"values": len(scored), "sources": len({run.source for run, _ in scored})},
-        "errors": errors,
+        "errors": summary,
         "bands": bands,
     }
     BANDS.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    for name, error in errors.items():
+    for name, error in summary.items():
         print(f"{name}: {error['values']}, {error['median']:.1%} / {error['p90']:.1%}", flush=True)
 
 

@@ -43,6 +43,7 @@ FIT_DATE = "2026-11-26"  # written to the files; a constant, so that the same da
 # of attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm"}},
+    "vllm-0.2": {"collective": "nccl", "narrow_launch": True},
     "tensorrt-llm-0.20": {"collective": "engine"},
     "tensorrt-llm-0.9": {"collective": "engine", "cuda_core_flops": 32.0, "tensor_core_groups": [8]},
     "tensorrt-llm-0.6": {"collective": "engine", "cuda_core_flops": 32.0},
@@ -74,7 +75,7 @@ _SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
 _ADDED = (*_SHARED, "narrow_memory")
 _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     (
-        *("vllm", "vllm-0.13", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "tensorrt-llm-0.20"),
+        *("vllm", "vllm-0.2", "vllm-0.13", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "tensorrt-llm-0.20"),
         *("fastertransformer", "gpt-fast"),
     ),
     _ADDED,
@@ -92,6 +93,7 @@ _BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU, so e
 _POOL = ("vllm", "tensorrt-llm-0.20")  # a fit to these engines is the prior and a start value of all others
 # Runtime -> another version or port of the same engine. A fit may start from its terms, so FACTS lists it first.
 _RELATIVES = {
+    "vllm-0.2": "vllm",
     "vllm-0.13": "vllm",
     "vllm-v1": "vllm-0.13",
     "vllm-rocm": "vllm",
