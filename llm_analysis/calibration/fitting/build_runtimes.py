@@ -90,7 +90,9 @@ _OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 
 _BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU, so each model is a fold
-_POOL = ("vllm", "tensorrt-llm-0.20")  # a fit to these engines is the prior and a start value of all others
+# A fit to these engines is the prior and a start value of all others. An engine that calls NCCL shares its collectives
+# with the vLLM of that kind.
+_POOL = {"engine": ("vllm", "tensorrt-llm-0.20"), "nccl": ("vllm", "vllm-0.2", "tensorrt-llm-0.20")}
 # Runtime -> another version or port of the same engine. A fit may start from its terms, so FACTS lists it first.
 _RELATIVES = {
     "vllm-0.2": "vllm",
@@ -208,7 +210,8 @@ def _fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder:
     """
     measurements = [m for path in paths for m in read_measurements(path)[0]]
     for name in names:
-        others = [m for other in _POOL if other != name for m in usable(measurements, other)]
+        pool = _POOL[FACTS[name].get("collective", "nccl")]
+        others = [m for other in pool if other != name for m in usable(measurements, other)]
         prior = fit(_possible_rows(others), Runtime(name="pool", collective="engine"), _SHARED)
         runtime = _fitted(_possible_rows(usable(measurements, name), name in _BY_MODEL), name, prior)
         _write(runtime, folder)
