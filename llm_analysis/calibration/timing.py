@@ -26,6 +26,7 @@ from llm_analysis.calibration.measurements import Measurement, gpu_named, model_
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency, cost, pass_seconds
+from llm_analysis.inference.engines import engine_for, limits_of
 from llm_analysis.inference.memory import runtime_bytes, weights_fit
 from llm_analysis.inference.methods import Calibrated, Method
 from llm_analysis.inference.passes import carried
@@ -39,7 +40,6 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Array
 
 CHUNK = 8192.0  # tokens of a server's prefill pass: max_num_batched_tokens of vLLM, chunked_prefill_size of SGLang
-_SERVER_MEMORY = 0.9  # gpu_memory_utilization of vLLM, free_gpu_memory_fraction of TensorRT-LLM
 _QUANTITIES = [
     n for n, default in Op._field_defaults.items() if isinstance(default, float) and n not in ("group", "messages")
 ]
@@ -327,8 +327,16 @@ def _sequences_held(scenario: Scenario, rows: Sequence[Measurement]) -> list[flo
     ops = forward(model, Step(1.0, 1.0, middle, "decode"), dtypes, layout)
     weights = sum(float(op.count) * op.stored_bytes for op in ops) / layout.pp_size
     cache = sum(op.count * op.cached_bytes for op in ops) / layout.pp_size + np.zeros(len(rows))
-    free = gpu.memory_bytes * _SERVER_MEMORY - weights - runtime_bytes(layout)
+    free = np.array([_cache_bytes(m.engine, gpu, weights, runtime_bytes(layout)) for m in rows])
     return [max(float(held), 1.0) for held in free / np.maximum(cache, 1.0)]
+
+
+def _cache_bytes(runtime: str, gpu: GPU, weights: float, process: float) -> float:
+    """Return the bytes that a runtime's server with default settings has for its KV cache; activations are left out."""
+    defaults = engine_for(runtime).defaults_on(gpu)
+    memory, fraction = gpu.usable_memory_bytes, defaults.gpu_memory_utilization
+    limits = limits_of(defaults.fraction_of, fraction, memory, process)
+    return min((float(limit.size) - weights) / limit.cache for limit in limits)
 
 
 def _add_pipeline(total: Array, scenario: Scenario, passes: Sequence[_Pass]) -> None:

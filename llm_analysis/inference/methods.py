@@ -23,6 +23,7 @@ from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, NONE, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.gguf_average import with_gguf_mix
+from llm_analysis.models.layers.attention import QUANTIZE
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
 from llm_analysis.physics.gguf import MIXES
 from llm_analysis.physics.operators import Op, Step
@@ -202,11 +203,11 @@ class Calibrated(Method):
 
     def _bare(self, op: Op) -> Found:
         """Return the numbers of a kernel or collective without a runtime."""
-        if op.kind == "rotary":
+        if op.kind == "rotary" or (op.kind == QUANTIZE and self.runtime.fused_quantize):
             return Found(_FUSED, _NO_EVIDENCE)
         if op.kind in COLLECTIVES:
             return collective(self._gpu.link_over(op.span)[0], op.kind, op.messages + 1, self.runtime.collective)
-        return kernel(self._profile, op.kind, op.format)
+        return kernel(self._profile, "elementwise" if op.kind == QUANTIZE else op.kind, op.format)
 
 
 _NO_EVIDENCE = Evidence()

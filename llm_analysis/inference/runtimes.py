@@ -17,6 +17,7 @@ Facts:
     collective            the all-reduce: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
+    fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
     ports                 the runtime for GPUs of another vendor
 
 A runtime is one JSON file in `data/runtimes/`, with the published rows that it was fitted to and its errors on other
@@ -100,6 +101,7 @@ class Runtime(BaseModel):
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
     fp16_accumulate: bool = False
+    fused_quantize: bool = False
     ports: dict[str, str] = {}
     evidence: RuntimeEvidence = RuntimeEvidence()
     bands: dict[str, Band] = {}

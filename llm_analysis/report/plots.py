@@ -335,7 +335,7 @@ def _group_of(row: OperatorTime) -> str:
         return "collectives"
     if row.kind == "embedding" or row.name.startswith(("output_head", "embedding", "pooler", "layer_embedding")):
         return "embedding, head"
-    if row.kind in ("elementwise", "residual", "rotary"):
+    if row.kind in ("elementwise", "expert_rows", "quantize_activations", "residual", "rotary"):
         return "norms, residuals, activation"
     if row.kind.startswith(("prefill_", "decode_")):
         return "attention"

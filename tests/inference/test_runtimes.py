@@ -27,6 +27,8 @@ from llm_analysis.inference.runtimes import (
     runtime_names,
     runtime_notes,
 )
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.models.forward import forward
 from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.physics.operators import matmul
 
@@ -402,3 +404,17 @@ def test_a_note_gives_the_measurements_behind_the_band_and_warns_outside_of_them
     assert "outside of" not in inside
     assert "the batch is outside of the" in large
     assert "none of the measurements is of a10-24gb" in other
+
+
+def test_the_output_of_attention_is_quantized_by_a_kernel_where_the_engine_does_not_fuse_it() -> None:
+    """TensorRT-LLM's attention writes fp8 itself. A product in 16 bits takes the output as it is."""
+    parts = get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb")
+
+    def seconds(dtype: str, runtime: str) -> list[float]:
+        scenario = Scenario.of(*parts, get_dtypes(dtype), runtime=get_runtime(runtime))
+        ops = forward(scenario.model, Step(8.0, 1.0, 100.0, "decode"), scenario.dtypes, scenario.layout)
+        return [float(taken.seconds) for _, op, taken in scenario.timed(ops) if op.name == "attention_quantize"]
+
+    assert seconds("fp8", "vllm-v1")[0] > 1e-6
+    assert seconds("fp8", "tensorrt-llm") == [0.0]
+    assert seconds("bf16", "vllm-v1") == []

@@ -23,6 +23,9 @@ INDEX_KEY_BYTES = 1 + 4 / 128
 _SPARSE_LATENT = ("sparse_latent_attention", "shared_index_latent_attention")
 
 
+QUANTIZE = "quantize_activations"  # kind of the kernel that quantizes the output of attention
+
+
 class _Heads(NamedTuple):
     """Heads of a layer, and elements of a key (and query) and of a value of each."""
 
@@ -138,7 +141,8 @@ def _quantized(p: Pass, width: float) -> list[Op]:
     narrow, stream = p.linear.input_bytes, p.dtypes.stream_bytes
     if narrow >= stream:
         return []
-    return [elementwise("attention_quantize", p.rows, stream * width, narrow * width, 1.0, count=p.count)]
+    read, written = stream * width, narrow * width
+    return [elementwise("attention_quantize", p.rows, read, written, 1.0, kind=QUANTIZE, count=p.count)]
 
 
 def latent_block(p: Pass, kind: str) -> list[Op]:
