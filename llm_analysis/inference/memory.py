@@ -284,6 +284,13 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         return -budget.left(weights, budget.kv_cache(stage.layers, tokens), activations)
 
     at_low, at_high = over(low), over(high)
+    if some(at_low > 0):
+        # Of short prompts more sequences share a pass. If each gathers a cached prefix, they can need more memory than
+        # the prompts asked for.
+        asked = real(w.seq_len + w.num_tokens_to_generate)
+        at_asked = over(asked)
+        longer_fits = where(at_low > 0, 1.0, 0.0) * where(at_asked <= 0, 1.0, 0.0) > 0
+        low, at_low = where(longer_fits, asked, low), where(longer_fits, at_asked, at_low)
     none, all_fit = at_low > 0, at_high <= 0
     searched = where(none | all_fit, 0.0, 1.0) > 0
     found = _last_below(over, (low, at_low), (high, at_high), searched) if some(searched) else low

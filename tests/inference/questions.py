@@ -410,8 +410,10 @@ class Laws:
         if layout.sp_size > 1:
             sizes["sp_size"] = 2 * layout.sp_size
         wider = self.again(layout=self._layout(**sizes))
-        # The heads of a draft model may not divide by more GPUs: then each GPU holds it whole.
-        if wider is not None and layout.ep_size == 1 and not isinstance(self.s.draft, ModelConfig):
+        # The heads of a draft model may not divide by more GPUs: then each GPU holds it whole. Of a pipeline the
+        # fullest stage counts, which may be another one with more GPUs.
+        alone = layout.ep_size == layout.pp_size == 1 and not isinstance(self.s.draft, ModelConfig)
+        if wider is not None and alone:
             for word in ("weight_memory_per_gpu", "kv_cache_memory_per_gpu"):
                 yield at_most(f"twice the tp_size: {word}", getattr(wider, word), getattr(e, word))
                 half = getattr(e, word) / 2 if not self.w.num_draft_tokens else 0
@@ -471,7 +473,8 @@ class Laws:
         if w.cached_prefix_len == 0 and w.seq_len > 1:
             cached = self.again({"cached_prefix_len": self.rng.randrange(1, int(w.seq_len))})
             if cached is not None:
-                yield at_most("a cached prefix", cached.prefill_latency, e.prefill_latency)
+                if self._fills_alike():
+                    yield at_most("a cached prefix", cached.prefill_latency, e.prefill_latency)
                 yield equal("a cached prefix: decode", cached.decode_latency, e.decode_latency)
         if not w.disaggregated:
             apart = self.again({"disaggregated": True})

@@ -428,3 +428,13 @@ def test_impossible_remedies_are_not_listed(
     model: str, gpu: str, method: str, question: Question, expected: str
 ) -> None:
     assert re.fullmatch(expected, advice(model, gpu, method, **question))
+
+
+def test_a_workload_that_fits_has_a_longest_context_although_shorter_prompts_gather_more_prefixes() -> None:
+    """A chunk of 64 tokens holds the prompts of 22 sequences of one new token each, and gathers 22 cached prefixes."""
+    question: dict[str, Any] = {"batch_size_per_gpu": 22, "num_tokens_to_generate": 43, "cached_prefix_len": 1994}
+    question |= {"dp_size": 4, "ep_size": 4, "prefill_chunk_size": 64, "gpu_memory_utilization": 0.95}
+    found = estimate("glm-4.7-flash", "rtx-3090", seq_len=2157, **question)
+    assert found.fits
+    assert found.max_context_len >= 2157 + 43
+    assert not estimate("glm-4.7-flash", "rtx-3090", seq_len=int(found.max_context_len) - 43 + 1, **question).fits
