@@ -12,11 +12,11 @@ from llm_analysis.calibration.measurements import formats_of, gpu_named, model_n
 from llm_analysis.errors import BadValue, shown
 from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.engines import Engine, engine_for
+from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.serving.host_terms import HostTerms, host_terms
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
 from llm_analysis.serving.metrics import Summary, summarize
 from llm_analysis.serving.policies import host_from, policy_of

@@ -7,9 +7,9 @@ from typing import Any
 
 from llm_analysis.calibration.measurements import Measurement, gpu_named, model_named
 from llm_analysis.inference.engines import Version, engine_for
+from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.runtimes import VERSION, Runtime
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.serving.host_terms import HostTerms, host_terms
 from llm_analysis.serving.policies import host_from
 from llm_analysis.serving.steady_state import steady_state
 

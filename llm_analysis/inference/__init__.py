@@ -7,6 +7,7 @@ methods     efficiencies by method: ideal, published, calibrated
 published   the block-level model of the published FasterTransformer example
 runtimes    host time and kernel factors of inference engines
 engines     schedulers and server defaults of inference engines
+host_terms  host times of a server beside the GPU's, fitted to published runs
 bands       error bands around an estimate
 passes      prefill and decode as timed operators; drafts and the transfer of a cache
 pipeline    pipeline parallelism: micro-batches through stages

@@ -3,7 +3,6 @@
 arrivals      arrival times of requests
 lengths       lengths of requests: fixed, uniform, public workloads, traces
 policies      scheduler, KV cache and host time of an engine for a scenario
-host_terms    host times of engines, fitted to published runs
 step_times    tables of step times, built once per scenario from the operators
 scheduler     discrete-event simulation of one replica
 simulation    replicas behind a router, prefill and decode workers

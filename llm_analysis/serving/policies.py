@@ -6,11 +6,11 @@ from math import inf
 from typing import Any
 
 from llm_analysis.inference.engines import Engine, Version, limits_of
+from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.memory import runtime_bytes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.physics.operators import Step
-from llm_analysis.serving.host_terms import HostTerms, host_terms
 from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import HEAD, Host
 from llm_analysis.units import Quantity, maximum, minimum

@@ -9,10 +9,10 @@ from llm_analysis.catalog import names
 from llm_analysis.files import read_json
 from llm_analysis.inference.bands import cells
 from llm_analysis.inference.engines import engine_of
+from llm_analysis.inference.host_terms import FILE as HOST_TERMS
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families import FAMILIES, SAME_AS
 from llm_analysis.names import ALIASES
-from llm_analysis.serving.host_terms import FILE as HOST_TERMS
 
 # GPUs: prefill and decode per token in ms, as examples/fastertransformer/README.md cites them.
 MEASURED = {1: (63.17, 22.0), 2: (45.45, 13.5)}

@@ -36,8 +36,8 @@ from llm_analysis.calibration.residuals import rounded
 from llm_analysis.calibration.steady_rows import is_steady, steady_seconds, version_of
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.engines import engine_for
+from llm_analysis.inference.host_terms import FILE, HostTerms
 from llm_analysis.inference.runtimes import Runtime, build_for, get_runtime, runtime_names
-from llm_analysis.serving.host_terms import FILE, HostTerms
 from llm_analysis.units import Array
 
 Terms = dict[str, HostTerms]  # by the first runtime of an engine
@@ -294,7 +294,7 @@ def build_host_terms(line: Line) -> None:
     """Fit the terms to a line, with all sources and without each of them, and write the file."""
     held_out = {source: _solved(line, source) for source in sorted(set(line.sources))}
     data: dict[str, Any] = {
-        "about": "Host time of serving engines in seconds (serving/host_terms.py says which), fitted to published "
+        "about": "Host time of serving engines in seconds (inference/host_terms.py says which), fitted to published "
         "runs under load; held_out: the terms of a fit without the runs of a source, by which validate --load "
         "scores that source",
         "date": FIT_DATE,

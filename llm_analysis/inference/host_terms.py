@@ -17,9 +17,13 @@ source is scored. `calibration/fitting/build_host_terms.py` writes it.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_analysis.files import DATA, read_json
+from llm_analysis.units import Quantity, some
+
+if TYPE_CHECKING:
+    from llm_analysis.inference.scenario import Scenario
 
 FILE = DATA / "host_terms.json"
 NEWEST = "vllm-v1"  # whose terms an engine without runs gets
@@ -47,3 +51,12 @@ def host_terms(runtime: str, left_out: str = "") -> HostTerms:
     """Return the terms of the engine of a runtime, fitted without the runs of the source `left_out`."""
     fitted: dict[str, dict[str, float]] = _file()["held_out"].get(left_out, _file()["terms"])
     return HostTerms(**fitted.get(runtime, fitted[NEWEST]))
+
+
+def shorter_than_host(scenario: Scenario, sequences: Quantity, step_seconds: Quantity) -> bool:
+    """Return whether an asynchronous engine needs longer to prepare a step of `sequences` than the step takes."""
+    engine = scenario.engine
+    if engine is None or not engine.host_overlapped:
+        return False
+    terms = host_terms(engine.runtimes[0])
+    return some(step_seconds < terms.beside_seconds + terms.beside_sequence_seconds * sequences)

@@ -2,11 +2,12 @@
 
 import pytest
 
+from llm_analysis import estimate
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.inference.engines import engine_for
+from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.runtimes import NONE, Runtime
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.serving.host_terms import HostTerms, host_terms
 from llm_analysis.serving.policies import host_from, host_of, launches_of
 
 
@@ -55,3 +56,12 @@ def test_only_asynchronous_engines_prepare_a_step_beside_the_gpu() -> None:
 def test_the_speed_of_light_has_no_host() -> None:
     host = host_of(engine_for("vllm-v1"), scenario(method="ideal"))
     assert host.waits(8.0) == host.least(8.0) == host.prefill == 0
+
+
+def test_a_step_shorter_than_its_preparation_is_noted() -> None:
+    def notes(model: str, runtime: str = "vllm-v1") -> str:
+        return " ".join(estimate(model, "h100-sxm-80gb", runtime=runtime).notes)
+
+    assert "shorter than the engine's preparation" in notes("qwen2.5-0.5b")
+    assert "shorter than the engine's preparation" not in notes("llama-3.1-8b")
+    assert "shorter than the engine's preparation" not in notes("qwen2.5-0.5b", runtime="vllm-0.13")
