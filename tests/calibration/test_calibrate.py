@@ -1,4 +1,4 @@
-"""A runtime fitted to measurements of one's own: what few rows can tell, on rows left out, in a file that is taken."""
+"""A runtime fitted to a user's measurements: the terms that few rows determine, held-out errors, the written file."""
 
 import csv
 import json

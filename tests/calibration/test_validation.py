@@ -1,4 +1,4 @@
-"""The score in public: what `validate` prints is computed as it says, on rows no fit has seen; it may only fall."""
+"""The score of `validate`: it is computed as documented, on rows left out of the fits, and stays below its bounds."""
 
 import csv
 import json
@@ -27,8 +27,8 @@ from llm_analysis.calibration.validation import Score, Scored, goal_class, score
 from llm_analysis.inference.bands import cells
 from llm_analysis.inference.runtimes import get_runtime, runtime_names
 
-STATIC_MEDIAN, OVERALL_P90 = 0.083, 0.265  # what is reached, rounded up to the next tenth of a percent: may only fall
-# This project's first benchmark: what is reached. The rows are in no fit (docs/accuracy.md).
+STATIC_MEDIAN, OVERALL_P90 = 0.083, 0.265  # the present error, rounded up to a tenth of a percent: an upper bound
+# The present errors of this project's first benchmark. The rows are in no fit (docs/accuracy.md).
 OWN_BOUNDS = {
     "kipply-0001": 0.06,  # one GPU: prefill
     "kipply-0002": 0.06,  # decode per token, of nine passes
@@ -61,7 +61,7 @@ def published() -> Score:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a table whose rows are `ROW` with changes; a change to None leaves the column out."""
+    """Return a function that writes a table of `ROW` with changes; a change to None leaves the column out."""
 
     def written(*changes: dict[str, Any]) -> str:
         rows = [{k: v for k, v in {**ROW, **change}.items() if v is not None} for change in changes]

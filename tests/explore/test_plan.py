@@ -83,7 +83,7 @@ def test_the_best_configuration_meets_demand_and_limits() -> None:
     assert best.num_gpus == best.replicas * best.layout.num_gpus + best.prefill_workers * (
         best.prefill_layout.num_gpus if best.prefill_layout else 0
     )
-    assert all(loser.configuration.price >= best.price for loser in found.rejected)
+    assert all(each.configuration.price >= best.price for each in found.rejected)
 
 
 def test_a_larger_batch_than_the_chosen_one_violates_the_limit_that_is_named() -> None:
@@ -142,9 +142,9 @@ def test_a_configuration_that_fails_in_the_simulation_is_rejected_for_this_reaso
     assert checked.best is not None
     assert checked.best.simulated is not None
     assert checked.best.price >= trusting.best.price
-    failed = [loser for loser in checked.rejected if loser.reason.startswith("the simulation gives")]
+    failed = [each for each in checked.rejected if each.reason.startswith("the simulation gives")]
     assert bool(failed) == (checked.best.price > trusting.best.price)
-    assert all(loser.excess <= 0 for loser in failed)
+    assert all(each.excess <= 0 for each in failed)
 
 
 def test_a_trace_gives_its_mean_rate_and_lengths(ask: Ask, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_the_command_answers_with_reasons_and_launch_commands(ask: Ask, tmp_path
     ):
         assert part in found.out
     assert "limits the batch to" in found.out
-    assert re.search(r"\+\d+% \d+\.\d\d/h  \d+ x ", found.out)  # a runner-up: what it costs more, and in an hour
+    assert re.search(r"\+\d+% \d+\.\d\d/h  \d+ x ", found.out)  # additional cost, cost of an hour
     prose = [line for line in found.out.splitlines() if not line.startswith(("  vllm", "  python", "  trtllm"))]
     assert max(map(len, prose)) <= 80
     as_json = json.loads(ask("plan", *QUESTION, "--gpu_name", ",".join(GPUS), *limits, "--format", "json").out)
