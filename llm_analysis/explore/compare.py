@@ -79,7 +79,9 @@ class Comparison(NamedTuple):
 def compare(estimates: Sequence[Estimate]) -> Comparison:
     """Return the comparison of two to six estimates. Raises BadValue for another number of them."""
     if not LEAST <= len(estimates) <= MOST:
-        raise BadValue(f"compare takes {LEAST} to {MOST} scenarios, not {len(estimates)}; sweep takes any number")
+        several = "give a flag several values, such as --gpu_name h100-sxm-80gb,h200-sxm-141gb"
+        hint = several if len(estimates) < LEAST else "sweep takes any number"
+        raise BadValue(f"compare takes {LEAST} to {MOST} scenarios, not {len(estimates)}; {hint}")
     rows = (_row(name, estimates) for name in _QUANTITIES)
     first = estimates[0]
     pairs = [(i, phase) for i in range(1, len(estimates)) for phase in PHASES]
