@@ -1,4 +1,4 @@
-"""Simulate published runs of serving under load: what their engine was, and the metrics that it should have shown."""
+"""Simulate published runs of serving under load: find the engine of a run, and estimate its metrics."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from llm_analysis.serving.simulation import Link, simulate, simulate_disaggregat
 from llm_analysis.serving.steady_state import steady_state
 from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
-MOST_REQUESTS = 4000  # simulated of a longer run; ramp-up and drain then do not count
-_WAVES = 8  # times the sequences that a replica runs at a time, in a shortened run
+MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only the steady part is used
+_WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
 _LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled
 _TENSORRT_LLM = "tensorrt-llm"
-_CHAT = "chat endpoint"  # in the notes of a run
-_CHUNKED = "chunked prefill TRUE"  # the same, of a version of vLLM in which that is a flag
+_CHAT = "chat endpoint"  # words in the notes of a run
+_CHUNKED = "chunked prefill TRUE"  # the same, in versions of vLLM with a flag for it
 # Versions that are those of another product, or a date, and the engine that was in it.
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
@@ -80,7 +80,7 @@ def _version_of(run: LoadRun) -> str:
 def _engine_of(run: LoadRun, version: tuple[int, int] | None) -> Engine:
     """Return the engine of a run.
 
-    TensorRT-LLM before 1.0 has no server on record. It schedules as the later one, but prepares a step after the last.
+    The server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
     """
     name = of_version(run.runtime, _version_of(run))
     if name.startswith(_TENSORRT_LLM) and name != _TENSORRT_LLM:
@@ -126,8 +126,8 @@ class Prepared(NamedTuple):
     num_requests: int  # of one replica
     rate: float
     concurrency: float
-    steady: bool  # without ramp-up and drain
-    link: Link | None = None  # between prefill and decode workers
+    steady: bool  # whether ramp-up and drain are left out
+    link: Link | None = None  # link between prefill and decode workers
 
     def under(self, terms: HostTerms) -> Prepared:
         """Return the run with other host terms; those of the front end count only for requests over HTTP."""

@@ -79,7 +79,7 @@ def serving_row(run: LoadRun) -> Measurement:
 
 
 def _requests_per_second(run: LoadRun, values: dict[str, float]) -> float:
-    """Return the requests that a run completes per second. Raises BadValue if neither it nor the rate is stated."""
+    """Return the requests per second of a run. Raises BadValue if neither throughput nor rate is stated."""
     if "request_throughput" in values:
         return values["request_throughput"]
     if "output_token_throughput" in values:

@@ -21,7 +21,7 @@ _STATISTICS = ("mean", "median", "p90", "p95", "p99")
 _UNKNOWN_INPUT = 300.0  # tokens of a prompt if the source states no length
 _ARRIVALS = ("poisson", "burst", "closed", "offline", "constant")
 _AT_ONCE = ("burst", "offline")
-# Words in a run's notes that say how requests reached the engine; HTTP without one of them.
+# Words in the notes of a run for the way in which requests reached the engine; the default is HTTP.
 _IN_PROCESS = ("in-process", "one request at a time", "LoadGen")
 _OFFLINE = ("offline engine", "offline batch", "offline batches")
 
@@ -79,7 +79,7 @@ def read_runs(path: Path) -> tuple[list[LoadRun], list[tuple[str, str]]]:
 
 
 def _with_data_parallel_attention(run: LoadRun) -> LoadRun:
-    """Return a run of a model with latent attention as each GPU serves its own requests, where the engine does that.
+    """Return a run of a model with latent attention with data-parallel attention, if the engine uses it.
 
     The latent cache has one head, so that tensor parallelism would hold all of it on each GPU: MLPerf's submitters and
     SGLang with data-parallel attention give each GPU requests of its own, and share the experts.

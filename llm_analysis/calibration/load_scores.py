@@ -17,7 +17,7 @@ from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, read_runs
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.files import DATA, read_json
 
-_CALM = 0.8  # of the saturation rate, below which the tail of a latency is scored apart
+_CALM = 0.8  # fraction of the saturation rate below which tails of latencies are scored separately
 GOODPUT = "goodput"
 BANDS = DATA / "load_bands.json"
 
@@ -32,7 +32,7 @@ class LoadScore(NamedTuple):
     error: float
     low: float | None
     high: float | None
-    fraction_of_saturation: float | None = None  # the load, by the estimate; None if all requests were sent at once
+    fraction_of_saturation: float | None = None  # estimated load; None if all requests were sent at once
 
 
 Scored = list[tuple[LoadRun, LoadScore]]
@@ -162,7 +162,7 @@ def weighted_errors(scored: Sequence[tuple[LoadRun, LoadScore]]) -> dict[str, li
 
 
 def weighted_quantile(pairs: Sequence[tuple[float, float]], share: float) -> float:
-    """Return the smallest value that so much of the weight does not exceed."""
+    """Return the smallest value at or below which the fraction `share` of the weight lies."""
     ordered, seen = sorted(pairs), 0.0
     total = sum(weight for _, weight in ordered)
     for value, weight in ordered:

@@ -1,7 +1,7 @@
 """Score the estimates on published measurements.
 
 A row is estimated with its runtime as fitted without the rows of the same source and GPU, and its band is built without
-the rows of the same source, GPU and model: no row is compared with a fit or a band that has seen it. Errors are
+the rows of the same source, GPU and model: no row is compared with a fit or a band that includes it. Errors are
 fractions of the measured time; the bias is the median of the signed errors.
 """
 

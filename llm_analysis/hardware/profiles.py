@@ -127,12 +127,12 @@ class Found(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """What the estimates of one kind of kernel, or of a collective, rest on."""
+    """The measurements behind the estimates of one kind of kernel, or of a collective."""
 
     kind: str
-    format: str  # of a collective: nccl, or engine for the all-reduce of inference engines
-    profile: str  # of a collective: the link
-    measured: bool  # on this GPU; a collective: over this kind of link
+    format: str  # number format; for a collective nccl, or engine for the all-reduce of inference engines
+    profile: str  # profile of the kernel; for a collective the link
+    measured: bool  # whether it was measured on this GPU; for a collective, over this kind of link
     evidence: Evidence
 
 
@@ -194,10 +194,10 @@ def same_chip(gpu: GPU) -> bool:
 
 
 def profile_for(gpu: GPU) -> Profile:
-    """Return the kernels to use for a GPU, each from the best profile that has it; `note` says if none is its own.
+    """Return the kernels to use for a GPU, each from the best profile that has it; `note` if none is its own.
 
-    Pieces of work too few for the chip take a number of clocks each, whatever the peak: a tile waits for memory and
-    unpacks narrow weights. So `fill`, which counts in time at the peak, is scaled with the FLOP of the chip in a clock.
+    Pieces of work too few for the chip take a number of clocks each, at any peak: a tile waits for memory and unpacks
+    narrow weights. So `fill`, which counts in time at the peak, is scaled with the FLOP of the chip in a clock.
     """
     first, *others = _profiles_of(gpu)
     num_sms = gpu.num_sms or first.num_sms
@@ -213,18 +213,20 @@ def profile_for(gpu: GPU) -> Profile:
                     known[name] = scaled if profile is first else _limited(scaled, name, known.get("bf16"))
     notes = [first.note]
     if first.gpu_name != gpu.name:
-        notes.append(f"no kernels of {gpu.name} were measured: fractions of peak of {first.name}")
+        notes.append(
+            f"no kernels of {gpu.name} were measured: they are assumed to reach the fractions of peak of {first.name}"
+        )
     note = "; ".join(part for part in notes if part)
     return first._replace(kernels=kernels, note=note, num_sms=num_sms, gpu_name=gpu.name)
 
 
 def bytes_per_clock(gpu: GPU) -> float | None:
-    """Return the bytes that the memory of a GPU moves in one clock of its SMs; None if its clock is not on record."""
+    """Return the bytes that the memory of a GPU moves in one clock of its SMs; None if its clock is not known."""
     return gpu.memory_bandwidth / gpu.boost_clock_hz if gpu.boost_clock_hz else None
 
 
 def flops_per_clock(gpu: GPU) -> float | None:
-    """Return the FLOP of all SMs of a GPU in one clock, in 16 bits; None if its clock is not on record."""
+    """Return the FLOP of all SMs of a GPU in one clock, in 16 bits; None if its clock is not known."""
     peak = gpu.peak_flops.get("bf16", gpu.peak_flops.get("fp16"))
     return peak / gpu.boost_clock_hz if peak and gpu.boost_clock_hz else None
 
@@ -310,12 +312,12 @@ def kernel(profile: Profile, kind: str, format: str) -> Found:
     for name in [*_formats_to_try(format or "bf16"), *by_format]:
         if name in by_format:
             entry, asked = by_format[name], format or "bf16"
-            notes = [] if known == kind else [f"{kind}: numbers of {known} are used"]
+            notes = [] if known == kind else [f"{kind}: not measured, numbers of {known} are used"]
             if name != asked.replace("fp16", "bf16"):  # fp16 and bf16 run at one rate in the same kernels
-                notes.append(f"{kind} {asked}: numbers of {name} are used")
+                notes.append(f"{kind} {asked}: not measured, numbers of {name} are used")
             if entry.profile not in ("", profile.name):
                 remark = f" ({entry.evidence.note})" if entry.evidence.note else ""
-                notes.append(f"{kind} {name}: numbers of {entry.profile} are used{remark}")
+                notes.append(f"{kind} {name}: not measured here, numbers of {entry.profile} are used{remark}")
             return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
     raise Unsupported(f"profile {profile.name} has no kernel of kind {kind}; it has {', '.join(profile.kernels)}")
 
@@ -333,12 +335,16 @@ def collective(link: str, kind: str, group: float, algorithm: str = "nccl") -> F
     no engine was measured, is that of NCCL.
     """
     name = _link_name(link)
-    notes = [] if link.startswith(name) else [f"no collective over {link or 'this link'} was measured: as {name}"]
+    notes = (
+        []
+        if link.startswith(name)
+        else [f"collectives over {link or 'this link'}: not measured, numbers of {name} are used"]
+    )
     by_algorithm = links().links[name]
     for chosen, wanted in ((algorithm, kind), ("nccl", kind), ("nccl", "all_gather"), ("nccl", "all_reduce")):
         entry = _for_group(by_algorithm.get(chosen, {}), wanted, group)
         if entry is not None:
-            notes += [] if wanted == kind else [f"{kind} over {name}: numbers of {wanted} are used"]
+            notes += [] if wanted == kind else [f"{kind} over {name}: not measured, numbers of {wanted} are used"]
             notes += [f"{name}: {entry.evidence.note}"] if entry.evidence.note else []
             return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
     raise Unsupported(f"no collective was measured over {name}")
@@ -354,7 +360,7 @@ def _for_group(entries: dict[str, Kernel], kind: str, group: float) -> Kernel | 
 
 
 def kernel_basis(gpu: GPU) -> list[Basis]:
-    """Return what the kernels of the estimates for a GPU rest on: those of its profile and of its fallbacks."""
+    """Return the measurements behind the kernels of a GPU: those of its profile and of its fallbacks."""
     return [
         Basis(kind, format, entry.profile, entry.profile == gpu.name and _is_fitted(entry), entry.evidence)
         for kind, by_format in profile_for(gpu).kernels.items()
@@ -363,7 +369,7 @@ def kernel_basis(gpu: GPU) -> list[Basis]:
 
 
 def collective_basis(gpu: GPU) -> list[Basis]:
-    """Return what the collectives of the estimates for a GPU rest on: those over each link that it has."""
+    """Return the measurements behind the collectives of a GPU, over each link that it has."""
     used = [gpu.link] if gpu.link_domain_size > 1 else []
     used += [gpu.pcie_link] if gpu.gpus_per_server > gpu.link_domain_size and gpu.pcie_bandwidth else []
     used += ["inter-node"] if gpu.inter_node_bandwidth else []

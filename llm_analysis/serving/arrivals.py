@@ -5,9 +5,9 @@
     constant   equal gaps
     offline    all at once (rate inf)
 
-The generator is Python's Mersenne Twister, whose `random()` gives the same numbers on every platform and version; the
-exponential and gamma variates are made from it here. Times are rounded to nanoseconds, so that the last bit of a
-platform's logarithm does not reach an answer.
+The generator is Python's Mersenne Twister, which gives the same numbers on every platform and version; the exponential
+and gamma variates are computed from it here. Times are rounded to nanoseconds, because the logarithm of a platform may
+differ in the last bit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def arrival_times(
 ) -> list[float]:
     """Return `count` arrival times at `rate` requests per second; `burstiness` inf gives equal gaps.
 
-    The first request arrives at 0 or after the first gap. Random gaps are stretched until their mean is 1 / rate, as
-    `vllm bench serve` does it: 200 exponential gaps would sum to 7 % more or less than their expectation.
+    The first request arrives at 0 or after the first gap. Random gaps are scaled to a mean of 1 / rate, as in
+    `vllm bench serve`: 200 exponential gaps would sum to 7 % more or less than their expectation.
     """
     if rate == inf:
         return [0.0] * count

@@ -20,7 +20,7 @@ from llm_analysis.files import DATA, read_json, read_table
 from llm_analysis.serving.scheduler import Request
 
 _TRACE_COLUMNS = ("arrival_time", "input_tokens", "output_tokens")
-_LONGEST = 10**8  # tokens; a larger number in a trace is a slip
+_LONGEST = 10**8  # tokens; a larger number in a trace is a typing error
 
 
 class Lengths(NamedTuple):
@@ -57,14 +57,14 @@ class Lengths(NamedTuple):
         """Yield (share, lowest, highest) of ranges within which all lengths are equally likely."""
         for (q0, q1), (v0, v1) in zip(pairwise(self.quantiles), pairwise(self.values), strict=True):
             low, high = min(v0, self.cap), min(v1, self.cap)
-            below = (high - low) / (v1 - v0) if v1 > v0 else 1.0  # share of the range below the cap
+            below = (high - low) / (v1 - v0) if v1 > v0 else 1.0  # fraction of the range below the cap
             yield (q1 - q0) * below, low, high
             yield (q1 - q0) * (1 - below), high, high
 
     def scaled_to(self, mean: float) -> Lengths:
-        """Return the distribution stretched to the given mean, with the same cap."""
+        """Return the distribution scaled to the given mean, with the same cap."""
         found = self
-        for _ in range(20):  # lengths at the cap do not grow, so that one stretch is not enough
+        for _ in range(20):  # lengths at the cap do not grow, so one scaling step is not enough
             found = found._replace(values=tuple(v * mean / found.mean for v in found.values))
         return found
 
@@ -146,4 +146,4 @@ def check_lengths(requests: list[Request], longest: int, model_name: str) -> Non
     """Raise BadValue for a request that is longer than the model's positions."""
     most = max(request.input_tokens + request.output_tokens for request in requests)
     if most > longest:
-        raise BadValue(f"a request of {most:,} tokens is beyond the {longest:,} positions of {model_name}")
+        raise BadValue(f"a request of {most:,} tokens is more than the {longest:,} positions of {model_name}")

@@ -1,4 +1,4 @@
-"""The answer of `llm-analysis load`: one record for each request rate, and what the server can do at most."""
+"""The answer of `llm-analysis load`: one record for each request rate, and the limits of the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm_analysis.serving.server import (
 from llm_analysis.serving.simulation import Progress, Run
 from llm_analysis.serving.steady_state import limiting_resource
 
-_FEW_LATENCIES = 10.0  # a run shorter than so many mean latencies is mostly ramp-up and drain
+_FEW_LATENCIES = 10.0  # least run in mean latencies: a shorter one is mostly ramp-up and drain
 
 
 class Point(NamedTuple):
@@ -35,9 +35,9 @@ class Point(NamedTuple):
     request_goodput: float | None  # requests/s that meet the limits, as `vllm bench serve` reports it
     fraction_of_saturation: float | None
     queue_growth: float  # requests/s by which the queue grows beyond saturation
-    peak_running_sequences: int  # of the busiest replica
+    peak_running_sequences: int  # most running sequences on a replica
     mean_running_sequences: float
-    peak_kv_cache_usage: float  # fraction of the KV cache
+    peak_kv_cache_usage: float  # highest used fraction of the KV cache
     preemptions: int
     busy_fraction: float
     limiting_resource: str
@@ -90,7 +90,7 @@ class Load(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What `load` is asked: a server, its requests, and the limits of goodput (seconds)."""
+    """The question to `load`: a server, its requests, and the limits of goodput (seconds)."""
 
     scenario: Scenario
     server: Server
@@ -107,7 +107,7 @@ class Question(NamedTuple):
 def answer(question: Question, progress: Progress | None = None) -> Load:
     """Return the answer. Raises LLMAnalysisError."""
     q, s = question, question.server
-    # Of a trace the saturation rate of its own requests, sent all at once.
+    # For a trace, the saturation rate is that of its own requests, sent all at once.
     saturation = _of_trace(q) if q.trace else saturation_rate(s, q.workload)
     best = None
     if q.limits and not q.trace:
@@ -202,15 +202,15 @@ def _stability(found: Summary, run: Run, rate: float, growth: float, open_loop: 
     """Return notes on a queue that grows, and on a run too short to show a steady state."""
     if growth > 0:
         return (
-            f"at {rate:g} requests/s the queue grows by {growth:.3g} requests/s: latencies grow with num_prompts, and "
-            "have no steady value",
+            f"at {rate:g} requests/s the queue grows by {growth:.3g} requests/s: latencies grow with num_prompts and "
+            "have no steady value; lower the rate or add replicas",
         )
     sending = max(r.sent for r in run.requests)
     if open_loop and sending < _FEW_LATENCIES * found.e2e.mean:
         enough = round(_FEW_LATENCIES * found.e2e.mean * rate * 1.1)
         return (
             f"at {rate:g} requests/s {found.num_requests} requests arrive within {sending:.3g} s, less than "
-            f"{_FEW_LATENCIES:g} times the mean latency: ramp-up and drain weigh in; give num_prompts {enough}",
+            f"{_FEW_LATENCIES:g} times the mean latency: ramp-up and drain distort it; give num_prompts {enough}",
         )
     return ()
 

@@ -1,4 +1,4 @@
-"""What a benchmark reports of a run, with the definitions of `vllm bench serve`.
+"""The metrics that a benchmark reports of a run, with the definitions of `vllm bench serve`.
 
     TTFT    first token - request sent
     TPOT    (last token - first token) / (output tokens - 1), of each request with more than one output token
@@ -95,7 +95,7 @@ def distribution(values: Iterable[float]) -> Distribution:
 
 
 def _weighted_distribution(pairs: Sequence[tuple[float, float]]) -> Distribution:
-    """Return mean and percentiles of values that occur so often, given as (value, how often); of none, zeros."""
+    """Return mean and percentiles of values with counts, given as (value, count); of none, zeros."""
     total = sum(count for _, count in pairs)
     if not total:
         return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)

@@ -15,8 +15,8 @@ from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import HEAD, Host
 from llm_analysis.units import Quantity, maximum, minimum
 
-_LEAST_BYTES = 1e-3  # of a cache: a model without one holds any number of tokens
-# Tokens of a pass of an engine whose limit is the longest context: more is not seen, since users lower that context.
+_LEAST_BYTES = 1e-3  # tokens of the cache of a model without a KV cache: any number fits
+# Most tokens of a pass for an engine whose limit is the longest context; users lower that context.
 _LARGEST_PASS, _LEAST_PASS = 8192, 2048
 
 
@@ -61,7 +61,9 @@ def host_from(engine: Engine, terms: HostTerms, scenario: Scenario, transport: s
     """
     runtime, layers = scenario.runtime, scenario.model.num_hidden_layers
     stream = 0.0 if transport == "offline" else terms.stream_seconds
-    between = engine.one_process and transport == "in-process"  # the tokens are taken between the steps
+    between = (
+        engine.one_process and transport == "in-process"
+    )  # the process that streams tokens works between the steps
     return Host(
         step=runtime.step_seconds + runtime.layer_seconds * layers,
         sequence=runtime.sequence_seconds + (stream if between else 0.0),
@@ -79,7 +81,7 @@ def _kv_capacity(
 ) -> Any:
     """Return the tokens that the KV cache of a replica holds, for sequences of `mean_context` tokens.
 
-    An engine gives the cache what the weights, the largest pass and the process leave of the usable memory.
+    The cache gets the usable memory that remains after the weights, the largest pass and the process.
     """
     a = scenario
     limits = limits_of(fraction_of, utilization, a.gpu.usable_memory_bytes, runtime_bytes(a.layout))

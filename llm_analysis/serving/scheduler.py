@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from llm_analysis.serving.step_times import StepTimes
 
-_SLACK = 1e-9  # steps: rounding when a jump is solved for
+_SLACK = 1e-9  # rounding of the number of steps in a jump
 
 
 class Policy(NamedTuple):
@@ -35,13 +35,13 @@ class Policy(NamedTuple):
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     kv_tokens: float = inf  # capacity of the KV cache
-    block_tokens: int = 16  # of which a sequence holds half a block on average without using it
+    block_tokens: int = 16  # tokens per block; a sequence wastes half a block on average
     mixed: bool = True
     chunked: bool = True
     reserve: float = 0.0
     cached_prefix: float = 0.0  # fraction of each prompt that the prefix cache holds
-    front_seconds: float = 0.0  # HTTP and tokenizer, before the engine has the request
-    front_serial_seconds: float = 0.0  # the part of it that one process does for one request after another
+    front_seconds: float = 0.0  # HTTP and tokenizer, before the engine receives the request
+    front_serial_seconds: float = 0.0  # the part of it in a process that handles one request at a time
 
 
 class Request(NamedTuple):
@@ -72,27 +72,31 @@ class Replica:
         self.peak_kv_tokens = 0.0
         self.steps = 0
         self.prefill_steps = 0
-        self.gpu_seconds = 0.0  # in which a step ran
+        self.gpu_seconds = 0.0  # seconds in which a step ran
         self.sequence_seconds = 0.0  # integral of running sequences
         self.finished = 0
-        self.ended: list[int] = []  # in the order of their ends
-        self._next = 0  # first request that is not submitted
+        self.ended: list[int] = []  # records in the order of their ends
+        self._next = 0  # index of the first request that is not submitted
         self._front_free = 0.0
-        self._transit: deque[tuple[float, int]] = deque()  # submitted, not yet with the engine
+        self._transit: deque[tuple[float, int]] = deque()  # requests that are submitted, but not yet in the engine
         self._waiting: deque[int] = deque()
         self._prefilling: list[list[int]] = []  # [request, tokens done, tokens in all]
         self._ends: list[tuple[int, int]] = []  # heap of (end step, request)
-        self._admitted: list[int] = []  # running ones in the order of admission; stale entries stay until they surface
+        self._admitted: list[
+            int
+        ] = []  # running requests in the order of admission; ended ones are removed when they come up
         self._end_step: dict[int, int] = {}
         self._start: dict[int, tuple[int, int]] = {}  # (step of joining, cached tokens then)
-        self._recompute: dict[int, tuple[int, int]] = {}  # of preempted ones: (tokens to recompute, tokens to come)
+        self._recompute: dict[
+            int, tuple[int, int]
+        ] = {}  # preempted requests: (tokens to recompute, output tokens to come)
         self._running = 0
-        self._context = 0  # cached tokens of the running ones
+        self._context = 0  # cached tokens of the running requests
         self._held = 0  # KV tokens of prompts in prefill
         self._reserved = 0.0  # output tokens still to come of the running and prefilling ones
         self._step = 0
         self._stalled: list[tuple[float, float]] = []  # (time of the last token, sequences) during prefill steps
-        self._lost: dict[int, float] = {}  # of preempted ones: when they got their last token
+        self._lost: dict[int, float] = {}  # preempted requests: the time of their last token
 
     @property
     def outstanding(self) -> int:
@@ -142,7 +146,7 @@ class Replica:
         return self.requests[self._next].due
 
     def _take(self, now: float, not_before: float) -> None:
-        """Submit what is due, and queue what has reached the engine."""
+        """Submit the requests that are due, and queue those that have reached the engine."""
         requests, policy = self.requests, self.policy
         while self._next < len(requests) and self._next - self.finished < self.max_concurrency:
             due = requests[self._next].due
@@ -372,7 +376,7 @@ class Replica:
 
 
 def _steps_in(wait: float, a: float, g: float) -> int:
-    """Return the least number of steps that take `wait` seconds or more; one at least."""
+    """Return the least number of steps, at least one, that take `wait` seconds or more."""
     if g <= 0:
         return max(ceil(wait / a - _SLACK), 1)
     half = a - g / 2

@@ -20,14 +20,14 @@ from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import StepTimes, build_step_times
 
-_BISECTIONS = 8  # of the interval up to the saturation rate: to 0.4 % of it
+_BISECTIONS = 8  # bisection steps below the saturation rate: the result is within 0.4 % of it
 LEAST_PROBE, MOST_PROBE = 500, 8000  # requests on a replica in a run that finds the saturation rate or the goodput
-_WAVES = 4  # times the sequences that a replica runs at a time: fewer requests would all find a free slot
+_WAVES = 4  # multiple of the most running sequences: with fewer requests all would find a free slot
 LIMITED = ("ttft", "tpot", "e2el")  # metrics that goodput may limit
 
 
 class Server(NamedTuple):
-    """All that a run depends on except the requests. With `link` there are prefill and decode workers."""
+    """All inputs of a run except the requests. With `link` there are prefill and decode workers."""
 
     times: StepTimes
     policy: Policy
@@ -89,7 +89,7 @@ def build_server(
     times = build_step_times(scenario, host_of(engine, scenario), rows, policy.max_num_seqs, max(longest, 2.0))
     server = Server(times, policy, engine, scenario.layout.dp_size, router)
     if bool(num_prefill_workers) != bool(num_decode_workers):
-        raise BadValue("num_prefill_workers and num_decode_workers need each other")
+        raise BadValue("give num_prefill_workers and num_decode_workers together")
     if not num_prefill_workers:
         return server
     if scenario.layout.dp_size > 1:
@@ -110,11 +110,11 @@ def prefill_and_decode(policy: Policy) -> tuple[Policy, Policy]:
 def kv_link(scenario: Scenario, mean_context: float) -> Link:
     """Return the link over which prefill workers send the KV cache: the network between servers, each GPU its share.
 
-    Raises Unsupported if the GPU has no such bandwidth on record.
+    Raises Unsupported if that bandwidth of the GPU is not known.
     """
     s, span = scenario, scenario.gpu.gpus_per_node + 1
     if not s.gpu.link_over(span)[1]:
-        raise Unsupported(f"{s.gpu.name} has no inter-node bandwidth on record, which separate workers need")
+        raise Unsupported(f"separate workers need the inter-node bandwidth of {s.gpu.name}, which is not known")
     step = Step(1.0, 1.0, mean_context - 1.0, "decode")
     sent = max(
         float(cached_bytes(s.model, step, s.dtypes, s.layout, first, last))
@@ -128,7 +128,7 @@ def kv_link(scenario: Scenario, mean_context: float) -> Link:
 
 
 def probe_size(server: Server, workload: Workload) -> int:
-    """Return how many requests show the steady state of a server."""
+    """Return the number of requests that reaches the steady state of a server."""
     policy, replicas = server.policy, max(server.num_replicas, server.num_decode_workers, 1)
     slots = min(policy.max_num_seqs, policy.kv_tokens / (workload.inputs.mean + workload.outputs.mean / 2))
     return replicas * int(min(max(_WAVES * slots, LEAST_PROBE), MOST_PROBE))
@@ -137,7 +137,7 @@ def probe_size(server: Server, workload: Workload) -> int:
 def saturation_rate(server: Server, workload: Workload) -> float:
     """Return the requests per second that the server completes when there are always more waiting.
 
-    Replicas that always have work do not depend on each other: one is simulated, the others are like it.
+    Replicas that always have work are independent of each other, so one is simulated for all.
     """
     one = server._replace(num_replicas=1)
     run = one.run(workload.requests(probe_size(one, workload), inf))
@@ -160,8 +160,8 @@ def goodput_rate(
 ) -> float:
     """Return the highest request rate at which `share` of the requests meet `limits`; 0 if none does.
 
-    By bisection up to the saturation rate: beyond it only a run that is too short meets limits. All rates see the same
-    requests, so that they differ in nothing else.
+    By bisection up to the saturation rate: beyond it only runs that are too short meet the limits. All rates have the
+    same requests.
     """
     low, high = 0.0, saturation
 

@@ -1,9 +1,9 @@
-"""A server under load: replicas of an engine behind a router, or prefill and decode workers of their own.
+"""A server under load: replicas of an engine behind a router, or separate prefill and decode workers.
 
 round_robin     request i goes to replica i modulo their number
 least_loaded    a request goes to the replica with the fewest requests in it
 closed loop     `max_concurrency` requests at most are in the server; a client sends the next when one ends. Each
-                replica then has its share of them, which is what a least-loaded router leads to
+                replica then has an equal share of them, as with a least-loaded router
 disaggregated   prefill workers give the KV cache of a prompt to decode workers over a link; the client sees the
                 first token when the decode worker has the cache
 """
@@ -20,8 +20,8 @@ from llm_analysis.serving.scheduler import Policy, Replica, Request
 from llm_analysis.serving.step_times import StepTimes
 
 ROUTERS = ("round_robin", "least_loaded")
-Progress = Callable[[float], None]  # called with the fraction that is done
-_SLICES = 50  # of a run, between which progress is reported
+Progress = Callable[[float], None]  # is called with the fraction of the work that is done
+_SLICES = 50  # parts of a run, after each of which progress is reported
 
 
 class Served(NamedTuple):
@@ -36,15 +36,15 @@ class Served(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a simulation recorded."""
+    """The records of a simulation."""
 
-    requests: list[Served]  # in the order in which they were sent
-    gaps: list[tuple[float, float]]  # (seconds between two tokens of a sequence, how often)
+    requests: list[Served]  # requests in the order in which they were sent
+    gaps: list[tuple[float, float]]  # (seconds between two tokens of a sequence, count)
     preemptions: int
-    peak_sequences: int  # on the busiest replica
+    peak_sequences: int  # most running sequences on a replica
     peak_kv_tokens: float
-    busy_fraction: float  # of the time in which a step ran, mean over replicas
-    mean_sequences: float  # running on a replica, mean over the time in which steps ran
+    busy_fraction: float  # fraction of the time in which a step ran, mean over replicas
+    mean_sequences: float  # mean running sequences on a replica while steps ran
     prefill_step_fraction: float
 
     @property
@@ -81,7 +81,7 @@ def simulate(
 
 
 class Link(NamedTuple):
-    """The way of a KV cache from a prefill worker to a decode worker."""
+    """The link over which a KV cache goes from a prefill worker to a decode worker."""
 
     latency: float  # seconds of a transfer without bytes
     seconds_per_token: float
@@ -100,7 +100,8 @@ def simulate_disaggregated(
 ) -> Run:
     """Return the run of `requests` on prefill workers that send the KV cache of each prompt to decode workers.
 
-    Each goes to the worker with the fewest requests in it. No worker runs ahead of a cache that could still reach it.
+    Each goes to the worker with the fewest requests in it. No worker is simulated beyond the time of a cache that could
+    still reach it.
     """
     _check_requests(decode, requests)
     _check_requests(prefill, [request._replace(output_tokens=1) for request in requests])

@@ -39,10 +39,10 @@ from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import Host, pass_ops
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power, where
 
-_ROUNDS = 5  # of the fixed point between TTFT and the number of running sequences
-_LEAST_RUNNING = 0.1  # sequences for which a step is timed
-_LEAST_SECONDS = 1e-9  # of a cycle: that of a single token without other requests is empty
-MOST_BUSY = 0.95  # of the time in prefill, beyond which the closed form of the queue says nothing
+_ROUNDS = 5  # iterations of the fixed point between TTFT and the number of running sequences
+_LEAST_RUNNING = 0.1  # numbers of sequences for which a step is timed
+_LEAST_SECONDS = 1e-9  # least seconds of a cycle: a single token without other requests has none
+MOST_BUSY = 0.95  # highest utilization of the prefill for which the formula of the queue is used
 _RESOURCES = ("compute", "memory bandwidth", "network", "kernel launches", "host", "KV cache", "max_num_seqs")
 
 
@@ -54,8 +54,8 @@ class SteadyState(NamedTuple):
     e2e: Quantity
     request_throughput: Quantity
     output_token_throughput: Quantity
-    running_sequences: Quantity  # of one replica
-    kv_capacity_tokens: Quantity  # of one replica
+    running_sequences: Quantity  # running sequences of one replica
+    kv_capacity_tokens: Quantity  # running sequences of one replica
     kv_used_fraction: Quantity
     saturation_rate: Quantity
     limiting_resource: Any  # one of RESOURCES; for arrays an array of them
@@ -149,7 +149,7 @@ class Steps:
     ) -> None:
         self.scenario, self.policy, self.host, self.s, self.o = scenario, policy, host, s, o
         self.new = maximum(floor(s * (1 - policy.cached_prefix)), 1.0)
-        self.asked = asked  # requests in flight
+        self.asked = asked  # requests in flight of one replica
         self.context = s + o / 2 if context is None else context  # mean cached tokens of a running sequence
 
     def _decode(self, n: Quantity) -> list[Op]:
@@ -194,7 +194,7 @@ class Steps:
         return self.policy.front_seconds + self.policy.front_serial_seconds + own + wait
 
     def terms(self, n: Quantity) -> dict[str, Quantity]:
-        """Return the seconds of the mean step by what they are spent on; each operator counts under its largest."""
+        """Return the seconds of the mean step by limiting term; each operator counts under its largest term."""
         decode = self.scenario.timed(self._decode(n))
         alone = pass_seconds(decode)
         prompts = n / maximum(self.o - 1.0, 1.0)
@@ -214,7 +214,7 @@ class Steps:
 
 
 def _limit(terms: dict[str, Quantity], asked: Quantity, by_cache: Quantity, by_slots: float) -> Any:
-    """Return what limits the server: free slots if requests wait for them, otherwise the largest term of a step."""
+    """Return the limit of the server: free slots if requests wait for them, else the largest term of a step."""
     if all(isinstance(value, NUMBER) for value in (*terms.values(), asked, by_cache)):
         if asked > min(by_cache, by_slots):
             return "KV cache" if by_cache < by_slots else "max_num_seqs"
@@ -231,7 +231,7 @@ def _limit(terms: dict[str, Quantity], asked: Quantity, by_cache: Quantity, by_s
 def limiting_resource(
     scenario: Scenario, policy: Policy, host: Host, seq_len: float, num_tokens: float, sequences: float, waiting: bool
 ) -> str:
-    """Return what limits a replica that runs `sequences` on average; `waiting` if requests wait for a free slot."""
+    """Return the limit of a replica that runs `sequences` on average; `waiting` if requests wait for a slot."""
     step = Steps(scenario, policy, host, seq_len, num_tokens, sequences)
     by_cache = policy.kv_tokens / (seq_len + num_tokens * (0.5 + policy.reserve / 2))
     asked = float("inf") if waiting else 0.0

@@ -5,7 +5,7 @@ of both; the output head sees one row per sequence that gets a token; each atten
 
     seconds = body(n + chunk tokens) + head(sequences) + decode(n, cached tokens) + sum over chunks of prefill(chunk)
 
-    body      operators that prefill and decode have in common, by rows
+    body      operators that prefill and decode share, by rows
     head      final logits, by sequences
     decode    operators of a decode pass alone (attention, the absorbed products of MLA), by sequences and context
     prefill   operators of a prefill pass alone (attention, the expanded products of MLA), by tokens and context
@@ -32,7 +32,7 @@ from llm_analysis.units import Quantity, maximum, minimum
 
 _GRID_RATIO = 2 ** (1 / 4)
 HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
-_DIGITS = 12  # of a second: table entries are rounded, so that the last bits of libm's pow do not reach an answer
+_DIGITS = 12  # seconds to which table entries are rounded, because pow of a platform may differ in the last bits
 
 
 class Host(NamedTuple):
@@ -44,12 +44,12 @@ class Host(NamedTuple):
 
     step: float = 0.0  # per step
     sequence: float = 0.0  # per sequence of a step
-    most_sequences: float = inf  # up to which the time per sequence was fitted; beyond, it stays
+    most_sequences: float = inf  # largest batch of the fit: the time per sequence stays constant beyond it
     beside: float = 0.0  # per step: preparation of the next one
     beside_sequence: float = 0.0
     stream: float = 0.0  # per output token, in the process that streams the answers
-    prefill: float = 0.0  # least seconds of a step with prefill beyond the CUDA-graph size: kernel launches
-    graph_rows: float = 512.0  # rows up to which steps are replayed from CUDA graphs
+    prefill: float = 0.0  # least seconds of a step with prefill beyond the CUDA-graph size, the time of its launches
+    graph_rows: float = 512.0  # most rows of a step that is replayed from a CUDA graph
 
     def waits(self, sequences: Quantity) -> Quantity:
         """Return the seconds of a step in which the GPU waits."""
@@ -65,7 +65,7 @@ class Host(NamedTuple):
 
 
 class Table:
-    """A function of one number, linear between grid points and beyond the last. Values are kept: steps repeat."""
+    """A function of one number, linear between grid points and beyond the last. Values are cached."""
 
     __slots__ = ("_known", "x", "y")
 
@@ -174,7 +174,7 @@ def build_step_times(
 def pass_ops(scenario: Scenario, step: Step) -> list[Op]:
     """Return the operators of a pass through all layers.
 
-    The stages of a pipeline work on as many micro-batches at a time, so that each sees its share of the rows.
+    Each stage of a pipeline works on one micro-batch at a time, so it has its share of the rows.
     """
     a, pp = scenario, scenario.layout.pp_size
     if pp == 1:

@@ -40,18 +40,20 @@ from llm_analysis.inference.host_terms import FILE, HostTerms
 from llm_analysis.inference.runtimes import Runtime, build_for, get_runtime, runtime_names
 from llm_analysis.units import Array
 
-Terms = dict[str, HostTerms]  # by the first runtime of an engine
+Terms = dict[str, HostTerms]  # by the name of the first runtime of an engine
 
 _METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in ("mean", "median")),)
 _THROUGHPUT = "output_token_throughput"
-_PER_GROUP = 2  # runs of a source, model, GPU and kind of arrival: those with the lowest and the highest load
-_MOST_REQUESTS = 600  # of a run in the fit
+_PER_GROUP = 2  # most runs of a source, model, GPU and kind of arrival: those with the lowest and the highest load
+_MOST_REQUESTS = 600  # most requests of a run in the fit
 _ROUNDS = 1
-_STEP = 0.25  # of the logarithm of a term, for finite differences
-_STEEPEST = 3.0  # derivative: beyond it a queue grows, and the line says nothing
+_STEP = 0.25  # step of the logarithm of a term, for finite differences
+_STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
 _SOFT = 0.3  # residual from which the loss grows linearly
 _SHARED, _OWN = HostTerms(*[0.5] * len(HostTerms._fields))._replace(launch_seconds=1e-3), 0.3
-_KERNELS = 0.7  # of the factor on a group's latencies: kernels of another version were seen off by a factor of 2
+_KERNELS = (
+    0.7  # spread of the factor on the latencies of a group: kernels of other versions differ by up to a factor of 2
+)
 
 # Orders of magnitude: milliseconds per step and request, tens of microseconds per sequence, token and kernel launch.
 # A kernel called from Python takes 50 us; compiled graphs (vLLM from 0.8) and C++ (TensorRT-LLM) launch faster.
@@ -148,7 +150,7 @@ def _steady_jobs(paths: Iterable[Path]) -> list[Job]:
 
 
 def _terms_in(job: Job) -> Any:
-    """Return what the host terms of a job change."""
+    """Return the values of a job that the host terms change."""
     return job.terms[:4] if isinstance(job, Steady) else (job.times.host, job.policy)
 
 
