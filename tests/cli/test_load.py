@@ -73,7 +73,7 @@ def test_a_rate_beyond_saturation_is_reported(ask: Ask) -> None:
 
 def test_a_run_that_is_too_short_is_reported(ask: Ask) -> None:
     answer = ask(*SERVER, "--request_rate", "10", "--num_prompts", "50")
-    assert "ramp-up and drain weigh in; give num_prompts" in answer.out
+    assert "ramp-up and drain distort it; give num_prompts" in answer.out
 
 
 def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--request_rate", "0"), "request_rate must be requests per second above 0"),
         (("--request_rate", "8,x"), "request_rate must be"),
         (("--dataset", "azur"), "did you mean azure-conv"),
-        (("--random_input_len", "200000"), "beyond the 131,072 positions of llama-3.1-8b"),
+        (("--random_input_len", "200000"), "more than the 131,072 positions of llama-3.1-8b"),
         (("--random_output_len", "0"), "random_output_len must be a whole number from 1"),
         (("--random_range_ratio", "1"), "random_range_ratio must be"),
         (("--goodput", "ttft"), "such as ttft:500,tpot:50"),
@@ -98,7 +98,7 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--goodput_attainment", "2"), "goodput_attainment must be"),
         (("--gpu_memory_utilization", "0.2"), "KV cache"),
         (("--gpu_memory_utilization", "2"), "gpu_memory_utilization must be"),
-        (("--num_prefill_workers", "1"), "need each other"),
+        (("--num_prefill_workers", "1"), "num_prefill_workers and num_decode_workers together"),
         (("--burstiness", "0"), "burstiness must be above 0"),
         (("--max_concurrency", "0"), "max_concurrency must be a whole number from 1"),
         (("--prefix_cache_hit_rate", "1"), "prefix_cache_hit_rate must be"),
