@@ -29,7 +29,7 @@ from llm_analysis.hardware.roofline import Efficiency, cost, pass_seconds
 from llm_analysis.inference.engines import engine_for, limits_of
 from llm_analysis.inference.memory import runtime_bytes, weights_fit
 from llm_analysis.inference.methods import Calibrated, Method
-from llm_analysis.inference.passes import carried
+from llm_analysis.inference.passes import mixed_step_ops
 from llm_analysis.inference.pipeline import schedule
 from llm_analysis.inference.runtimes import COLLECTIVES, NONE, Runtime, RuntimeEvidence
 from llm_analysis.inference.scenario import Scenario
@@ -289,7 +289,7 @@ def _operators(scenario: Scenario, passes: Sequence[_Pass]) -> list[Op]:
     decode, prefill = (_stacked([getattr(p, part) for p in passes]) for part in ("decode", "prefill"))
     steps = [step for step in (decode, prefill) if step is not None]
     of_each = [forward(model, step, dtypes, layout) for step in steps]
-    kernels = carried(*of_each) if len(of_each) == 2 else of_each[0]
+    kernels = mixed_step_ops(*of_each) if len(of_each) == 2 else of_each[0]
     return kernels + _EVERYTHING.host_ops(steps[0], model.num_hidden_layers)
 
 

@@ -67,7 +67,7 @@ def _draft_named(timed: Timed) -> list[TimedOp]:
     return [(weight, op._replace(name=f"draft_{op.name}"), cost) for weight, op, cost in timed]
 
 
-def carried(decode: list[Op], prefill: list[Op]) -> list[Op]:
+def mixed_step_ops(decode: list[Op], prefill: list[Op]) -> list[Op]:
     """Return the operators of a decode step that also computes prompts: a kernel that both need runs once.
 
     Its weights are read once; its rows are the sum of both.

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from llm_analysis.hardware.roofline import Timed, pass_seconds
 from llm_analysis.inference.engines import Engine, engine_for
-from llm_analysis.inference.passes import carried
+from llm_analysis.inference.passes import mixed_step_ops
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.policies import host_of, policy_of
@@ -167,7 +167,7 @@ class Steps:
         prompts = maximum(minimum(together, budget / self.new), 1.0)
         chunk = self.new / steps
         prefill = pass_ops(self.scenario, Step(prompts, chunk, self.s - self.new + (self.new - chunk) / 2))
-        ops = carried(self._decode(n), prefill) if policy.mixed else prefill
+        ops = mixed_step_ops(self._decode(n), prefill) if policy.mixed else prefill
         return self.scenario.timed(ops), prompts, steps
 
     def seconds(self, n: Quantity) -> tuple[Quantity, Quantity, Quantity]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llm_analysis import LLMAnalysis, Parallelism, Step, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.passes import carried, own_draft
+from llm_analysis.inference.passes import mixed_step_ops, own_draft
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, NONE, get_runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, prefill_passes
@@ -285,7 +285,7 @@ def test_a_mixed_step_does_the_work_of_both_and_reads_dense_weights_once(model: 
     parts = asked.model, asked.dtypes, asked.layout
     decode = forward(parts[0], Step(float(b), 1.0, 500.0, "decode"), *parts[1:])
     prefill = forward(parts[0], Step(1.0, float(s)), *parts[1:])
-    both = carried(decode, prefill)
+    both = mixed_step_ops(decode, prefill)
     for quantity in ("flops", "kv_bytes", "wire_bytes"):
         alone = sum(float(op.count * getattr(op, quantity)) for op in (*decode, *prefill))
         assert sum(float(op.count * getattr(op, quantity)) for op in both) == pytest.approx(alone, rel=1e-12)

@@ -4,7 +4,7 @@ import pytest
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.hardware.roofline import pass_seconds
-from llm_analysis.inference.passes import carried
+from llm_analysis.inference.passes import mixed_step_ops
 from llm_analysis.inference.runtimes import NONE
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import forward
@@ -35,7 +35,7 @@ def test_a_step_takes_as_long_as_its_operators(
 
     decode = forward(asked.model, Step(sequences, 1.0, context, "decode"), asked.dtypes, asked.layout)
     prefill = forward(asked.model, Step(1.0, tokens, seen), asked.dtypes, asked.layout) if tokens else []
-    both = carried(decode, prefill) if sequences and tokens else decode if sequences else prefill
+    both = mixed_step_ops(decode, prefill) if sequences and tokens else decode if sequences else prefill
     chunks = [(tokens, seen)] if tokens else []
     found = times.step_seconds(sequences, sequences * context, chunks, len(chunks))
     assert found == pytest.approx(float(pass_seconds(asked.timed(both))), rel=3e-3)
