@@ -57,7 +57,7 @@ _KERNELS = (
 
 # Orders of magnitude: milliseconds per step and request, tens of microseconds per sequence, token and kernel launch.
 # A kernel called from Python takes 50 us; compiled graphs (vLLM from 0.8) and C++ (TensorRT-LLM) launch faster.
-_USUAL = HostTerms(2e-3, 1e-5, 5e-5, 2e-5, 5e-3, 1e-2, 1e-3)
+_USUAL = HostTerms(2e-3, 1e-5, 3e-5, 2e-5, 5e-3, 1e-2, 1e-3)
 _PRIOR: Terms = {
     "vllm-v1": _USUAL,
     "vllm-0.13": _USUAL,
