@@ -5,10 +5,12 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+from llm_analysis.errors import Unsupported
 from llm_analysis.inference.engines import Engine, Version, limits_of
 from llm_analysis.inference.host_terms import HostTerms, host_terms
-from llm_analysis.inference.memory import runtime_bytes
+from llm_analysis.inference.memory import Memory, remedies, runtime_bytes
 from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.physics.operators import Step
 from llm_analysis.serving.scheduler import Policy
@@ -24,7 +26,8 @@ def policy_of(
     engine: Engine, scenario: Scenario, mean_context: Quantity, *, version: Version | None = None, **changed: Any
 ) -> Policy:
     """Return the policy of an engine on the GPUs of a scenario; `changed` fields replace its defaults."""
-    defaults, terms = engine.defaults_on(scenario.gpu, version), host_terms(engine.runtimes[0])
+    defaults = engine.defaults_on(scenario.gpu, version)
+    terms = host_terms(engine.runtimes[0]) if scenario.method.serves else HostTerms()
     utilization = changed.pop("gpu_memory_utilization", defaults.gpu_memory_utilization)
     longest = min(max(scenario.model.max_position_embeddings, _LEAST_PASS), _LARGEST_PASS)
     policy = Policy(
@@ -40,6 +43,20 @@ def policy_of(
         capacity = _kv_capacity(scenario, policy, engine.fraction_of, utilization, mean_context)
         policy = policy._replace(kv_tokens=capacity)
     return policy
+
+
+def check_room(scenario: Scenario, kv_tokens: float, tokens: float, utilization: float) -> None:
+    """Raise Unsupported if a KV cache of `kv_tokens` holds no request of `tokens`: what would fit."""
+    if kv_tokens >= tokens:
+        return
+    one = Workload(seq_len=max(int(tokens) - 1, 1), num_tokens_to_generate=1, gpu_memory_utilization=utilization)
+    memory = Memory(scenario, one)
+    if not memory.fits:
+        raise Unsupported(remedies(memory, scenario, one)[0])
+    raise Unsupported(
+        f"the KV cache of {max(kv_tokens, 0):,.0f} tokens is too small for a request of {tokens:,.0f} tokens; "
+        "use more GPUs, narrower weights or a smaller max_num_batched_tokens"
+    )
 
 
 def launches_of(scenario: Scenario) -> float:

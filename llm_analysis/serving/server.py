@@ -15,7 +15,7 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.arrivals import arrival_times
 from llm_analysis.serving.lengths import Lengths, make_requests
 from llm_analysis.serving.metrics import summarize, tpot
-from llm_analysis.serving.policies import host_of, policy_of
+from llm_analysis.serving.policies import check_room, host_of, policy_of
 from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import StepTimes, build_step_times
@@ -85,6 +85,9 @@ def build_server(
         raise Unsupported("method published has no serving engine: use calibrated or ideal")
     engine = engine_for(scenario.runtime.name, version)
     policy = policy_of(engine, scenario, mean_context, version=version, **(changed or {}))
+    utilization = (changed or {}).get("gpu_memory_utilization")
+    utilization = utilization or engine.defaults_on(scenario.gpu, version).gpu_memory_utilization
+    check_room(scenario, policy.kv_tokens, longest, utilization)
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
     times = build_step_times(scenario, host_of(engine, scenario), rows, policy.max_num_seqs, max(longest, 2.0))
     server = Server(times, policy, engine, scenario.layout.dp_size, router)

@@ -96,7 +96,7 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--goodput", "ttft"), "such as ttft:500,tpot:50"),
         (("--goodput", "ttft:-5"), "such as ttft:500,tpot:50"),
         (("--goodput_attainment", "2"), "goodput_attainment must be"),
-        (("--gpu_memory_utilization", "0.2"), "KV cache"),
+        (("--gpu_memory_utilization", "0.2"), "does not fit: needs"),
         (("--gpu_memory_utilization", "2"), "gpu_memory_utilization must be"),
         (("--num_prefill_workers", "1"), "num_prefill_workers and num_decode_workers together"),
         (("--burstiness", "0"), "burstiness must be above 0"),
@@ -155,6 +155,7 @@ def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
     [
         (("--max_concurrency", "0"), "max_concurrency must be a whole number from 1"),
         (("--max_concurrency", "8", "--batch_size_per_gpu", "2"), "takes no batch_size_per_gpu"),
+        (("--max_concurrency", "8", "--gpu_memory_utilization", "0.2"), "does not fit: needs"),
         (("--max_concurrency", "8", "--num_samples", "2"), "takes no num_samples"),
         (("--max_concurrency", "8", "--disaggregated"), "takes no disaggregated"),
         (("--max_concurrency", "8", "--use_kv_cache", "False"), "takes no use_kv_cache"),

@@ -177,6 +177,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     """Return the answer for a server with `max_concurrency` requests in flight. Raises LLMAnalysisError."""
     from llm_analysis.report.steady_state import as_dict
     from llm_analysis.report.steady_state import rendered as steady_text
+    from llm_analysis.serving.policies import check_room
     from llm_analysis.serving.steady_state import steady_state
 
     requests = number("max_concurrency", flags["max_concurrency"])
@@ -195,6 +196,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
             changed[settings.get(name, name)] = getattr(workload, name)
     tokens = workload.seq_len, workload.num_tokens_to_generate
     state = steady_state(scenario, *tokens, requests, **changed)
+    check_room(scenario, float(state.kv_capacity_tokens), float(tokens[0] + tokens[1]), workload.gpu_memory_utilization)
     found = as_dict(scenario, workload, int(requests), state, hourly_cost(flags["cost_per_gpu_hour"]))
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
