@@ -271,8 +271,9 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
         """Return the stage for sequences of `tokens`."""
         return _Stage.of(budget._replace(workload=longer(tokens)), *stage.layers)
 
-    last, now = stage_for(high).row_bytes, stage.row_bytes
-    changing = some(last > (1 + _ROUNDING) * now) or some(last < (1 - _ROUNDING) * now)
+    now = stage.row_bytes
+    ends = [stage_for(tokens).row_bytes for tokens in (low, high)]
+    changing = any(some(end > (1 + _ROUNDING) * now) or some(end < (1 - _ROUNDING) * now) for end in ends)
 
     def over(tokens: Quantity) -> Quantity:
         """Return the bytes beyond what is available, for sequences of `tokens`."""

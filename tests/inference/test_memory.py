@@ -438,3 +438,14 @@ def test_a_workload_that_fits_has_a_longest_context_although_shorter_prompts_gat
     assert found.fits
     assert found.max_context_len >= 2157 + 43
     assert not estimate("glm-4.7-flash", "rtx-3090", seq_len=int(found.max_context_len) - 43 + 1, **question).fits
+
+
+def test_the_longest_context_does_not_depend_on_the_prompt_asked_for() -> None:
+    """The bytes of a token's activations fall with the prompt, as more tokens share the gathered prefix."""
+    question: dict[str, Any] = {"tp_size": 1, "pp_size": 3, "cp_size": 2, "num_samples": 2, "batch_size_per_gpu": 120}
+    question |= {"gpu_memory_utilization": 0.9, "num_tokens_to_generate": 2, "cached_prefix_len": 677}
+    found = [
+        estimate("codellama-13b", "v100-sxm2-16gb", "int8", seq_len=length, **question).max_context_len
+        for length in (700, 940, 1891)
+    ]
+    assert found[0] == found[1] == found[2]
