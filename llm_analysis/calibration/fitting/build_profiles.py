@@ -278,13 +278,10 @@ _THROUGH_HOST = "numbers of 4 L40S that share the way through the host's memory"
 # RCCL on MI300X reaches 47.7 GB/s between 2 GPUs, connected by one link of 64 GB/s, and 312.9 GB/s among 8 GPUs with 7
 # such links each (ml-engineering). The fractions are relative to the links between the GPUs of the group.
 _XGMI_FRACTIONS = {2: 47.7 / 64, 4: 47.7 / 64, 8: 312.9 / (7 * 64)}
-_XGMI = (
-    "latencies of NVLink4; bandwidth fractions from MI300X all-reduce bus bandwidths (ml-engineering); 4 interpolated"
-)
+_XGMI = "latencies of NVLink4; bandwidth fractions of an MI300X (ml-engineering), interpolated for 4 GPUs"
 _INTER_NODE_FRACTION = 43 / 50
 _INTER_NODE = (
-    "launch of small messages between two DGX servers (vidur), latency of NVLink4 for each server; bandwidth "
-    "fraction from DeepEP over InfiniBand (43 of 50 GB/s)"
+    "launch measured between DGX servers (vidur), latency of NVLink4, bandwidth fraction of DeepEP over InfiniBand"
 )
 
 

@@ -222,7 +222,7 @@ def _fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder:
     if set(names) == set(FACTS):
         rows = _possible_rows([m for other in FACTS for m in usable(measurements, other)])
         shared = fit(rows, Runtime(name=UNKNOWN, collective="engine"), _SHARED, engines_alike=True)
-        note = f"the terms that all {len({m.engine for m in rows.measurements})} engines with rows share"
+        note = f"the terms fitted to all {len({m.engine for m in rows.measurements})} engines together"
         _write(shared.model_copy(update={"date": FIT_DATE, "evidence": RuntimeEvidence(note=note)}), folder)
         for name in _WITHOUT_ROWS:
             note = "no published rows: the kernels alone"

@@ -164,7 +164,7 @@ def _from_memory(gpu: GPU, samples: Samples) -> Samples:
     aside = _served_by_l2(gpu, samples.op)
     if not aside.any():
         return samples
-    note = f"{int(aside.sum())} rows set aside: served by L2"
+    note = f"{int(aside.sum())} rows left out: the cache was read from L2"
     return replace(samples.part(~aside), note="; ".join(t for t in (samples.note, note) if t))
 
 
@@ -191,8 +191,8 @@ def attentions(folder: Path, gpu: GPU, phase: str) -> Iterator[Samples]:
 
 
 _ATTENTION_NOTES = {
-    ("a100-sxm-80gb", "decode"): "multi-head rows from 512 cached tokens alone: in the others the cache was read at up "
-    "to 1.65 times the bandwidth of the memory, which it cannot have come from",
+    ("a100-sxm-80gb", "decode"): "only multi-head rows from 512 cached tokens: the others read the cache at up "
+    "to 1.65 times the memory bandwidth, so it was in L2",
 }
 
 
@@ -352,14 +352,14 @@ def _pass_of(table: Table, name: str) -> tuple[Array, Array]:
 
 
 GATED = ("moe_torch_flow", "moe_torch_flow_cutlass", "deepgemm")
-_SKEWED = "rows that memory binds: tokens were spread over the experts by a power law, which tells nothing of compute"
+_SKEWED = "memory-bound rows only: the routing was skewed, so the compute fraction was not measured"
 
 # nvfp4 was measured with two kernels. Engines run the low-latency kernel, which is two to four times as fast. Its rows
 # with several experts per token are faster than the memory bandwidth allows, so they read fewer experts than the table
 # says and are left out. Rows with one token, or with one expert per token, are within the bandwidth. With _MANY_TOKENS
 # or more, all experts are read, and reading them is a small part of the time.
 _FASTEST = {"nvfp4": "moe_torch_flow_min_latency"}
-_FASTEST_NOTE = "the kernel for few tokens; rows of one token, of one expert a token, or of many tokens"
+_FASTEST_NOTE = "the kernel for few tokens; fitted to rows of one token, of one expert per token, and of many tokens"
 _LEAST_EXPERT_WIDTH = 128  # of an expert's slice on one GPU; experts are not split into narrower slices
 _MANY_TOKENS = 8192
 

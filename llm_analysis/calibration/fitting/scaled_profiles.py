@@ -144,7 +144,7 @@ def numbers(cells: Any) -> Array:
 def scaled(s: Scaled, base: Profile, flops: float, memory: float, rows: int, source: str, date: str) -> Profile:
     """Return `base` with `flops` and `memory` of every kernel multiplied by the factors."""
     gpu = get_gpu(s.measured_on)
-    note = f"{base.name}'s numbers with flops x {flops:.2f} and memory x {memory:.2f}, to meet {rows} rows of {source}"
+    note = f"numbers of {base.name}, flops x {flops:.2f}, memory x {memory:.2f}: fitted to {rows} rows of {source}"
     made = {k: {f: times(e, flops, memory, rows, source) for f, e in v.items()} for k, v in base.kernels.items()}
     return Profile(
         name=s.name,
