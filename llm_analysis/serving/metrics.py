@@ -77,12 +77,13 @@ def tpot(request: Served) -> float:
 def _steady_window(run: Run) -> tuple[float, float]:
     """Return the start and the end of the steady part of a run.
 
-    It starts when the first tenth of the requests has ended, and ends when the last request is sent or 90 % have ended.
+    It starts when the first tenth of the requests has ended, and ends when 90 % have ended or no prompt remains: when
+    the last request is sent or, if all were sent at once, has its first token. Later steps only decode.
     """
     ends = sorted(r.end for r in run.requests)
     start, late = ends[len(ends) // 10], ends[(9 * len(ends)) // 10]
-    last_sent = max(r.sent for r in run.requests)
-    end = min(late, last_sent) if last_sent > start else late
+    last_sent, last_first = max(r.sent for r in run.requests), max(r.first for r in run.requests)
+    end = min(late, last_sent if last_sent > start else last_first)
     return (start, end) if end > start else (0.0, run.duration)
 
 
