@@ -157,14 +157,18 @@ class Steps:
         return pass_ops(self.scenario, Step(n, 1.0, self.context, "decode"))
 
     def _with_prompts(self, n: Quantity) -> tuple[Timed, Quantity, Quantity]:
-        """Return the operators of a step that carries prompts, how many, and how many steps they take."""
+        """Return the operators of a step that carries prompts, how many, and how many steps they take.
+
+        On a pipeline these are the prompts of one micro-batch.
+        """
         policy = self.policy
         budget = maximum(policy.max_num_batched_tokens - (n if policy.mixed else 0.0), 1.0)
         steps = -floor(-self.new / budget)
         each = n / maximum(self.o - 1.0, 1.0)
         # Sequences end at random times: the mean number of ends in those steps in which one ends (Poisson).
         together = where(self.o > 1, minimum(each / (1.0 - power(e, -each)), maximum(n, 1.0)), self.asked)
-        prompts = maximum(minimum(together, budget / self.new), 1.0)
+        stages = self.scenario.layout.pp_size
+        prompts = maximum(minimum(together / stages, budget / self.new), 1.0)
         chunk = self.new / steps
         prefill = pass_ops(self.scenario, Step(prompts, chunk, self.s - self.new + (self.new - chunk) / 2))
         ops = mixed_step_ops(self._decode(n), prefill) if policy.mixed else prefill
@@ -173,7 +177,8 @@ class Steps:
     def seconds(self, n: Quantity) -> tuple[Quantity, Quantity, Quantity]:
         """Return the seconds of a decode step, those that one prompt adds, and those of all steps of a prompt.
 
-        Host time is included. Without decode steps (o = 1) a prompt adds its share of a step full of prompts.
+        Host time is included. Without decode steps (o = 1) a prompt adds its share of a step full of prompts. On a
+        pipeline of p stages the prompts of p micro-batches pass at the same time, each through one stage.
         """
         decoding = n if self.policy.mixed else 0.0
         alone = self.host.around(pass_seconds(self.scenario.timed(self._decode(n))), n)
@@ -182,7 +187,8 @@ class Steps:
         launches = where(rows > self.host.graph_rows, self.host.prefill, 0.0)
         busy = self.host.around(maximum(pass_seconds(timed), launches), decoding + prompts)
         shared = alone if self.policy.mixed else 0.0
-        return alone, steps * (busy - where(self.o > 1, shared, 0.0)) / prompts, steps * busy
+        together = prompts * self.scenario.layout.pp_size
+        return alone, steps * (busy - where(self.o > 1, shared, 0.0)) / together, steps * busy
 
     def first_token(self, n: Quantity, rate: Quantity, added: Quantity, own: Quantity) -> Quantity:
         """Return the seconds until the first token of a request that finds a free slot beside `n` others.
@@ -197,7 +203,7 @@ class Steps:
         """Return the seconds of the mean step by limiting term; each operator counts under its largest term."""
         decode = self.scenario.timed(self._decode(n))
         alone = pass_seconds(decode)
-        prompts = n / maximum(self.o - 1.0, 1.0)
+        prompts = n / maximum(self.o - 1.0, 1.0) / self.scenario.layout.pp_size
         found: dict[str, Quantity] = dict.fromkeys(_RESOURCES, 0.0)
         timed, carried_by_one, steps = self._with_prompts(n)
         busy = where(self.o > 1, prompts / carried_by_one, 1.0)

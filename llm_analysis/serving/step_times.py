@@ -157,8 +157,10 @@ def build_step_times(
         )
     )
 
+    stages = scenario.layout.pp_size  # which a chunk passes one after another, each busy with it for its own layers
+
     def prefill_at(context: float) -> Table:
-        return Table(rows, [(seconds(Step(1.0, tokens, context), "own") - launch) / tokens for tokens in rows])
+        return Table(rows, [(seconds(Step(1.0, tokens, context), "own") - launch) / stages / tokens for tokens in rows])
 
     return StepTimes(
         body=Table(rows, [seconds(Step(r, 1.0, 1.0, "decode"), "body") for r in rows]),
@@ -166,7 +168,7 @@ def build_step_times(
         kinks=kinks,
         decode=[decode_at(context) for context in kinks],
         prefill=[prefill_at(context) for context in kinks],
-        prefill_launch=round(launch, _DIGITS),
+        prefill_launch=round(launch / stages, _DIGITS),
         host=host,
     )
 

@@ -191,6 +191,29 @@ def test_the_closed_saturation_rate_agrees_with_the_simulation(
     assert found == pytest.approx(saturation_rate(server, Workload(inputs, outputs)), rel=0.15)
 
 
+def test_the_saturation_rate_is_that_of_a_server_with_requests_waiting(scenario: Scenario) -> None:
+    """Of requests sent at once the last steps have no prompts: counted too, they make the rate 16 % too high."""
+    server, asked = build_server(scenario, 1200.0, 1088.0), Workload(fixed(1024), uniform(128, 0.5))
+    waiting = server.run(asked.requests(3000, inf), 600)
+    assert waiting.peak_sequences < 450
+    closed = summarize(waiting, steady=True).request_throughput
+    assert saturation_rate(server, asked) == pytest.approx(closed, rel=0.03)
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize(("seq_len", "concurrency"), [(1024, 8), (1024, 64), (4096, 32)])
+def test_a_pipeline_computes_prompts_in_all_stages_at_once(stages: int, seq_len: int, concurrency: int) -> None:
+    """As if a prompt passed one stage after another while all others wait, throughput is 27 to 50 % too low."""
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), layout=Parallelism(pp_size=stages))
+    server = build_server(asked, seq_len + 192.0, seq_len + 64.0)
+    workload = Workload(fixed(seq_len), uniform(128, 0.5))
+    found = steady_state(asked, seq_len, 128, concurrency)
+    measured = summarize(server.run(workload.requests(20 * concurrency + 100, inf), concurrency), steady=True)
+    assert found.request_throughput == pytest.approx(measured.request_throughput, rel=0.08)
+    assert found.tpot == pytest.approx(measured.tpot.mean, rel=0.08)
+    assert found.saturation_rate == pytest.approx(saturation_rate(server, workload), rel=0.15)
+
+
 def test_the_closed_form_of_arrays_is_that_of_each_element(scenario: Scenario) -> None:
     np = pytest.importorskip("numpy")
     lengths, concurrency = np.array([[256.0], [4096.0]]), np.array([1.0, 32.0, 1000.0])
