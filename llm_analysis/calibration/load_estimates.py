@@ -168,17 +168,15 @@ def saturation_of(prepared: Prepared) -> float:
     """
     if prepared.link:
         return inf
-    w, policy, scenario = prepared.workload, prepared.policy, prepared.scenario
-    limits = {name: getattr(policy, name) for name in ("max_num_seqs", "max_num_batched_tokens", "kv_tokens")}
+    w, scenario = prepared.workload, prepared.scenario
     found = steady_state(
         scenario,
         w.inputs.mean,
         w.outputs.mean,
         1.0,
-        engine=prepared.engine,
+        policy=prepared.policy,
         host=prepared.times.host,
         output_spread=w.outputs.spread,
-        **limits,
     )
     return float(found.saturation_rate) / scenario.layout.dp_size
 

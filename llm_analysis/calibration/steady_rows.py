@@ -10,7 +10,7 @@ from llm_analysis.inference.engines import Version, engine_for
 from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.runtimes import VERSION, Runtime
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.serving.policies import host_from
+from llm_analysis.serving.policies import host_from, policy_of
 from llm_analysis.serving.steady_state import steady_state
 
 
@@ -59,6 +59,7 @@ def _tpots(rows: Sequence[Measurement], runtime: Runtime, terms: HostTerms | Non
     tokens, outputs, requests = (
         np.array([getattr(m, name) for m in rows]) for name in ("seq_len", "num_tokens", "batch_size")
     )
+    policy = policy_of(engine, scenario, tokens + outputs / 2, version=version)
     host = host_from(engine, terms, scenario)
-    found = steady_state(scenario, tokens, outputs, requests, engine=engine, host=host, version=version)
+    found = steady_state(scenario, tokens, outputs, requests, policy=policy, host=host)
     return [float(seconds) for seconds in np.broadcast_to(found.tpot, len(rows))]

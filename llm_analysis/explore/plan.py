@@ -16,7 +16,7 @@ from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
-from llm_analysis.explore.steady import Steady, steady_state, waiting
+from llm_analysis.explore.steady import Steady, steady_state
 from llm_analysis.explore.verify import Servers, Simulated, simulated
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import pass_seconds
@@ -29,6 +29,7 @@ from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
 from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.serving.steady_state import mean_wait
 
 if TYPE_CHECKING:
     from llm_analysis.units import Array
@@ -594,7 +595,7 @@ class _Search:
             busy = min(2 * wait / (2 * wait + service), MOST_BUSY) if isfinite(wait) else MOST_BUSY
             busy *= 1 - spare
             workers = ceil(rate * service / max(busy, 1e-9) - 1e-12)
-            first = own + waiting(rate / workers, service)
+            first = own + float(mean_wait(rate / workers, service))
             matched.append((workers * curve.gpus, first, workers, curve))
         return min(matched, key=lambda each: each[:2])[1:] if matched else None
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.serving.policies import host_of, policy_of
-from llm_analysis.serving.steady_state import MOST_BUSY, Steps
-from llm_analysis.units import Quantity, minimum
+from llm_analysis.serving.steady_state import Steps, mean_wait
+from llm_analysis.units import Quantity
 
 Figure: TypeAlias = Any  # a float, or a float64 array for an array of batch sizes
 
@@ -30,16 +30,7 @@ class Steady(NamedTuple):
 
     def ttft(self, rate: Figure) -> Figure:
         """Return the mean time to the first token at `rate` requests per second, at most `self.rate`."""
-        return self.front + self.prompt + waiting(rate, self.service)
-
-
-def waiting(rate: Figure, service: Figure) -> Figure:
-    """Return the mean wait of a queue with Poisson arrivals and constant service time, in seconds.
-
-    Pollaczek and Khinchine: u service / (2 (1 - u)) with the utilization u = rate * service, at most `MOST_BUSY`.
-    """
-    busy = minimum(rate * service, MOST_BUSY)
-    return busy * service / (2 * (1 - busy))
+        return self.front + self.prompt + mean_wait(rate, self.service)
 
 
 def steady_state(

@@ -30,7 +30,7 @@ from math import e, inf
 from typing import Any, NamedTuple
 
 from llm_analysis.hardware.roofline import Timed, pass_seconds
-from llm_analysis.inference.engines import Engine, engine_for
+from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.passes import mixed_step_ops
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.operators import Op, Step
@@ -42,7 +42,7 @@ from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power,
 _ROUNDS = 5  # iterations of the fixed point between TTFT and the number of running sequences
 _LEAST_RUNNING = 0.1  # numbers of sequences for which a step is timed
 _LEAST_SECONDS = 1e-9  # least seconds of a cycle: a single token without other requests has none
-MOST_BUSY = 0.95  # highest utilization of the prefill for which the formula of the queue is used
+_MOST_BUSY = 0.95  # highest utilization of the prefill for which the formula of the queue is used
 _RESOURCES = ("compute", "memory bandwidth", "network", "kernel launches", "host", "KV cache", "max_num_seqs")
 
 
@@ -55,10 +55,10 @@ class SteadyState(NamedTuple):
     request_throughput: Quantity
     output_token_throughput: Quantity
     running_sequences: Quantity  # running sequences of one replica
-    kv_capacity_tokens: Quantity  # running sequences of one replica
+    kv_capacity_tokens: Quantity  # of one replica
     kv_used_fraction: Quantity
-    saturation_rate: Quantity
-    limiting_resource: Any  # one of RESOURCES; for arrays an array of them
+    saturation_rate: Quantity  # with more requests waiting at all times, so that an engine without reserve preempts
+    limiting_resource: Any  # one of _RESOURCES; for arrays an array of them
 
 
 def steady_state(
@@ -67,38 +67,38 @@ def steady_state(
     num_tokens: Quantity,
     max_concurrency: Quantity,
     *,
-    engine: Engine | None = None,
+    policy: Policy | None = None,
     host: Host | None = None,
     output_spread: float = 1.0,
-    **changed: Any,
 ) -> SteadyState:
     """Return the steady state at `max_concurrency` requests in flight, over all replicas.
 
-    `host` replaces the host time of the engine, `changed` its defaults: max_num_seqs, max_num_batched_tokens,
-    gpu_memory_utilization, kv_tokens, version.
-    Quantities may be arrays. Raises LLMAnalysisError.
+    `policy` and `host` replace those of the engine with its defaults. A KV cache that is too small for a request holds
+    one (`check_room` refuses it). Of fewer requests than replicas, each has a replica of its own. Quantities
+    may be arrays. Raises LLMAnalysisError.
     """
-    engine = engine or engine_for(scenario.runtime.name)
+    engine = engine_for(scenario.runtime.name)
     s, o = seq_len * 1.0, num_tokens * 1.0
     dp = float(scenario.layout.dp_size)
     cached = o * output_spread / 2  # output tokens of a running sequence in the cache
     context = s + cached
-    policy = policy_of(engine, scenario, context, **changed)
+    policy = policy or policy_of(engine, scenario, context)
     by_cache = maximum(floor(policy.kv_tokens / (context + cached * policy.reserve + policy.block_tokens / 2)), 1.0)
     most = minimum(by_cache, float(policy.max_num_seqs))
     if policy.mixed:
         most = minimum(most, where(o > 1, _fed(policy, s, o), inf))
-    asked = maximum(max_concurrency / dp, 1.0)
+    busy_replicas = minimum(max_concurrency * 1.0, dp)
+    asked = max_concurrency / busy_replicas
     step = Steps(scenario, policy, host or host_of(engine, scenario), s, o, asked, context)
-    preempts = policy.reserve == 0
-    again = where(o > 1, where(by_cache < policy.max_num_seqs, o / s, 0.0), 0.0) if preempts else 0.0
-    preempting = where(asked > by_cache, 1.0 + again, 1.0)
+    # prefill of a request with what preemption repeats, over that of its prompt, while requests wait for the cache
+    repeated = where(by_cache < policy.max_num_seqs, 1.0 + o / s, 1.0) if policy.reserve == 0 else 1.0
+    repeated = where(o > 1, repeated, 1.0)
     n = minimum(asked, most)
     ttft: Quantity = 0.0
     decoding: Quantity = 0.0
     for _ in range(_ROUNDS):
         alone, added, own = step.seconds(n)
-        added = added * preempting
+        added = added * where(asked > by_cache, repeated, 1.0)
         # The prompts between a request's tokens are those of the other requests.
         cycle = (o - 1.0) * alone + n * (1.0 - 1.0 / asked) * added
         rate = n / maximum(cycle, _LEAST_SECONDS)
@@ -109,21 +109,21 @@ def steady_state(
         decoding = where(o > 1, cycle, 0.0)
         n = minimum(maximum(asked * decoding / (ttft + decoding), _LEAST_RUNNING), most)
     rate = asked / (ttft + decoding)
-    alone, added, _ = Steps(scenario, policy, step.host, s, o, most, context).seconds(most)
-    full = most / ((o - 1.0) * alone + most * added * (1.0 + again))
-    # A cache that is nearly full serves more requests than one with requests waiting, which preempts.
-    full = maximum(full, rate)
+    slots = where(o > 1, most, _LEAST_RUNNING)
+    alone, added, _ = Steps(scenario, policy, step.host, s, o, most, context).seconds(slots)
+    saturated = most / ((o - 1.0) * alone + most * added * repeated)
+    running = where(o > 1, n, 0.0)
     tpot = where(o > 1, cycle / maximum(o - 1.0, 1.0), 0.0)
     return SteadyState(
         ttft=ttft,
         tpot=tpot,
         e2e=ttft + decoding,
-        request_throughput=rate * dp,
-        output_token_throughput=rate * o * dp,
-        running_sequences=n,
+        request_throughput=rate * busy_replicas,
+        output_token_throughput=rate * o * busy_replicas,
+        running_sequences=running,
         kv_capacity_tokens=policy.kv_tokens,
-        kv_used_fraction=n * context / policy.kv_tokens,
-        saturation_rate=full * dp,
+        kv_used_fraction=running * context / policy.kv_tokens,
+        saturation_rate=saturated * dp,
         limiting_resource=_limit(step.terms(n), where(o > 1, asked, 0.0), by_cache, float(policy.max_num_seqs)),
     )
 
@@ -195,8 +195,7 @@ class Steps:
 
         Its own prompt takes steps of `own` seconds together, each prompt before it `added` seconds.
         """
-        busy = minimum(rate * added, MOST_BUSY)
-        wait = busy * added / (2 * (1 - busy)) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
+        wait = mean_wait(rate, added) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
         return self.policy.front_seconds + self.policy.front_serial_seconds + own + wait
 
     def terms(self, n: Quantity) -> dict[str, Quantity]:
@@ -217,6 +216,15 @@ class Steps:
         least = self.host.least(n)
         found["host"] = self.host.waits(n) + where(least >= alone, least, 0.0)
         return found
+
+
+def mean_wait(rate: Quantity, service: Quantity) -> Quantity:
+    """Return the mean wait of a queue with Poisson arrivals and constant service time, in seconds.
+
+    Pollaczek and Khinchine: u service / (2 (1 - u)) with the utilization u = rate * service, at most `_MOST_BUSY`.
+    """
+    busy = minimum(rate * service, _MOST_BUSY)
+    return busy * service / (2 * (1 - busy))
 
 
 def _limit(terms: dict[str, Quantity], asked: Quantity, by_cache: Quantity, by_slots: float) -> Any:

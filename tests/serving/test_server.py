@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadValue
+from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload, workload_names
 from llm_analysis.serving.metrics import summarize
+from llm_analysis.serving.policies import policy_of
 from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import Server, Workload, build_server, goodput_rate, probe_size, saturation_rate
 from llm_analysis.serving.simulation import ROUTERS
@@ -187,8 +189,8 @@ def test_the_closed_saturation_rate_agrees_with_the_simulation(
 ) -> None:
     asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=get_runtime(runtime))
     server = build_server(asked, inputs.longest + outputs.longest, inputs.mean + outputs.mean / 2, changed=changed)
-    found = steady_state(asked, inputs.mean, outputs.mean, 1, output_spread=outputs.spread, **changed).saturation_rate
-    assert found == pytest.approx(saturation_rate(server, Workload(inputs, outputs)), rel=0.15)
+    found = steady_state(asked, inputs.mean, outputs.mean, 1, policy=server.policy, output_spread=outputs.spread)
+    assert found.saturation_rate == pytest.approx(saturation_rate(server, Workload(inputs, outputs)), rel=0.15)
 
 
 def test_the_saturation_rate_is_that_of_a_server_with_requests_waiting(scenario: Scenario) -> None:
@@ -198,6 +200,16 @@ def test_the_saturation_rate_is_that_of_a_server_with_requests_waiting(scenario:
     assert waiting.peak_sequences < 450
     closed = summarize(waiting, steady=True).request_throughput
     assert saturation_rate(server, asked) == pytest.approx(closed, rel=0.03)
+
+
+@pytest.mark.parametrize("tokens", [1, 128])
+def test_the_closed_saturation_rate_does_not_depend_on_the_concurrency(scenario: Scenario, tokens: int) -> None:
+    """It is that of the simulation also for single tokens, which hold no slot."""
+    rates = [steady_state(scenario, 1024, tokens, c).saturation_rate for c in (1, 30, 380, 400, 420, 1000)]
+    assert rates == [rates[0]] * 6
+    server = build_server(scenario, 1200.0, 1024 + tokens / 2)
+    asked = Workload(fixed(1024), uniform(tokens, 0.5) if tokens > 1 else fixed(1))
+    assert rates[0] == pytest.approx(saturation_rate(server, asked), rel=0.05)
 
 
 @pytest.mark.parametrize("stages", [2, 4])
@@ -229,7 +241,8 @@ def test_the_closed_form_of_arrays_is_that_of_each_element(scenario: Scenario) -
 
 def test_the_limiting_resource_follows_the_load(scenario: Scenario) -> None:
     def limit(s: float, o: float, c: float, **changed: Any) -> object:
-        return steady_state(scenario, s, o, c, **changed).limiting_resource
+        policy = policy_of(engine_for("vllm-v1"), scenario, s + o / 2, **changed)
+        return steady_state(scenario, s, o, c, policy=policy).limiting_resource
 
     assert limit(256, 256, 1) == "memory bandwidth"
     assert limit(2048, 256, 500) == "KV cache"
@@ -242,6 +255,13 @@ def test_replicas_serve_their_share(scenario: Scenario) -> None:
     one, two = steady_state(scenario, 1000, 100, 16), steady_state(twice, 1000, 100, 32)
     assert two.request_throughput == pytest.approx(2 * one.request_throughput)
     assert two.ttft == one.ttft
+
+
+def test_a_single_request_uses_one_of_two_replicas(scenario: Scenario) -> None:
+    twice = scenario.changed(layout=Parallelism(dp_size=2))
+    one, two = steady_state(scenario, 1000, 100, 1), steady_state(twice, 1000, 100, 1)
+    assert two.request_throughput == pytest.approx(one.request_throughput)
+    assert two.request_throughput * two.e2e == pytest.approx(1)
 
 
 def test_nvidias_nim_at_concurrency_50() -> None:

@@ -11,6 +11,7 @@ from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, choice, number
 from llm_analysis.inference.analysis import estimate, hourly_cost
+from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import METHODS
 from llm_analysis.inference.question import question
@@ -177,7 +178,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     """Return the answer for a server with `max_concurrency` requests in flight. Raises LLMAnalysisError."""
     from llm_analysis.report.steady_state import as_dict
     from llm_analysis.report.steady_state import rendered as steady_text
-    from llm_analysis.serving.policies import check_room
+    from llm_analysis.serving.policies import check_room, policy_of
     from llm_analysis.serving.steady_state import steady_state
 
     requests = number("max_concurrency", flags["max_concurrency"])
@@ -194,9 +195,10 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     for name in ("gpu_memory_utilization", "max_num_seqs", "prefill_chunk_size"):
         if flags[name]:
             changed[settings.get(name, name)] = getattr(workload, name)
-    tokens = workload.seq_len, workload.num_tokens_to_generate
-    state = steady_state(scenario, *tokens, requests, **changed)
-    check_room(scenario, float(state.kv_capacity_tokens), float(tokens[0] + tokens[1]), workload.gpu_memory_utilization)
+    inputs, outputs = float(workload.seq_len), float(workload.num_tokens_to_generate)
+    policy = policy_of(engine_for(scenario.runtime.name), scenario, inputs + outputs / 2, **changed)
+    check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
+    state = steady_state(scenario, inputs, outputs, requests, policy=policy)
     found = as_dict(scenario, workload, int(requests), state, hourly_cost(flags["cost_per_gpu_hour"]))
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
