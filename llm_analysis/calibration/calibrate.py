@@ -60,10 +60,15 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
         raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
     start, told = _started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
     terms = terms_for(rows.measurements)
+    # The host time per sequence holds up to the largest batch that it was fitted to.
+    largest = max(rows.decoding) if "sequence_seconds" in terms else start.evidence.largest_batch
+    start = start.model_copy(update={"evidence": start.evidence.model_copy(update={"largest_batch": largest})})
     before, after = _held_out(rows, start, terms)
     fitted = fit(rows, start, terms, prior=start)
     changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
-    changed |= {"held_out": {}, "ports": {}, "evidence": _evidence(path, after, len(rows.measurements))}
+    evidence = _evidence(path, after, len(rows.measurements), largest)
+    changed |= {"held_out": {}, "ports": {}, "evidence": evidence}
+    changed |= {"base": "" if start.name == NONE.name else start.engine_name}
     residuals: dict[str, list[tuple[Measurement, float]]] = {}
     for m, error in zip(rows.measurements, after, strict=False):  # `after` is empty if there is only one row
         residuals.setdefault(m.phase, []).append((m, 1 / (1 + error)))
@@ -107,9 +112,9 @@ def _started_from(name: str, of_rows: bool, gpu: GPU) -> tuple[Runtime, list[str
     return build_for(get_runtime(name), gpu), []
 
 
-def _evidence(path: Path, after: Sequence[float], n: int) -> RuntimeEvidence:
-    """Return the number of rows, and the held-out errors if there are any."""
-    found = RuntimeEvidence(rows=n, sources={path.name: n})
+def _evidence(path: Path, after: Sequence[float], n: int, largest: float | None) -> RuntimeEvidence:
+    """Return the number of rows and the largest batch, and the held-out errors if there are any."""
+    found = RuntimeEvidence(rows=n, sources={path.name: n}, largest_batch=largest)
     if not after:
         return found
     return found.model_copy(update={key: round(value, 4) for key, value in spread(after)._asdict().items()})

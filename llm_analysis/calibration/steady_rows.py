@@ -54,7 +54,7 @@ def _tpots(rows: Sequence[Measurement], runtime: Runtime, terms: HostTerms | Non
         method="calibrated",
         runtime=runtime,
     )
-    engine = engine_for(runtime.name, version)
+    engine = engine_for(runtime.engine_name, version)
     terms = terms or host_terms(engine.runtimes[0], first.source)
     tokens, outputs, requests = (
         np.array([getattr(m, name) for m in rows]) for name in ("seq_len", "num_tokens", "batch_size")

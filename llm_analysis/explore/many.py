@@ -201,7 +201,7 @@ class Grouping:
     def _server(self, gpu: GPU, choice: Mapping[str, Any]) -> tuple[object, ...]:
         """Return the runtime and the defaults of its server on a GPU."""
         runtime = self._engine_runtime(gpu, choice)
-        engine = engine_of(runtime.name) if runtime else None
+        engine = engine_of(runtime.engine_name) if runtime else None
         return runtime and runtime.name, engine and engine.defaults_on(gpu)
 
     def _skip(self, error: LLMAnalysisError, points: int) -> None:

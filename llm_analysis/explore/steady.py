@@ -37,7 +37,7 @@ def steady_state(
     scenario: Scenario, batch: Quantity, input_tokens: int, output_tokens: int, max_num_batched_tokens: int
 ) -> Steady:
     """Return continuous batching at `batch` sequences in flight, each with these numbers of tokens."""
-    engine = engine_for(scenario.runtime.name)
+    engine = engine_for(scenario.runtime.engine_name)
     s, o = float(input_tokens), float(output_tokens)
     limits: dict[str, Any] = {
         "max_num_batched_tokens": max_num_batched_tokens,

@@ -288,7 +288,7 @@ def with_cache(
     if kv_cache_dtype_bytes is not None:
         bits = int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4)))
         dtypes = dtypes.with_kv_bits(bits)
-    elif runtime is not None and (engine := engine_of(runtime.name)):
+    elif runtime is not None and (engine := engine_of(runtime.engine_name)):
         by_default = engine.cache_formats(dtypes)
         if by_default.kv_bits != dtypes.kv_bits:
             notes = (f"KV cache in 16 bits, the default of {engine.name}; --kv_cache_dtype_bytes 1 for fp8",)
@@ -302,7 +302,7 @@ def with_cache(
 
 def gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:
     """Return a note if the weights are in a GGUF format and another engine than llama.cpp is assumed."""
-    if dtypes.weights not in MIXES or runtime is None or runtime.name in (GGUF_RUNTIME, NONE.name):
+    if dtypes.weights not in MIXES or runtime is None or runtime.engine_name in (GGUF_RUNTIME, NONE.name):
         return ()
     return (f"{dtypes.weights} is a format of llama.cpp; --runtime {GGUF_RUNTIME} gives the times of that engine",)
 

@@ -19,6 +19,7 @@ Facts:
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
     ports                 the runtime for GPUs of another vendor
+    base                  the runtime that `calibrate` started from: the engine with its scheduler and its defaults
 
 A runtime is one JSON file in `data/runtimes/`, with the published rows that it was fitted to and its errors on other
 rows. A term that did not lower those errors is left out. `held_out` has, for each source and GPU, the terms
@@ -103,9 +104,15 @@ class Runtime(BaseModel):
     fp16_accumulate: bool = False
     fused_quantize: bool = False
     ports: dict[str, str] = {}
+    base: Annotated[str, AfterValidator(printable)] = ""
     evidence: RuntimeEvidence = RuntimeEvidence()
     bands: dict[str, Band] = {}
     held_out: dict[str, dict[str, float]] = {}
+
+    @property
+    def engine_name(self) -> str:
+        """The name of the runtime whose engine this is."""
+        return self.base or self.name
 
     def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:
         """Return this runtime as fitted without the rows of a source and GPU (for some, and model); or itself."""

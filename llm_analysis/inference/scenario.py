@@ -103,7 +103,7 @@ class Scenario(NamedTuple):
     @property
     def engine(self) -> Engine | None:
         """The serving engine of the runtime; None for a method or runtime without one."""
-        return engine_of(self.runtime.name) if self.method.serves else None
+        return engine_of(self.runtime.engine_name) if self.method.serves else None
 
     def changed(self, **parts: Any) -> Scenario:
         """Return the scenario with some of its parts replaced, checked again. Raises LLMAnalysisError."""

@@ -83,7 +83,7 @@ def build_server(
     """
     if scenario.method.name == "published":
         raise Unsupported("method published has no serving engine: use calibrated or ideal")
-    engine = engine_for(scenario.runtime.name, version)
+    engine = engine_for(scenario.runtime.engine_name, version)
     policy = policy_of(engine, scenario, mean_context, version=version, **(changed or {}))
     utilization = (changed or {}).get("gpu_memory_utilization")
     utilization = utilization or engine.defaults_on(scenario.gpu, version).gpu_memory_utilization

@@ -77,7 +77,7 @@ def steady_state(
     one (`check_room` refuses it). Of fewer requests than replicas, each has a replica of its own. Quantities
     may be arrays. Raises LLMAnalysisError.
     """
-    engine = engine_for(scenario.runtime.name)
+    engine = engine_for(scenario.runtime.engine_name)
     s, o = seq_len * 1.0, num_tokens * 1.0
     dp = float(scenario.layout.dp_size)
     cached = o * output_spread / 2  # output tokens of a running sequence in the cache

@@ -15,7 +15,10 @@ from llm_analysis.calibration import calibrate
 from llm_analysis.calibration.calibrate import Calibration, calibrated, terms_for
 from llm_analysis.calibration.measurements import Measurement, read_measurements
 from llm_analysis.calibration.timing import Rows
+from llm_analysis.catalog import get_gpu, get_model
+from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.runtimes import NONE, Runtime, get_runtime
+from llm_analysis.inference.scenario import Scenario
 
 pytest.importorskip("scipy")
 
@@ -146,6 +149,20 @@ def test_the_fit_of_few_rows_starts_from_a_known_runtime(write: Write) -> None:
         assert getattr(found.runtime, term) == pytest.approx(getattr(start, term), rel=0.02, abs=1e-9), term
     assert found.runtime.collective == start.collective
     assert found.runtime.evidence.sources == {"mine.csv": 1}
+
+
+def test_a_fitted_runtime_keeps_the_engine_that_it_started_from(write: Write, tmp_path: Path) -> None:
+    """Its scheduler, its defaults, and the largest batch up to which the host time per sequence grows."""
+    rows = [row(str(i), "sglang", batch_size=float(2**i)) for i in range(6)]
+    found = fitted(write(measured_under(get_runtime("sglang"), rows))).runtime
+    path = tmp_path / "mine.json"
+    path.write_text(calibrate.as_json(found))
+    read = get_runtime(str(path))
+    scenario = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=read)
+    assert scenario.engine == engine_of("sglang")
+    assert read.evidence.largest_batch == 32
+    one = fitted(write(measured_under(get_runtime("sglang"), rows[:1]))).runtime  # takes the time per sequence over
+    assert one.evidence.largest_batch == get_runtime("sglang").evidence.largest_batch
 
 
 def test_rows_of_another_runtime_are_left_out_and_told(write: Write) -> None:

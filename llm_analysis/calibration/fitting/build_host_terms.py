@@ -98,7 +98,7 @@ class Line(NamedTuple):
 
 def _key(job: Job) -> str:
     """Return the engine of a job as the terms name it."""
-    engine = engine_for(job.runtime.name, version_of(job.rows[0])) if isinstance(job, Steady) else job.engine
+    engine = engine_for(job.runtime.engine_name, version_of(job.rows[0])) if isinstance(job, Steady) else job.engine
     name = engine.runtimes[0]
     return name if name in _PRIOR else "vllm-v1"
 

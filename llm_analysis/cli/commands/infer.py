@@ -196,7 +196,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
         if flags[name]:
             changed[settings.get(name, name)] = getattr(workload, name)
     inputs, outputs = float(workload.seq_len), float(workload.num_tokens_to_generate)
-    policy = policy_of(engine_for(scenario.runtime.name), scenario, inputs + outputs / 2, **changed)
+    policy = policy_of(engine_for(scenario.runtime.engine_name), scenario, inputs + outputs / 2, **changed)
     check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
     state = steady_state(scenario, inputs, outputs, requests, policy=policy)
     found = as_dict(scenario, workload, int(requests), state, hourly_cost(flags["cost_per_gpu_hour"]))
