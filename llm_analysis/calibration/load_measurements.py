@@ -2,7 +2,7 @@
 
 A run in steady state with X requests/s, o output tokens each and a mean TPOT of T seconds has on average
 
-    b = X (o - 1) T        running sequences on all replicas (Little's law)
+    b = X (o - 1) T        running sequences (Little's law), those of one replica at its share of X
 
 so that T is the time of a decode step at b sequences with the prompts that join, as in a table of latencies.
 """
@@ -54,7 +54,9 @@ def serving_row(run: LoadRun) -> Measurement:
         raise BadValue("mean_output_tokens must be above 1")
     name, seconds = values[known]
     each = _requests_per_second(run, {metric: value for metric, (_, value) in values.items()})
-    running = max(each / run.dp_size * (run.mean_output - 1) * seconds, 1.0)
+    # Ranks with attention of their own that share experts are one layout here (`Measurement.layout`).
+    replicas = max(run.dp_size * run.tp_size / max(run.tp_size, run.ep_size), 1.0)
+    running = max(each / replicas * (run.mean_output - 1) * seconds, 1.0)
     return Measurement(
         id=name,
         source=run.source,

@@ -33,6 +33,15 @@ def test_the_running_sequences_follow_from_littles_law(tmp_path: Path) -> None:
     assert skipped == [("a", "its run is fitted by the TPOT of b")]
 
 
+def test_ranks_that_share_experts_are_one_replica(tmp_path: Path) -> None:
+    """Eight GPUs in two replicas of four, and eight that share the experts of one: twice the sequences together."""
+    apart = read_runs(table(tmp_path / "m.csv", f"b,{SERVER},poisson,20,,{LENGTHS},tpot_mean,0.014,r\n"))[0][0]
+    two, shared = apart._replace(tp_size=4, dp_size=2), apart._replace(tp_size=1, dp_size=8, ep_size=8)
+    assert serving_row(two).layout().num_gpus == 4
+    assert serving_row(shared).layout().num_gpus == 8
+    assert serving_row(shared).batch_size == pytest.approx(2 * serving_row(two).batch_size)
+
+
 @pytest.mark.parametrize(
     ("row", "part"),
     [
