@@ -207,8 +207,11 @@ class Replica:
         return chunks
 
     def _prefill_step(self, chunks: list[tuple[int, int, int, int]]) -> None:
-        """Run one step with prefill; under `mixed` the running sequences get a token too."""
-        times, n = self.times, self._running if self.policy.mixed else 0
+        """Run one step with prefill; under `mixed` the running sequences get a token too.
+
+        With `decode_only` requests come with their cache: they join at once, without a step.
+        """
+        times, n = self.times, self._running if self.policy.mixed and not self.decode_only else 0
         if n and self._full(n):
             self._preempt()
             n = self._running
@@ -222,6 +225,7 @@ class Replica:
             self.steps += 1
         self.sequence_seconds += seconds * (self._running + len(self._prefilling))
         self.gpu_seconds += seconds
+        self._note_peaks()
         now = self.now = self.now + seconds
         self._take(now, 0.0)
         if n:
@@ -231,8 +235,12 @@ class Replica:
         before = self.finished
         if ending:
             self._join(ending, now)
-        self.peak_kv_tokens = max(self.peak_kv_tokens, self._context + self._held)
         self._finish(now, before)
+
+    def _note_peaks(self) -> None:
+        """Raise the peaks to the sequences and cached tokens of now."""
+        self.peak_sequences = max(self.peak_sequences, self._running + len(self._prefilling))
+        self.peak_kv_tokens = max(self.peak_kv_tokens, self._context + self._held)
 
     def _join(self, ending: list[int], now: float) -> None:
         """Move requests with a complete prompt to the running ones; each has its first token."""
@@ -261,7 +269,6 @@ class Replica:
             joined += 1
         if self._stalled and joined:
             self._stalled.append((now, float(joined)))
-        self.peak_sequences = max(self.peak_sequences, self._running + len(self._prefilling))
 
     def _fresh(self, i: int) -> tuple[int, int]:
         """Return the prompt and output tokens of a request that was not preempted."""
@@ -322,8 +329,7 @@ class Replica:
         self._step += m
         self._context += n * m
         self._reserved -= n * m
-        if self._context + self._held > self.peak_kv_tokens:
-            self.peak_kv_tokens = self._context + self._held
+        self._note_peaks()
 
     def _finish(self, now: float, before: int) -> None:
         """End the sequences that have all their tokens.

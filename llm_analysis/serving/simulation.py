@@ -3,7 +3,7 @@
 round_robin     request i goes to replica i modulo their number
 least_loaded    a request goes to the replica with the fewest requests in it
 closed loop     `max_concurrency` requests at most are in the server; a client sends the next when one ends. Each
-                replica then has an equal share of them, as with a least-loaded router
+                replica then has an equal share of them, or one more, as with a least-loaded router
 disaggregated   prefill workers give the KV cache of a prompt to decode workers over a link; the client sees the
                 first token when the decode worker has the cache
 """
@@ -64,14 +64,18 @@ def simulate(
 ) -> Run:
     """Return the run of `requests`, whose due times must not decrease, on replicas behind a router."""
     _check_requests(policy, requests)
-    share = max_concurrency / num_replicas
-    if share < 1:
+    if max_concurrency < num_replicas:
         raise BadValue(
             f"max_concurrency {max_concurrency:g} is less than one request for each of {num_replicas} replicas"
         )
-    replicas = [Replica(times, policy, float(int(share)) if share < inf else inf) for _ in range(num_replicas)]
-    if num_replicas == 1 or router == "round_robin" or max_concurrency < inf:
-        numbers = [list(range(k, len(requests), num_replicas)) for k in range(num_replicas)]
+    closed = max_concurrency < inf
+    slots = range(int(max_concurrency) if closed else num_replicas)  # slot j is on replica j modulo their number
+    shares = [len(slots[k::num_replicas]) if closed else inf for k in range(num_replicas)]
+    replicas = [Replica(times, policy, float(share)) for share in shares]
+    if num_replicas == 1 or router == "round_robin" or closed:
+        numbers: list[list[int]] = [[] for _ in replicas]
+        for i in range(len(requests)):
+            numbers[i % len(slots) % num_replicas].append(i)
         for k, replica in enumerate(replicas):
             replica.submit([requests[i] for i in numbers[k]])
             _finish(replica, progress, k, num_replicas)

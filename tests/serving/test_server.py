@@ -264,6 +264,33 @@ def test_a_single_request_uses_one_of_two_replicas(scenario: Scenario) -> None:
     assert two.request_throughput * two.e2e == pytest.approx(1)
 
 
+def test_requests_in_flight_that_replicas_cannot_share_equally(server: Server) -> None:
+    """Three in flight on two replicas: one has two of them, and serves twice the requests."""
+    run = server._replace(num_replicas=2).run([Request(0.0, 500, 200)] * 300, 3)
+    assert [sum(r.replica == k for r in run.requests) for k in (0, 1)] == [200, 100]
+    latencies = sum(r.end - r.sent for r in run.requests)
+    assert latencies / run.duration == pytest.approx(3, rel=0.02)
+
+
+@pytest.mark.parametrize("rate", [5.0, 40.0])
+def test_decode_workers_take_a_step_for_each_token(scenario: Scenario, rate: float) -> None:
+    """A request that arrives with its cache brings no token to the running ones, or TPOT is 20 % too short."""
+    both = build_server(scenario, 600.0, 192.0, num_prefill_workers=2, num_decode_workers=1)
+    run = both.run(Workload(fixed(128), fixed(128)).requests(1000, rate))
+    found = summarize(run, steady=True)
+    running = found.request_throughput * 127 * found.tpot.mean
+    step = both.times.step_seconds(round(running), round(running) * 192.0, [], 0)
+    assert found.tpot.mean == pytest.approx(step, rel=0.03)
+
+
+def test_prompts_count_in_the_peaks(server: Server) -> None:
+    """Also of requests that end with their first token."""
+    at_once = server._replace(policy=server.policy._replace(front_seconds=0.0, front_serial_seconds=0.0))
+    run = at_once.run([Request(0.0, 1000, 1)] * 4)
+    assert run.peak_sequences == 4
+    assert run.peak_kv_tokens == 4000
+
+
 def test_nvidias_nim_at_concurrency_50() -> None:
     """Llama-3.3-70B in fp8 on two H100, 5000 tokens in, 500 out: docs.nvidia.com/nim/benchmarking/llm (NIM 1.8.0).
 
