@@ -166,13 +166,15 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
         rate = (len(requests) - 1) / span if span else inf
     open_loop = rate < inf and q.max_concurrency == inf
     growth = max(rate - saturation, 0.0) if open_loop else 0.0
-    waiting = growth > 0 or (q.max_concurrency == inf and rate == inf)
     tokens_in, tokens_out = (
         found.total_input_tokens / found.num_requests,
         found.total_output_tokens / found.num_requests,
     )
     s, layout = q.server, q.scenario.layout
     replicas = s.num_prefill_workers + s.num_decode_workers or s.num_replicas
+    # Of requests that arrive at a rate below saturation none waits long; of others a replica has its share.
+    in_flight = 0.0 if open_loop else min(q.max_concurrency, float(found.num_requests))
+    in_flight = inf if growth > 0 else in_flight / max(s.num_replicas, s.num_decode_workers)
     cost = None
     if q.cost_per_gpu_hour is not None:
         hours = found.duration / 3600 * layout.gpus_of_replica * replicas
@@ -190,7 +192,13 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
         preemptions=run.preemptions,
         busy_fraction=run.busy_fraction,
         limiting_resource=limiting_resource(
-            q.scenario, s.policy, s.times.host, tokens_in, tokens_out, run.mean_sequences, waiting
+            q.scenario,
+            s.policy,
+            s.times.host,
+            tokens_in,
+            tokens_out,
+            run.mean_sequences,
+            in_flight if tokens_out > 1 else 0.0,
         ),
         cost_per_million_tokens=cost,
         notes=_stability(found, run, rate, growth, open_loop),

@@ -83,7 +83,7 @@ def steady_state(
     cached = o * output_spread / 2  # output tokens of a running sequence in the cache
     context = s + cached
     policy = policy or policy_of(engine, scenario, context)
-    by_cache = maximum(floor(policy.kv_tokens / (context + cached * policy.reserve + policy.block_tokens / 2)), 1.0)
+    by_cache = _held(policy, s, cached)
     most = minimum(by_cache, float(policy.max_num_seqs))
     if policy.mixed:
         most = minimum(most, where(o > 1, _fed(policy, s, o), inf))
@@ -126,6 +126,12 @@ def steady_state(
         saturation_rate=saturated * dp,
         limiting_resource=_limit(step.terms(n), where(o > 1, asked, 0.0), by_cache, float(policy.max_num_seqs)),
     )
+
+
+def _held(policy: Policy, s: Quantity, cached: Quantity) -> Quantity:
+    """Return the running sequences that the KV cache holds, one at least, with `cached` output tokens of each."""
+    each = s + cached * (1.0 + policy.reserve) + policy.block_tokens / 2
+    return maximum(floor(policy.kv_tokens / each), 1.0)
 
 
 def _fed(policy: Policy, s: Quantity, o: Quantity) -> Quantity:
@@ -243,10 +249,9 @@ def _limit(terms: dict[str, Quantity], asked: Quantity, by_cache: Quantity, by_s
 
 
 def limiting_resource(
-    scenario: Scenario, policy: Policy, host: Host, seq_len: float, num_tokens: float, sequences: float, waiting: bool
+    scenario: Scenario, policy: Policy, host: Host, seq_len: float, num_tokens: float, sequences: float, asked: float
 ) -> str:
-    """Return the limit of a replica that runs `sequences` on average; `waiting` if requests wait for a slot."""
+    """Return the limit of a replica that runs `sequences` on average, with `asked` requests in flight at most."""
     step = Steps(scenario, policy, host, seq_len, num_tokens, sequences)
-    by_cache = policy.kv_tokens / (seq_len + num_tokens * (0.5 + policy.reserve / 2))
-    asked = float("inf") if waiting else 0.0
+    by_cache = _held(policy, seq_len, num_tokens / 2)
     return str(_limit(step.terms(max(sequences, 1.0)), asked, by_cache, float(policy.max_num_seqs)))

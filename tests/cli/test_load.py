@@ -141,6 +141,20 @@ def test_notes_are_wrapped(ask: Ask) -> None:
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("flags", "limit"),
+    [
+        (("--num_prompts", "20"), "memory bandwidth"),  # all at once, but there are slots for all
+        (("--num_prompts", "20", "--max_num_seqs", "8"), "max_num_seqs"),
+        (("--num_prompts", "20", "--max_num_seqs", "8", "--max_concurrency", "16"), "max_num_seqs"),
+        (("--num_prompts", "20", "--max_num_seqs", "8", "--max_concurrency", "4"), "memory bandwidth"),
+    ],
+)
+def test_slots_are_the_limit_only_if_requests_wait_for_them(ask: Ask, flags: tuple[str, ...], limit: str) -> None:
+    found = json.loads(ask(*SERVER, *flags, "--format", "json").out)
+    assert found["points"][0]["limiting_resource"] == limit
+
+
 def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
     flags = ("infer", *SERVER[1:], "--seq_len", "2048", "--num_tokens_to_generate", "256")
     found = json.loads(ask(*flags, "--concurrency", "64", "--format", "json").out)
