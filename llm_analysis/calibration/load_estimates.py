@@ -156,11 +156,6 @@ class Prepared(NamedTuple):
         return found._replace(**{name: getattr(found, name) * self.run.dp_size for name in THROUGHPUTS})
 
 
-def estimate_run(run: LoadRun, seed: int = 0) -> Summary:
-    """Return the metrics of the simulation of a run. Raises LLMAnalysisError."""
-    return prepare(run, seed).summary()
-
-
 def saturation_of(prepared: Prepared) -> float:
     """Return the requests per second at which a replica of a run saturates, in closed form.
 
@@ -191,31 +186,35 @@ def limits_of(run: LoadRun) -> dict[str, float]:
 
 def goodput_of(prepared: Prepared, limits: Mapping[str, float]) -> float:
     """Return the highest request rate at which 99 % of the requests meet the limits, of all replicas."""
-    server = Server(prepared.times, prepared.policy, prepared.engine)
+    server = Server(prepared.times, prepared.policy)
     w = prepared.workload
     rate = goodput_rate(server, w, limits, _ATTAINMENT, saturation_rate(server, w), probe_size(server, w))
     return rate * prepared.run.dp_size
 
 
-def prepare(run: LoadRun, seed: int = 0) -> Prepared:
+def _settings_of(run: LoadRun) -> dict[str, float]:
+    """Return the settings of a run that differ from the engine's defaults."""
+    names = ("max_num_seqs", "max_num_batched_tokens")
+    changed: dict[str, float] = {name: int(value) for name in names if (value := getattr(run, name)) > 0}
+    if _CHUNKED in run.notes:
+        changed |= {"mixed": True, "chunked": True}
+    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
+        changed["gpu_memory_utilization"] = 0.95
+        if all(name in changed for name in names):
+            # The stated budget is for prompts: submissions with 256 tokens ran 400 sequences at a time.
+            changed["max_num_batched_tokens"] += changed["max_num_seqs"]
+    return changed
+
+
+def prepare(run: LoadRun) -> Prepared:
     """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
     inputs, outputs = _lengths_of(run)
     version = VERSION.search(_version_of(run))
     stated = (int(version[1]), int(version[2])) if version else None
     engine = _engine_of(run, stated)
-    changed: dict[str, float] = {
-        name: int(value) for name in ("max_num_seqs", "max_num_batched_tokens") if (value := getattr(run, name)) > 0
-    }
-    if _CHUNKED in run.notes:
-        changed |= {"mixed": True, "chunked": True}
     context = run.mean_input + run.mean_output / 2
-    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
-        changed |= {"gpu_memory_utilization": 0.95}
-        if run.max_num_batched_tokens > 0 and run.max_num_seqs > 0:
-            # Of prompts: submissions with a budget of 256 tokens ran 400 sequences at a time.
-            changed["max_num_batched_tokens"] = int(run.max_num_batched_tokens + run.max_num_seqs)
-    policy = policy_of(engine, scenario, context, version=stated, **changed)
+    policy = policy_of(engine, scenario, context, version=stated, **_settings_of(run))
     dp = run.dp_size
     sent = run.num_requests / dp if run.num_requests > 0 else inf
     concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.concurrency < inf else inf
@@ -231,7 +230,7 @@ def prepare(run: LoadRun, seed: int = 0) -> Prepared:
         engine=engine,
         times=build_step_times(scenario, Host(), rows, min(policy.max_num_seqs, count), longest),
         policy=policy,
-        workload=Workload(inputs, outputs, shape, seed),
+        workload=Workload(inputs, outputs, shape),
         num_requests=count,
         rate=rate,
         concurrency=concurrency,

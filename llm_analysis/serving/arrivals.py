@@ -18,23 +18,20 @@ from random import Random
 _NANOSECOND_DIGITS = 9
 
 
-def arrival_times(
-    count: int, rate: float, burstiness: float, random: Random, first_at_zero: bool = True
-) -> list[float]:
+def arrival_times(count: int, rate: float, burstiness: float, random: Random) -> list[float]:
     """Return `count` arrival times at `rate` requests per second; `burstiness` inf gives equal gaps.
 
-    The first request arrives at 0 or after the first gap. Random gaps are scaled to a mean of 1 / rate, as in
+    The first request arrives at 0. Random gaps are scaled to a mean of 1 / rate, as in
     `vllm bench serve`: 200 exponential gaps would sum to 7 % more or less than their expectation.
     """
     if rate == inf:
         return [0.0] * count
     now, times = 0.0, []
     for i in range(count):
-        if i or not first_at_zero:
+        if i:
             now += _gap(burstiness, random)
         times.append(now)
-    gaps = count - first_at_zero
-    stretch = gaps / now if now and burstiness < inf else 1.0
+    stretch = (count - 1) / now if now and burstiness < inf else 1.0
     return [round(time * stretch / rate, _NANOSECOND_DIGITS) for time in times]
 
 

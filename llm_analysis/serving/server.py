@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadValue, Unsupported
-from llm_analysis.inference.engines import Engine, engine_for
+from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import cached_bytes
 from llm_analysis.physics.operators import Op, Step
@@ -31,7 +31,6 @@ class Server(NamedTuple):
 
     times: StepTimes
     policy: Policy
-    engine: Engine
     num_replicas: int = 1
     router: str = "round_robin"
     num_prefill_workers: int = 0
@@ -70,8 +69,7 @@ def build_server(
     longest: float,
     mean_context: float,
     *,
-    changed: Mapping[str, float] | None = None,
-    version: tuple[int, int] | None = None,
+    changed: Mapping[str, Any] | None = None,
     router: str = "round_robin",
     num_prefill_workers: int = 0,
     num_decode_workers: int = 0,
@@ -83,14 +81,14 @@ def build_server(
     """
     if scenario.method.name == "published":
         raise Unsupported("method published has no serving engine: use calibrated or ideal")
-    engine = engine_for(scenario.runtime.engine_name, version)
-    policy = policy_of(engine, scenario, mean_context, version=version, **(changed or {}))
+    engine = engine_for(scenario.runtime.engine_name)
+    policy = policy_of(engine, scenario, mean_context, **(changed or {}))
     utilization = (changed or {}).get("gpu_memory_utilization")
-    utilization = utilization or engine.defaults_on(scenario.gpu, version).gpu_memory_utilization
+    utilization = utilization or engine.defaults_on(scenario.gpu).gpu_memory_utilization
     check_room(scenario, policy.kv_tokens, longest, utilization)
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
     times = build_step_times(scenario, host_of(engine, scenario), rows, policy.max_num_seqs, max(longest, 2.0))
-    server = Server(times, policy, engine, scenario.layout.dp_size, router)
+    server = Server(times, policy, scenario.layout.dp_size, router)
     if bool(num_prefill_workers) != bool(num_decode_workers):
         raise BadValue("give num_prefill_workers and num_decode_workers together")
     if not num_prefill_workers:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Ask
 
-from llm_analysis.calibration.load_estimates import estimate_run, limits_of, metric_of, prepare
+from llm_analysis.calibration.load_estimates import limits_of, metric_of, prepare
 from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs, transport_of
 from llm_analysis.calibration.load_scores import class_of
 
@@ -29,7 +29,7 @@ def test_values_of_one_run_come_from_one_simulation(ask: Ask, tmp_path: Path) ->
     found = json.loads(answer.out)
     assert [row["id"] for row in found["rows"]] == ["a", "b"]
     run = read_runs(tmp_path / "m.csv")[0][0]
-    summary = estimate_run(run)
+    summary = prepare(run).summary()
     for row in found["rows"]:
         assert row["estimated"] == metric_of(summary, row["metric"])
         assert row["error"] == pytest.approx(row["estimated"] / row["measured"] - 1)

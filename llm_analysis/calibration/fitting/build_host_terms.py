@@ -44,7 +44,6 @@ Terms = dict[str, HostTerms]  # by the name of the first runtime of an engine
 
 _METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in ("mean", "median")),)
 _THROUGHPUT = "output_token_throughput"
-_PER_GROUP = 2  # most runs of a source, model, GPU and kind of arrival: those with the lowest and the highest load
 _MOST_REQUESTS = 600  # most requests of a run in the fit
 _ROUNDS = 1
 _STEP = 0.25  # step of the logarithm of a term, for finite differences
@@ -128,8 +127,7 @@ def _selected(runs: Sequence[LoadRun]) -> list[LoadRun]:
     found = []
     for group in groups.values():
         group.sort(key=lambda run: (run.rate, run.concurrency, run.mean_input))
-        last = len(group) - 1
-        found += [group[i] for i in sorted({round(j * last / (_PER_GROUP - 1)) for j in range(_PER_GROUP)})]
+        found += group if len(group) == 1 else [group[0], group[-1]]
     return found
 
 
