@@ -52,6 +52,15 @@ class Request(NamedTuple):
     output_tokens: int
 
 
+class Chunk(NamedTuple):
+    """Prefill work of one request in a step: so many tokens of its prompt after those done, of all it has."""
+
+    request: int
+    tokens: int
+    done: int
+    total: int
+
+
 class Replica:
     """One engine: submit requests in the order of their due times, `advance`, then read the records.
 
@@ -162,51 +171,53 @@ class Replica:
         while transit and transit[0][0] <= now:
             self._waiting.append(transit.popleft()[1])
 
-    def _schedule(self) -> list[tuple[int, int, int, int]]:
-        """Return the prefill work of the next step, (request, tokens, tokens done before, tokens in all) of each chunk.
-
-        Admits waiting requests, first come first served, while sequences, tokens and KV cache allow.
-        """
+    def _schedule(self) -> list[Chunk]:
+        """Return the prefill work of the next step within its budget: prompts that are begun, then waiting ones."""
         p = self.policy
         budget = p.max_num_batched_tokens - (self._running if p.mixed else 0)
-        chunks: list[tuple[int, int, int, int]] = []
+        chunks: list[Chunk] = []
         for entry in self._prefilling:
             if budget <= 0:
                 break
-            tokens = min(budget, entry[2] - entry[1])
-            chunks.append((entry[0], tokens, entry[1], entry[2]))
-            entry[1] += tokens
-            budget -= tokens
-        waiting, count = self._waiting, self._running + len(self._prefilling)
-        half = p.block_tokens / 2
-        while waiting and budget > 0 and count < p.max_num_seqs:
-            i = waiting[0]
-            if i in self._recompute:
-                total, to_come = self._recompute[i]
-                done = 0
-            else:
-                total, to_come = self.requests[i].input_tokens, self.requests[i].output_tokens
-                done = min(int(total * p.cached_prefix), total - 1)
-            used = self._context + self._held + half * (count + 1)
-            if used + total + p.reserve * (self._reserved + to_come) > p.kv_tokens and count:
+            i, done, total = entry
+            chunk = Chunk(i, min(budget, total - done), done, total)
+            entry[1] += chunk.tokens
+            budget -= chunk.tokens
+            chunks.append(chunk)
+        while self._waiting and budget > 0 and self._running + len(self._prefilling) < p.max_num_seqs:
+            admitted = self._admit(budget, alone=not chunks and not (p.mixed and self._running))
+            if admitted is None:
                 break
-            need = total - done
-            if self.decode_only:
-                need = 0
-            elif need > budget:
-                if not p.chunked and (chunks or (p.mixed and self._running)):
-                    break
-                need = budget if p.chunked else need
-            waiting.popleft()
-            self._held += total
-            self._reserved += to_come
-            self._prefilling.append([i, done + need, total] if not self.decode_only else [i, total, total])
-            chunks.append((i, need, done, total))
-            budget -= need
-            count += 1
+            budget -= admitted.tokens
+            chunks.append(admitted)
         return chunks
 
-    def _prefill_step(self, chunks: list[tuple[int, int, int, int]]) -> None:
+    def _admit(self, budget: int, alone: bool) -> Chunk | None:
+        """Return the first chunk of the first waiting request, and admit it; None if it has to wait.
+
+        It waits for KV cache or, uncut beyond the budget, for a step of its own (`alone`).
+        """
+        p, i = self.policy, self._waiting[0]
+        total, to_come = self._tokens_of(i)
+        count = self._running + len(self._prefilling)
+        used = self._context + self._held + p.block_tokens / 2 * (count + 1)
+        if used + total + p.reserve * (self._reserved + to_come) > p.kv_tokens and count:
+            return None
+        done = 0 if i in self._recompute else min(int(total * p.cached_prefix), total - 1)
+        if self.decode_only:
+            done = total
+        tokens = total - done
+        if tokens > budget:
+            if not p.chunked and not alone:
+                return None
+            tokens = budget if p.chunked else tokens
+        self._waiting.popleft()
+        self._held += total
+        self._reserved += to_come
+        self._prefilling.append([i, done + tokens, total])
+        return Chunk(i, tokens, done, total)
+
+    def _prefill_step(self, chunks: list[Chunk]) -> None:
         """Run one step with prefill; under `mixed` the running sequences get a token too.
 
         With `decode_only` requests come with their cache: they join at once, without a step.
@@ -215,11 +226,10 @@ class Replica:
         if n and self._full(n):
             self._preempt()
             n = self._running
-        ending = [i for i, tokens, done, total in chunks if done + tokens >= total]
-        if self.decode_only:
-            seconds, ending = 0.0, [entry[0] for entry in self._prefilling]
-        else:
-            parts = [(tokens, done) for _, tokens, done, _ in chunks]
+        ending = [chunk.request for chunk in chunks if chunk.done + chunk.tokens >= chunk.total]
+        seconds = 0.0
+        if not self.decode_only:
+            parts = [(chunk.tokens, chunk.done) for chunk in chunks]
             seconds = times.step_seconds(n, self._context, parts, len(ending))
             self.prefill_steps += 1
             self.steps += 1
@@ -248,7 +258,8 @@ class Replica:
         self._prefilling = [entry for entry in self._prefilling if entry[0] not in done]
         joined = 0
         for i in ending:
-            total, to_come = self._recompute.pop(i) if i in self._recompute else self._fresh(i)
+            total, to_come = self._tokens_of(i)
+            self._recompute.pop(i, None)
             self._held -= total
             self._reserved -= to_come
             if not self.first[i]:
@@ -270,9 +281,9 @@ class Replica:
         if self._stalled and joined:
             self._stalled.append((now, float(joined)))
 
-    def _fresh(self, i: int) -> tuple[int, int]:
-        """Return the prompt and output tokens of a request that was not preempted."""
-        return self.requests[i].input_tokens, self.requests[i].output_tokens
+    def _tokens_of(self, i: int) -> tuple[int, int]:
+        """Return the tokens that a request has to prefill, and those that it then generates."""
+        return self._recompute.get(i) or (self.requests[i].input_tokens, self.requests[i].output_tokens)
 
     def _jump(self, until: float) -> None:
         """Decode until the next event in one go."""
