@@ -203,9 +203,10 @@ class Replica:
         used = self._context + self._held + p.block_tokens / 2 * (count + 1)
         if used + total + p.reserve * (self._reserved + to_come) > p.kv_tokens and count:
             return None
-        done = 0 if i in self._recompute else min(int(total * p.cached_prefix), total - 1)
-        if self.decode_only:
-            done = total
+        # What a preempted request had in the cache is lost; a new one of a decode worker comes with its cache.
+        done = (
+            0 if i in self._recompute else total if self.decode_only else min(int(total * p.cached_prefix), total - 1)
+        )
         tokens = total - done
         if tokens > budget:
             if not p.chunked and not alone:
@@ -220,17 +221,17 @@ class Replica:
     def _prefill_step(self, chunks: list[Chunk]) -> None:
         """Run one step with prefill; under `mixed` the running sequences get a token too.
 
-        With `decode_only` requests come with their cache: they join at once, without a step.
+        Requests that come with their cache, without tokens to prefill, join at once, without a step.
         """
-        times, n = self.times, self._running if self.policy.mixed and not self.decode_only else 0
+        parts = [(chunk.tokens, chunk.done) for chunk in chunks if chunk.tokens]
+        n = self._running if self.policy.mixed and parts else 0
         if n and self._full(n):
             self._preempt()
             n = self._running
         ending = [chunk.request for chunk in chunks if chunk.done + chunk.tokens >= chunk.total]
         seconds = 0.0
-        if not self.decode_only:
-            parts = [(chunk.tokens, chunk.done) for chunk in chunks]
-            seconds = times.step_seconds(n, self._context, parts, len(ending))
+        if parts:
+            seconds = self.times.step_seconds(n, self._context, parts, len(ending))
             self.prefill_steps += 1
             self.steps += 1
         self.sequence_seconds += seconds * (self._running + len(self._prefilling))
@@ -240,7 +241,7 @@ class Replica:
         self._take(now, 0.0)
         if n:
             self._tokens(1, n, seconds)
-        elif self._running and not self.decode_only and not self._stalled:
+        elif self._running and parts and not self._stalled:
             self._stalled.append((now - seconds, float(self._running)))
         before = self.finished
         if ending:

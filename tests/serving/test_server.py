@@ -283,6 +283,14 @@ def test_decode_workers_take_a_step_for_each_token(scenario: Scenario, rate: flo
     assert found.tpot.mean == pytest.approx(step, rel=0.03)
 
 
+def test_a_decode_worker_computes_the_cache_of_preempted_requests_again(scenario: Scenario) -> None:
+    changed = {"kv_tokens": 4000.0}
+    both = build_server(scenario, 600.0, 192.0, changed=changed, num_prefill_workers=2, num_decode_workers=1)
+    run = both.run(Workload(fixed(128), fixed(256)).requests(200, 40.0))
+    assert run.preemptions > 10
+    assert run.prefill_step_fraction > 0
+
+
 def test_prompts_count_in_the_peaks(server: Server) -> None:
     """Also of requests that end with their first token."""
     at_once = server._replace(policy=server.policy._replace(front_seconds=0.0, front_serial_seconds=0.0))
