@@ -45,7 +45,7 @@ def steady_state(
     }  # the search checks the memory
     policy = policy_of(engine, scenario, s + o / 2, **limits)
     steps = Steps(scenario, policy, host_of(engine, scenario), s, o, batch)
-    alone, added, own = steps.seconds(batch)
-    tpot = alone + batch * added / (o - 1)
+    step = steps.seconds(batch)
+    tpot = step.alone + batch * step.added / (o - 1)
     front = policy.front_seconds + policy.front_serial_seconds
-    return Steady(tpot, alone, own, added, batch / ((o - 1) * tpot), front)
+    return Steady(tpot, step.alone, step.prompt, step.added, batch / ((o - 1) * tpot), front)

@@ -173,6 +173,34 @@ def test_the_closed_form_agrees_with_the_simulation(
     assert found.request_throughput * found.e2e == pytest.approx(concurrency, rel=0.02)
 
 
+@pytest.mark.parametrize("runtime", ["vllm-v1", "sglang"])
+@pytest.mark.parametrize("concurrency", [2, 8, 32])
+def test_the_closed_form_agrees_with_the_simulation_if_prefill_takes_most_of_the_time(
+    runtime: str, concurrency: int
+) -> None:
+    """Answers of 20 tokens to prompts of 4,000: in a queue with open arrivals TTFT was twice as long."""
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=get_runtime(runtime))
+    found = steady_state(asked, 4000, 20, concurrency)
+    run = build_server(asked, 6500, 4010).run(
+        Workload(uniform(4000, 0.1), uniform(20, 0.5)).requests(20 * concurrency + 100, inf), concurrency
+    )
+    measured = summarize(run, steady=True)
+    assert found.request_throughput == pytest.approx(measured.request_throughput, rel=0.15)
+    assert found.tpot == pytest.approx(measured.tpot.mean, rel=0.15)
+    assert found.ttft == pytest.approx(measured.ttft.mean, rel=0.4)
+
+
+def test_more_requests_in_flight_never_shorten_the_time_per_token() -> None:
+    asked = Scenario.of(
+        get_model("qwen3-vl-235b-a22b"),
+        get_gpu("gaudi2"),
+        layout=Parallelism(tp_size=8),
+        runtime=get_runtime("tensorrt-llm"),
+    )
+    tpots = [steady_state(asked, 15_700, 51, 2 ** (i / 2)).tpot for i in range(17)]
+    assert tpots == sorted(tpots)
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "changed"),
     [
