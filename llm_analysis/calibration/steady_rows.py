@@ -15,8 +15,8 @@ from llm_analysis.serving.steady_state import steady_state
 
 
 def is_steady(m: Measurement) -> bool:
-    """Return whether a row is the TPOT of a steady state."""
-    return m.kind == "serving" and m.metric == "tpot"
+    """Return whether a row is the TPOT of a steady state; of single tokens there is none."""
+    return m.kind == "serving" and m.metric == "tpot" and m.num_tokens > 1
 
 
 def steady_seconds(rows: Sequence[Measurement], runtime: Runtime, terms: HostTerms | None = None) -> list[float]:

@@ -1,6 +1,7 @@
 """Published serving rows are estimated by the steady state of `infer --max_concurrency`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import Ask
 
 from llm_analysis.calibration.measurements import read_measurements
 from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
+from llm_analysis.calibration.validation import scored_row
 from llm_analysis.inference.runtimes import get_runtime
 
 COLUMNS = "id,runtime,model_name,gpu_name,dtype_name,kind,batch_size,seq_len,num_tokens_to_generate,metric,measured_s\n"
@@ -48,3 +50,9 @@ def test_rows_keep_their_order_whatever_their_scenario(path: Path) -> None:
     runtime = get_runtime("vllm-v1")
     together = steady_seconds([rows[0], rows[2], rows[1]], runtime)
     assert together == pytest.approx([steady_seconds([m], runtime)[0] for m in (rows[0], rows[2], rows[1])])
+
+
+def test_a_row_of_single_tokens_is_estimated_as_a_step(path: Path) -> None:
+    """In a steady state it has no time per token, and the estimate was 0."""
+    one = replace(read_measurements(path)[0][0], num_tokens=1.0, decode_steps=1.0)
+    assert scored_row(one, "vllm-v1").estimated_seconds > 0.001
