@@ -304,9 +304,8 @@ class _Search:
         self.runtime, self.method, self.utilization, self.modes = runtime, method, utilization, modes
         self.points = 0
         self.curves: list[_Curve] = []
-        self.prefills: list[
-            tuple[_Curve, float]
-        ] = []  # prefill workers, each with the seconds of one prompt including the transfer
+        # prefill workers, each with the seconds of one prompt including the transfer
+        self.prefills: list[tuple[_Curve, float]] = []
         self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
         self.notes: dict[str, None] = {}
 

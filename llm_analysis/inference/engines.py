@@ -104,9 +104,8 @@ class Engine(BaseModel):
     chunked: bool = True
     reserve: Annotated[float, Field(ge=0, le=1)] = 0.0
     fraction_of: Literal["everything", "weights_and_cache", "free"] = "everything"
-    kv_cache: Literal["activations", "checkpoint"] = (
-        "activations"  # how the engine chooses the format of the KV cache without a flag
-    )
+    # how the engine chooses the format of the KV cache without a flag
+    kv_cache: Literal["activations", "checkpoint"] = "activations"
     host_overlapped: bool = False  # the next step is prepared while the GPU works
     one_process: bool = False  # a program that imports the engine runs it in its own process
     graph_rows: Annotated[int, Field(ge=0)] = 512  # most rows of a step with prompts that is replayed from a CUDA graph

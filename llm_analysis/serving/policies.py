@@ -78,9 +78,8 @@ def host_from(engine: Engine, terms: HostTerms, scenario: Scenario, transport: s
     """
     runtime, layers = scenario.runtime, scenario.model.num_hidden_layers
     stream = 0.0 if transport == "offline" else terms.stream_seconds
-    between = (
-        engine.one_process and transport == "in-process"
-    )  # the process that streams tokens works between the steps
+    # A process of its own streams tokens while steps run; if there is none, the engine does it between the steps.
+    between = engine.one_process and transport == "in-process"
     return Host(
         step=runtime.step_seconds + runtime.layer_seconds * layers,
         sequence=runtime.sequence_seconds + (stream if between else 0.0),

@@ -91,14 +91,12 @@ class Replica:
         self._waiting: deque[int] = deque()
         self._prefilling: list[list[int]] = []  # [request, tokens done, tokens in all]
         self._ends: list[tuple[int, int]] = []  # heap of (end step, request)
-        self._admitted: list[
-            int
-        ] = []  # running requests in the order of admission; ended ones are removed when they come up
+        # running requests in the order of admission; ended ones are removed when they come up
+        self._admitted: list[int] = []
         self._end_step: dict[int, int] = {}
         self._start: dict[int, tuple[int, int]] = {}  # (step of joining, cached tokens then)
-        self._recompute: dict[
-            int, tuple[int, int]
-        ] = {}  # preempted requests: (tokens to recompute, output tokens to come)
+        # preempted requests: (tokens to recompute, output tokens to come)
+        self._recompute: dict[int, tuple[int, int]] = {}
         self._running = 0
         self._context = 0  # cached tokens of the running requests
         self._held = 0  # KV tokens of prompts in prefill

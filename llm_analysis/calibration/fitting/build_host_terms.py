@@ -50,9 +50,8 @@ _STEP = 0.25  # step of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
 _SOFT = 0.3  # residual from which the loss grows linearly
 _SHARED, _OWN = HostTerms(*[0.5] * len(HostTerms._fields))._replace(launch_seconds=1e-3), 0.3
-_KERNELS = (
-    0.7  # spread of the factor on the latencies of a group: kernels of other versions differ by up to a factor of 2
-)
+# Spread of the factor on the latencies of a group: kernels of other versions differ by up to a factor of 2.
+_KERNELS = 0.7
 
 # Orders of magnitude: milliseconds per step and request, tens of microseconds per sequence, token and kernel launch.
 # A kernel called from Python takes 50 us; compiled graphs (vLLM from 0.8) and C++ (TensorRT-LLM) launch faster.

@@ -58,9 +58,8 @@ def fit(
         return runtime
     measurements = [rows.measurements[i] for i in index]
     weights = table_weights(measurements) * (_engine_weights(measurements) if engines_alike else 1.0)
-    known = (
-        runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
-    )  # the prior does not fit CUDA_CORES
+    # The prior has no fitted CUDA_CORES.
+    known = runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
     start = np.array([_encoded(term, getattr(known, term)) for term in terms])
     low, high = zip(*(_bounds(term) for term in terms), strict=True)
     start = np.clip(start, np.array(low) + 1e-3, np.array(high) - 1e-3)
