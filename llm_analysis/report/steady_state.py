@@ -12,6 +12,12 @@ from llm_analysis.serving.steady_state import SteadyState
 
 _CLOSED_FORM = "a formula without preemption and without waves of equal requests; `llm-analysis load` simulates both"
 
+_NEARLY_FULL = (
+    "these requests fit in the KV cache; with more, the engine preempts some and computes them again, so that it "
+    "serves fewer requests/s: the saturation rate"
+)
+_ABOVE = 1.02  # throughput over saturation rate from which the note is given
+
 
 def as_dict(
     scenario: Scenario, workload: Workload, max_concurrency: int, state: SteadyState, cost_per_gpu_hour: float | None
@@ -19,6 +25,7 @@ def as_dict(
     """Return the plain values: the question, the steady state, and the price of a million output tokens."""
     s, layout = scenario, scenario.layout
     hourly = None if cost_per_gpu_hour is None else cost_per_gpu_hour * layout.gpus_of_replica * layout.dp_size
+    above = state.request_throughput > _ABOVE * state.saturation_rate
     return {
         "model_name": s.model.name,
         "gpu_name": s.gpu.name,
@@ -34,7 +41,7 @@ def as_dict(
         "num_tokens_to_generate": workload.num_tokens_to_generate,
         **state._asdict(),
         "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
-        "notes": [*s.notes, _CLOSED_FORM],
+        "notes": [*s.notes, *([_NEARLY_FULL] if above else []), _CLOSED_FORM],
     }
 
 

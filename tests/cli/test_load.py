@@ -141,6 +141,15 @@ def test_notes_are_wrapped(ask: Ask) -> None:
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("requests", "noted"), [(64, False), (256, True), (1000, False)])
+def test_a_note_explains_a_throughput_above_the_saturation_rate(ask: Ask, requests: int, noted: bool) -> None:
+    server = ("infer", "--model_name", "llama-3.1-70b", "--gpu_name", "h100-sxm-80gb", "--tp_size", "4")
+    flags = ("--seq_len", "128", "--num_tokens_to_generate", "1024", "--max_concurrency", str(requests))
+    found = json.loads(ask(*server, *flags, "--format", "json").out)
+    assert (found["request_throughput"] > 1.02 * found["saturation_rate"]) == noted
+    assert any("preempts some" in note for note in found["notes"]) == noted
+
+
 @pytest.mark.parametrize(
     ("flags", "limit"),
     [
