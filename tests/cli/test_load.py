@@ -141,6 +141,15 @@ def test_notes_are_wrapped(ask: Ask) -> None:
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
+def test_a_pipeline_under_load_has_a_note_on_its_ttft(ask: Ask) -> None:
+    flags = ("--pp_size", "2", "--request_rate", "1", "--num_prompts", "20", "--format", "json")
+    found = json.loads(ask(*SERVER, *flags).out)
+    assert any("infer --max_concurrency gives it" in note for note in found["notes"])
+    alone = ("infer", *SERVER[1:], "--pp_size", "2", "--seq_len", "1024", "--num_tokens_to_generate", "128")
+    closed = json.loads(ask(*alone, "--max_concurrency", "1", "--format", "json").out)
+    assert closed["ttft"] > 1.2 * found["points"][0]["ttft"]["mean"]
+
+
 @pytest.mark.parametrize(("requests", "noted"), [(64, False), (256, True), (1000, False)])
 def test_a_note_explains_a_throughput_above_the_saturation_rate(ask: Ask, requests: int, noted: bool) -> None:
     server = ("infer", "--model_name", "llama-3.1-70b", "--gpu_name", "h100-sxm-80gb", "--tp_size", "4")
