@@ -3,8 +3,9 @@
 Serving options are passes through the same operators:
 
 cached prefix     p of the s prompt tokens are in the cache: the prefill computes s - p new ones that attend to them
-chunked prefill   passes of at most C tokens: whole prompts together if they fit, otherwise chunks of one prompt after
-                  the other, each attending to the ones before; it ends when the whole batch has its first token
+chunked prefill   passes of C tokens: as many prompts as fit, the last of them in part; of a longer prompt chunk after
+                  chunk, each attending to the ones before, and what is left over together with that of other prompts;
+                  it ends when the whole batch has its first token
 samples           n continuations of each prompt: one prefill, n sequences to decode that share the prompt's cache
 speculation       a draft model proposes k tokens, one pass of the model checks them (Leviathan et al. 2023); if each is
                   accepted with probability a, independently, such a step yields
@@ -219,21 +220,18 @@ def prefill_passes(workload: Workload) -> Iterator[tuple[Quantity, Step]]:
     if chunk is None or w.fits_one_pass:
         yield 1.0, Step(b, new, prefix)
         return
-    whole, prompts = b * new <= chunk, new <= chunk
-    together = maximum(floor(chunk / new), 1.0)  # prompts in a pass
     chunks = floor(new / chunk)  # whole ones of a prompt
-    rest = new - chunks * chunk
-    passes = [
-        (where(whole, 1.0, where(prompts, floor(b / together), 0.0)), Step(where(whole, b, together), new, prefix)),
-        (where(whole, 0.0, where(prompts, 1.0, 0.0)), Step(b - floor(b / together) * together, new, prefix)),
-    ]
-    passes = [(where(step.batch > 0, times, 0.0), step) for times, step in passes]
-    passes = [(times, step._replace(batch=maximum(step.batch, 1.0))) for times, step in passes]
-    if some(new > chunk):
+    passes: list[tuple[Quantity, Step]] = []
+    if some(chunks > 0):
         for weight, i in nodes(0.0, maximum(chunks, 1.0)):
-            passes.append((where(prompts, 0.0, weight * chunks * b), Step(1.0, float(chunk), prefix + i * chunk)))
-        last = Step(1.0, maximum(rest, 1.0), prefix + chunks * chunk)
-        passes.append((where(prompts, 0.0, where(rest > 0, b, 0.0)), last))
+            passes.append((weight * chunks * b, Step(1.0, float(chunk), prefix + i * chunk)))
+    rest = new - chunks * chunk  # tokens that each prompt has left over
+    left, together = b * rest, chunk / maximum(rest, 1.0)  # tokens in all, prompts in a pass
+    full = floor(left / chunk)
+    start = prefix + chunks * chunk
+    passes.append((full, Step(together, maximum(rest, 1.0), start)))
+    last = (left - full * chunk) / maximum(rest, 1.0)
+    passes.append((where(last > 0, 1.0, 0.0), Step(where(last > 0, last, 1.0), maximum(rest, 1.0), start)))
     yield from ((times, step) for times, step in passes if some(times > 0))
 
 

@@ -348,7 +348,9 @@ class Laws:
                 yield at_least(name, double.total_tokens_per_sec, e.total_tokens_per_sec)
         for name, size in (("twice the prompt", 2 * w.seq_len), ("one token more in the prompt", w.seq_len + 1)):
             longer = self.again({"seq_len": size})
-            if self._fills_alike(seq_len=size):
+            # A layer with chunked attention begins anew where a chunk begins.
+            chunked = any(mixer.startswith("chunked_attention") for mixer, _ in self.s.model.layer_kinds)
+            if self._fills_alike(seq_len=size) and not chunked:
                 yield from not_faster(name, longer, e)
             if longer is not None:
                 cache = longer.kv_cache_memory_per_gpu
@@ -524,7 +526,7 @@ class Laws:
             output = state.request_throughput * tokens[1]
             yield equal("steady state: tokens of requests", state.output_token_throughput, output)
         for fewer, more in pairwise(states if tokens[1] >= 32 else ()):
-            yield at_least("steady state: TPOT with more in flight", more.tpot, fewer.tpot * (1 - 1e-6))
+            yield at_least("steady state: TPOT with more in flight", more.tpot, fewer.tpot * (1 - 5e-3))
         if self.rng.random() < 0.1:
             yield from self._simulated(tokens)
 
