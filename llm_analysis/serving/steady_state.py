@@ -112,10 +112,10 @@ def steady_state(
         cycle = (o - 1.0) * step.alone + n * (1.0 - 1.0 / asked) * added
         return _Phases(steps.first_token(n, cycle, step), cycle, n / maximum(cycle, _LEAST_SECONDS), added)
 
-    n = _running(at, asked, most)
+    # A prompt alone (o = 1) holds no slot and is never running: all requests in flight wait for their prefill.
+    n = where(o > 1, _running(at, asked, most), _LEAST_RUNNING)
     phases = at(n)
     decoding = where(o > 1, phases.cycle, 0.0)
-    # A prompt alone (o = 1) holds no slot: all requests in flight wait for their prefill.
     waiting = where(o > 1, where(n >= most, asked / phases.rate - decoding, 0.0), asked * phases.added)
     ttft = maximum(phases.first_token, waiting)
     rate = asked / (ttft + decoding)

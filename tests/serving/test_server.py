@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import inf
 from random import Random
 from typing import Any
@@ -238,6 +239,16 @@ def test_the_closed_saturation_rate_does_not_depend_on_the_concurrency(scenario:
     server = build_server(scenario, 1200.0, 1024 + tokens / 2)
     asked = Workload(fixed(1024), uniform(tokens, 0.5) if tokens > 1 else fixed(1))
     assert rates[0] == pytest.approx(saturation_rate(server, asked), rel=0.05)
+
+
+@pytest.mark.parametrize("runtime", ["vllm-v1", "sglang", "tensorrt-llm"])
+def test_more_requests_of_single_tokens_are_not_served_more_slowly(runtime: str) -> None:
+    """They are prefills, one after another; counted as running, 4096 had three quarters of the throughput of 256."""
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=get_runtime(runtime))
+    found = [steady_state(asked, 500, 1, c) for c in (1, 16, 256, 1024, 4096)]
+    rates = [state.request_throughput for state in found]
+    assert all(more >= 0.999 * fewer for fewer, more in pairwise(rates))
+    assert rates[-1] == pytest.approx(found[-1].saturation_rate, rel=0.02)
 
 
 @pytest.mark.parametrize("stages", [2, 4])
