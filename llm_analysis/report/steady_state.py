@@ -10,7 +10,8 @@ from llm_analysis.inference.workload import Workload
 from llm_analysis.report.tables import csv_of, rate, seconds, table, wrapped
 from llm_analysis.serving.steady_state import SteadyState
 
-_CLOSED_FORM = "a formula without preemption and without waves of equal requests; `llm-analysis load` simulates both"
+_NO_CACHE = 1e12  # tokens: a capacity that only a model without a cache has
+_CLOSED_FORM = "a formula: requests are spread over time; `llm-analysis load` simulates them, and gives percentiles"
 
 _NEARLY_FULL = (
     "these requests fit in the KV cache; with more, the engine preempts some and computes them again, so that it "
@@ -65,7 +66,7 @@ def rendered(answer: dict[str, Any], style: str) -> str:
         ["throughput", f"{a['request_throughput']:,.2f} requests/s"],
         ["output throughput", rate(a["output_token_throughput"])],
         ["running sequences per replica", f"{a['running_sequences']:,.1f}"],
-        ["KV cache per replica", f"{a['kv_capacity_tokens']:,.0f} tokens, {a['kv_used_fraction']:.0%} used"],
+        ["KV cache per replica", _cache(a["kv_capacity_tokens"], a["kv_used_fraction"])],
         ["saturation rate", f"{a['saturation_rate']:,.2f} requests/s"],
         ["throughput / saturation rate", f"{a['request_throughput'] / a['saturation_rate']:.0%}"],
         ["limiting resource", a["limiting_resource"]],
@@ -74,3 +75,8 @@ def rendered(answer: dict[str, Any], style: str) -> str:
         rows.append(["cost per million output tokens", f"{a['cost_per_million_tokens']:,.3f}"])
     notes = [wrapped(f"note: {note}", 80) for note in a["notes"]]
     return "\n".join([heading, "", table(rows, ["", "steady state"], style), "", *notes])
+
+
+def _cache(tokens: float, used: float) -> str:
+    """Return the capacity of a KV cache in words; an encoder keeps none."""
+    return "none" if tokens > _NO_CACHE else f"{tokens:,.0f} tokens, {used:.0%} used"

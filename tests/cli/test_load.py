@@ -198,3 +198,9 @@ def test_flags_that_do_not_apply_to_the_steady_state_are_refused(ask: Ask, flags
     answer = ask("infer", *SERVER[1:], *flags)
     assert answer.status == 1
     assert part in answer.err
+
+
+def test_an_encoder_has_no_kv_cache(ask: Ask) -> None:
+    question = ("--model_name", "bge-m3", "--gpu_name", "h100-sxm-80gb", "--num_tokens_to_generate", "1")
+    line = next(x for x in ask("infer", *question, "--max_concurrency", "8").out.splitlines() if "KV cache per" in x)
+    assert line.split()[-1] == "none"
