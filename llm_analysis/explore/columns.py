@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_analysis.errors import BadValue
-from llm_analysis.explore.where import column_named
+from llm_analysis.explore.where import TEXT, column_named
 from llm_analysis.files import csv_cell
 from llm_analysis.inference.estimate import KEYS
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     Column = NDArray[Any]
 
 COLUMNS = tuple(key for key in KEYS if key not in ("operators", "notes"))
-TEXT = frozenset(
-    ("model_name", "gpu_name", "dtype_name", "method", "runtime", "engine", "draft_model_name", "total_latency_is")
-)
 TRUTH = frozenset(("use_kv_cache", "disaggregated", "fits"))
 WHOLE = frozenset(
     (

@@ -26,6 +26,9 @@ ALIASES = {
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _SHARES = {"%": 0.01}
+TEXT = frozenset(
+    ("model_name", "gpu_name", "dtype_name", "method", "runtime", "engine", "draft_model_name", "total_latency_is")
+)
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 _CONDITION = re.compile(r"\s*(?P<column>[A-Za-z_]\w*)\s*(?P<operator><=|>=|!=|==|=|<|>)\s*(?P<value>[^<>=!]+?)\s*")
 NUMBER = re.compile(r"(?P<number>[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)")
@@ -112,9 +115,9 @@ def _condition(part: str, known: Sequence[str]) -> Condition:
         raise BadValue(f"where: {shown(part)} is not a condition; write column<number, joined by `and`: tpot<20ms")
     column, value = column_named(match["column"], known), match["value"].strip("'\"")
     operator = match["operator"].replace("==", "=")
-    if value.lower() in TRUTH:
+    if value.lower() in TRUTH and column not in TEXT:
         return Condition(column, operator, TRUTH[value.lower()])
-    if NUMBER.fullmatch(value) and not column.endswith("_name"):
+    if NUMBER.fullmatch(value) and column not in TEXT:
         units = unit_of(column)
         if match["column"] != column and units is SECONDS and not NUMBER.fullmatch(value)["unit"]:  # type: ignore[index]
             raise BadValue(
@@ -122,5 +125,7 @@ def _condition(part: str, known: Sequence[str]) -> Condition:
             )
         return Condition(column, operator, quantity(f"where: {match['column']}", value, units))
     if operator not in ("=", "!="):
-        raise BadValue(f"where: {shown(part.strip())} compares {column} with {shown(value)}, which is not a number")
+        text = f"{column}, which is text; use = or !="
+        problem = text if column in TEXT else f"{column} with {shown(value)}, which is not a number"
+        raise BadValue(f"where: {shown(part.strip())} compares {problem}")
     return Condition(column, operator, value)

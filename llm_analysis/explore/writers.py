@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llm_analysis.errors import BadValue, LLMAnalysisError, shown
-from llm_analysis.explore.columns import TEXT, TRUTH, WHOLE, csv_values, plain_values
+from llm_analysis.explore.columns import TRUTH, WHOLE, csv_values, plain_values
+from llm_analysis.explore.where import TEXT
 
 if TYPE_CHECKING:
     from llm_analysis.explore.columns import Column

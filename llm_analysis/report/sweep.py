@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_analysis.explore.columns import COLUMNS, TEXT, TRUTH, WHOLE, csv_values, plain_values
+from llm_analysis.explore.columns import COLUMNS, TRUTH, WHOLE, csv_values, plain_values
 from llm_analysis.explore.table import Table
-from llm_analysis.explore.where import BYTES, unit_of
+from llm_analysis.explore.where import BYTES, TEXT, unit_of
 from llm_analysis.report.tables import table
 
 if TYPE_CHECKING:

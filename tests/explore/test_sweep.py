@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from llm_analysis.cli.commands.infer import infer
 from llm_analysis.cli.flags import flags_of
 from llm_analysis.errors import BadValue, UnknownName, Unsupported
-from llm_analysis.explore.columns import COLUMNS, TEXT, TRUTH, WHOLE
+from llm_analysis.explore.columns import COLUMNS, TRUTH, WHOLE
 from llm_analysis.explore.sweep import BLOCK, Selection, Sweep, Top
+from llm_analysis.explore.where import TEXT
 from llm_analysis.explore.writers import writer_of
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.question import question

@@ -51,6 +51,7 @@ def test_twenty_milliseconds_are_exactly_the_float_of_0_02() -> None:
         ("tpot<", "is not a condition; write column<number"),
         ("tpot<20ms or fits=1", "is not a condition; write column<number"),
         ("", "is not a condition; write column<number"),
+        ("total_latency_is>=1ms", "compares total_latency_is, which is text; use = or !="),
         ("tpot<fast", "compares decode_latency with 'fast', which is not a number"),
         ("__import__('os').system('ls')", "is not a condition; write column<number"),
     ],
