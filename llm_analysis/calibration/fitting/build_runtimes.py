@@ -47,7 +47,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "tensorrt-llm-0.20": {"collective": "engine"},
     "tensorrt-llm-0.9": {"collective": "engine", "cuda_core_flops": 32.0, "tensor_core_groups": [8]},
     "tensorrt-llm-0.6": {"collective": "engine", "cuda_core_flops": 32.0},
-    # its attention takes the scale of the output projection's input (`out_scale` in _torch/modules/attention.py)
+    # attention takes the scale of the next product (`out_scale` in tensorrt_llm/_torch/modules/attention.py; recalled)
     "tensorrt-llm": {"collective": "engine", "fused_quantize": True},
     "vllm-0.13": {
         "collective": "engine",
