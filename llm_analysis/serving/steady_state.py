@@ -122,6 +122,9 @@ def steady_state(
     slots = where(o > 1, most, _LEAST_RUNNING)
     full = Steps(scenario, policy, steps.host, s, o, most, context).seconds(slots)
     saturated = most / ((o - 1.0) * full.alone + most * full.added * repeated)
+    # Only preemption, which starts when requests wait for the cache, makes a full server slower than one with room.
+    rate = where(repeated > 1.0, rate, minimum(rate, saturated))
+    ttft = asked / rate - decoding
     running = where(o > 1, n, 0.0)
     tpot = decoding / maximum(o - 1.0, 1.0)
     return SteadyState(

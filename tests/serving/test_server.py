@@ -17,6 +17,7 @@ from llm_analysis.errors import BadValue
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import Scenario
+from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload, workload_names
 from llm_analysis.serving.metrics import summarize
@@ -189,6 +190,16 @@ def test_the_closed_form_agrees_with_the_simulation_if_prefill_takes_most_of_the
     assert found.request_throughput == pytest.approx(measured.request_throughput, rel=0.15)
     assert found.tpot == pytest.approx(measured.tpot.mean, rel=0.15)
     assert found.ttft == pytest.approx(measured.ttft.mean, rel=0.4)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 8, 16, 64, 256])
+def test_without_preemption_the_throughput_is_at_most_the_saturation_rate(concurrency: int) -> None:
+    asked = Scenario.of(
+        get_model("llama-3.1-70b"), get_gpu("rtx-4090"), get_dtypes("fp8"), Parallelism(tp_size=8)
+    )  # short answers, and all-reduces that take most of a step
+    found = steady_state(asked, 1000, 32, concurrency)
+    assert found.request_throughput <= found.saturation_rate * (1 + 1e-12)
+    assert found.request_throughput * found.e2e == pytest.approx(concurrency)
 
 
 def test_more_requests_in_flight_never_shorten_the_time_per_token() -> None:
