@@ -111,7 +111,7 @@ class Runtime(BaseModel):
 
     @property
     def engine_name(self) -> str:
-        """The name of the runtime whose engine this is."""
+        """Name of the runtime with the same engine: the base of a fitted file, or the runtime itself."""
         return self.base or self.name
 
     def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:

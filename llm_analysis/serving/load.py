@@ -111,7 +111,7 @@ class Question(NamedTuple):
 def answer(question: Question, progress: Progress | None = None) -> Load:
     """Return the answer. Raises LLMAnalysisError."""
     q, s = question, question.server
-    # For a trace, the saturation rate is that of its own requests, sent all at once.
+    # The saturation rate of a trace comes from its own requests, sent all at once.
     saturation = _of_trace(q) if q.trace else saturation_rate(s, q.workload)
     best = None
     if q.limits and not q.trace:

@@ -53,7 +53,7 @@ class Request(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Prefill work of one request in a step: so many tokens of its prompt after those done, of all it has."""
+    """Prefill work of one request in a step: tokens to compute, tokens computed before, tokens of the prompt."""
 
     request: int
     tokens: int
