@@ -78,7 +78,7 @@ def host_from(engine: Engine, terms: HostTerms, scenario: Scenario, transport: s
     """
     runtime, layers = scenario.runtime, scenario.model.num_hidden_layers
     stream = 0.0 if transport == "offline" else terms.stream_seconds
-    # A process of its own streams tokens while steps run; if there is none, the engine does it between the steps.
+    # Without a process for streaming, the engine sends the tokens between its steps.
     between = engine.one_process and transport == "in-process"
     return Host(
         step=runtime.step_seconds + runtime.layer_seconds * layers,

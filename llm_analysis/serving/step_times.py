@@ -60,7 +60,7 @@ class Host(NamedTuple):
         return maximum(self.beside + self.beside_sequence * sequences, self.stream * sequences)
 
     def around(self, seconds: Quantity, sequences: Quantity) -> Quantity:
-        """Return the seconds of a step whose GPU work takes `seconds`, the host's included."""
+        """Return the seconds of a step, host time included; its GPU work takes `seconds`."""
         return maximum(seconds + self.waits(sequences), self.least(sequences))
 
 
@@ -128,7 +128,7 @@ class StepTimes(NamedTuple):
         return self.with_host(seconds, n + ending, rows if chunks else 0.0)
 
     def with_host(self, seconds: float, sequences: int, prefill_rows: float) -> float:
-        """Return the seconds of a step whose GPU work takes `seconds`, the host's included."""
+        """Return the seconds of a step, host time included; its GPU work takes `seconds`."""
         if prefill_rows > self.host.graph_rows:
             seconds = max(seconds, self.host.prefill)
         return float(self.host.around(seconds, float(sequences)))
