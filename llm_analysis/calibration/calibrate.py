@@ -22,8 +22,8 @@ from llm_analysis.calibration.timing import Rows
 from llm_analysis.calibration.validation import quantile, spread
 from llm_analysis.errors import BadConfig, nearest, shown
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.inference.bands import LEAST_ROWS, Band
-from llm_analysis.inference.runtimes import NONE, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
+from llm_analysis.inference.bands import LEAST_ROWS
+from llm_analysis.inference.runtimes import NONE, Band, Runtime, RuntimeEvidence, build_for, get_runtime, runtime_names
 
 _ROWS_PER_TERM = 4  # rows needed for each term after the first
 _LEAST_SECONDS = 1e-9  # a fitted term below this is set to zero

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from llm_analysis.calibration.measurements import Measurement, gpu_named
 from llm_analysis.files import DATA, read_json
 from llm_analysis.hardware.profiles import same_chip
-from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS, Band, cell_name
+from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS, cell_name
+from llm_analysis.inference.runtimes import Band
 from llm_analysis.units import Array
 
 FILE = DATA / "residuals.json"

@@ -19,8 +19,7 @@ from llm_analysis.calibration.residuals import held_out_band
 from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
 from llm_analysis.calibration.timing import Rows
 from llm_analysis.errors import LLMAnalysisError
-from llm_analysis.inference.bands import Band
-from llm_analysis.inference.runtimes import UNKNOWN, Runtime, build_for, get_runtime, runtime_names
+from llm_analysis.inference.runtimes import UNKNOWN, Band, Runtime, build_for, get_runtime, runtime_names
 
 _BLOCK = 5000  # rows that are timed together; their operators take a few hundred MB
 

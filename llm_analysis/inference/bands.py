@@ -12,48 +12,20 @@ contain the estimate: if it does not, the estimates of the cell are biased, and 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
 
 from llm_analysis.files import DATA, read_json
 from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.profiles import same_chip
+from llm_analysis.inference.runtimes import NONE, Band
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes
-from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity, some
-
-if TYPE_CHECKING:
-    from llm_analysis.inference.scenario import Scenario
 
 FILE = DATA / "bands.json"
 PHASES = ("prefill", "total", "serving")
 LEAST_ROWS, LEAST_GROUPS = 10, 3  # least numbers of rows and groups behind a band
-
-
-class Band(BaseModel):
-    """Factors on an estimate that enclose 80 % of published measurements, and the number of these measurements."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    low: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    high: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    rows: Annotated[int, Field(ge=0)] = 0
-    groups: Annotated[int, Field(ge=0)] = 0  # number of combinations of source, GPU and model
-    gpus: list[str] = []
-    batch: list[float] = []  # the smallest and the largest batch
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Band:
-        """Raises ValueError if low is above high."""
-        if self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
-        return self
-
-    @property
-    def bias(self) -> str:
-        """`low` or `high` if the whole band lies above or below the estimate, otherwise empty."""
-        return "low" if self.low > 1 else "high" if self.high < 1 else ""
 
 
 def cell_name(phase: str, dense: bool, measured: bool) -> str:
@@ -72,15 +44,8 @@ def cells() -> dict[str, Band]:
     return {name: Band(**entry) for name, entry in read_json(FILE)["cells"].items()}
 
 
-def band_of(phase: str, model: ModelConfig, dtypes: Dtypes, layout: Parallelism, gpu: GPU) -> Band | None:
-    """Return the band of an estimate; None if there are no published measurements of its kind.
-
-    No measurement covers context parallelism. A cell without enough rows uses the band of the other kind of chips.
-    """
-    from llm_analysis.hardware.profiles import same_chip
-
-    if layout.cp_size > 1:
-        return None
+def _cell_band(phase: str, model: ModelConfig, dtypes: Dtypes, gpu: GPU) -> Band | None:
+    """Return the band of a cell; if it has too few rows, that of the other kind of chips; None without either."""
     dense, measured = is_dense(model, dtypes), same_chip(gpu)
     names = (cell_name(phase, dense, known) for known in (measured, not measured))
     return next((cells()[name] for name in names if name in cells()), None)
@@ -99,14 +64,15 @@ def latency_bands(scenario: Scenario, prefill: Quantity, decode: Quantity, total
 def band_for(s: Scenario, phase: str) -> Band | None:
     """Return the band of `prefill`, `total` (decode or a whole batch) or `serving` of a scenario.
 
-    A runtime with bands of its own (`calibrate` writes them) keeps them. Other methods and the runtime `none`, the
-    kernels alone, have no bands.
+    A runtime with bands of its own (`calibrate` writes them) keeps them. There is none for other methods, for the
+    runtime `none` (the kernels alone), for context parallelism, which no published measurement covers, and for a cell
+    without enough rows.
     """
-    if s.method.name != "calibrated" or s.runtime.name == "none" or s.layout.cp_size > 1:
+    if s.method.name != "calibrated" or s.runtime.name == NONE.name or s.layout.cp_size > 1:
         return None
     if not isinstance(s.gpu, GPU):  # arrays over GPUs: a sweep adds the band of each
         return None
-    return s.runtime.band(phase) or band_of(phase, s.model, s.dtypes, s.layout, s.gpu)
+    return s.runtime.band(phase) or _cell_band(phase, s.model, s.dtypes, s.gpu)
 
 
 def band_notes(scenario: Scenario, batch: Quantity) -> tuple[str, ...]:

@@ -33,13 +33,12 @@ import re
 from math import inf
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llm_analysis.errors import BadConfig, BadValue, one_line, printable, shown, unknown
 from llm_analysis.files import DATA, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency
-from llm_analysis.inference.bands import Band
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.names import folded
@@ -79,6 +78,31 @@ class RuntimeEvidence(BaseModel):
     p90_error: Annotated[float, Field(ge=0)] | None = None
     bias: float | None = None
     note: str = ""
+
+
+class Band(BaseModel):
+    """Factors on an estimate that enclose 80 % of published measurements, and the number of these measurements."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    low: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    high: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    rows: Annotated[int, Field(ge=0)] = 0
+    groups: Annotated[int, Field(ge=0)] = 0  # number of combinations of source, GPU and model
+    gpus: list[str] = []
+    batch: list[float] = []  # the smallest and the largest batch
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Band:
+        """Raises ValueError if low is above high."""
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
+
+    @property
+    def bias(self) -> str:
+        """`low` or `high` if the whole band lies above or below the estimate, otherwise empty."""
+        return "low" if self.low > 1 else "high" if self.high < 1 else ""
 
 
 class Runtime(BaseModel):

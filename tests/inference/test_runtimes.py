@@ -14,12 +14,13 @@ from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, SECONDS, TE
 from llm_analysis.calibration.measurements import EVIDENCE, read_measurements
 from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import cost
-from llm_analysis.inference.bands import Band, band_of, cell_name, cells
+from llm_analysis.inference.bands import band_for, cell_name, cells
 from llm_analysis.inference.methods import Calibrated
 from llm_analysis.inference.runtimes import (
     DEFAULT_RUNTIME,
     FOLDER,
     NONE,
+    Band,
     Runtime,
     RuntimeEvidence,
     get_runtime,
@@ -368,18 +369,18 @@ def test_a_runtime_with_the_terms_of_another_names_it() -> None:
 
 def test_bands_of_context_parallelism_do_not_exist() -> None:
     model, gpu, dtypes = get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), get_dtypes("bf16")
-    assert band_of("total", model, dtypes, Parallelism(tp_size=2), gpu) is not None
-    assert band_of("total", model, dtypes, Parallelism(tp_size=2, cp_size=2), gpu) is None
+    assert band_for(Scenario.of(model, gpu, dtypes, Parallelism(tp_size=2)), "total") is not None
+    assert band_for(Scenario.of(model, gpu, dtypes, Parallelism(tp_size=2, cp_size=2)), "total") is None
     answer = LLMAnalysis(model, gpu, dtypes, Parallelism(cp_size=2)).inference(seq_len=512)
     assert (answer.total_latency_low, answer.prefill_latency_high) == (None, None)
 
 
 def test_a_cell_without_rows_takes_the_band_of_the_other_chips() -> None:
-    model, dtypes, layout = get_model("llama-3.1-8b"), get_dtypes("bf16"), Parallelism()
+    model, dtypes = get_model("llama-3.1-8b"), get_dtypes("bf16")
     for gpu, measured in (("h100-sxm-80gb", True), ("a10-24gb", False)):
         for phase in ("prefill", "total", "serving"):
             own, other = (cells().get(cell_name(phase, True, chip)) for chip in (measured, not measured))
-            assert band_of(phase, model, dtypes, layout, get_gpu(gpu)) == (own or other)
+            assert band_for(Scenario.of(model, get_gpu(gpu), dtypes), phase) == (own or other)
 
 
 def test_every_cell_has_enough_rows_and_groups() -> None:
