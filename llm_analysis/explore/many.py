@@ -22,10 +22,10 @@ from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.bands import band_for
 from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.methods import Method, formats_for, with_cache, with_norms
+from llm_analysis.inference.methods import Method
 from llm_analysis.inference.question import scenario_of, workload_of
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, Runtime, build_for, get_runtime
-from llm_analysis.inference.scenario import Scenario, check_links
+from llm_analysis.inference.scenario import Scenario, check_links, formats_for, with_cache, with_norms
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.sharding import check_layout
 from llm_analysis.physics.dtypes import get_dtypes

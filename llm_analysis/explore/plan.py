@@ -23,6 +23,7 @@ from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.bands import band_for
 from llm_analysis.inference.memory import Memory
+from llm_analysis.inference.passes import prefill
 from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
@@ -362,7 +363,7 @@ class _Search:
         """Add a prefill worker with the layout of a curve, if the GPU has a link for the cache."""
         prompt = Workload(seq_len=self.demand.input_tokens, disaggregated=True)
         try:
-            seconds = float(pass_seconds(curve.scenario.method.prefill(curve.scenario, prompt)))
+            seconds = float(pass_seconds(prefill(curve.scenario, prompt)))
         except LLMAnalysisError:
             return
         self.points += 1

@@ -16,6 +16,7 @@ from typing import Literal
 from llm_analysis.errors import BadValue, number
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, pass_seconds
+from llm_analysis.inference import passes
 from llm_analysis.inference.bands import latency_bands
 from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.estimate import Basis, Estimate
@@ -42,7 +43,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
     _check_positions(s.model, w)
     s.method.check_workload(w)
     n = w.num_tokens_to_generate
-    prefill, decode = s.method.prefill(s, w), s.method.decode(s, w)
+    prefill, decode = passes.prefill(s, w), passes.decode(s, w)
     one_pass = s.method.per_kernel and layout.pp_size == 1 and w.fits_one_pass and not w.num_draft_tokens
     memory = Memory(s, w, prefill if one_pass else None)
     prefill_latency, decode_latency = pass_seconds(prefill), pass_seconds(decode)
@@ -222,7 +223,7 @@ class LLMAnalysis:
 
     def seconds(self, step: Step) -> Quantity:
         """Return the seconds of one pass under the method: an array if the quantities of `step` are arrays."""
-        return self.scenario.method.seconds(self.scenario, step)
+        return passes.step_seconds(self.scenario, step)
 
     def timed(self, ops: list[Op], weight: float = 1.0) -> Timed:
         """Return operators with their costs under the method."""

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_analysis.files import DATA, read_json
+from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.runtimes import of_version
+from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.units import Quantity
-
-if TYPE_CHECKING:
-    from llm_analysis.hardware.gpu import GPU
-    from llm_analysis.physics.dtypes import Dtypes
 
 Version = tuple[int, int]
 _NEWEST_VLLM = "vllm-v1"

@@ -14,20 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from llm_analysis.errors import LLMAnalysisError, Unsupported
 from llm_analysis.hardware.roofline import Timed
 from llm_analysis.inference.engines import Limit, limits_of
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import cached_bytes, stage_ops
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.operators import PARTS, Op, Step
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import GB, Mask, Quantity, floor, maximum, minimum, real, some, where, whole
-
-if TYPE_CHECKING:
-    from llm_analysis.inference.scenario import Scenario
 
 # Bytes that a serving process holds on a GPU beside its tensors. Assumptions, rounded from logs of engines: the CUDA
 # context and loaded kernels of a PyTorch process, 0.5 GB; captured CUDA graphs, 1 GB (vLLM's log announces 1 to 3 GiB);

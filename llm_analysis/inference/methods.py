@@ -1,4 +1,4 @@
-"""The three methods: the efficiencies of an operator, and the passes of an answer.
+"""The three methods: the efficiencies of an operator, and the scenarios and workloads that each method supports.
 
 ideal        datasheet peaks, no launch, no latency: the speed of light, kernel by kernel
 published    the block-level model of the published FasterTransformer example, with the user's efficiencies
@@ -10,31 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import copy
 from math import inf
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from llm_analysis.errors import BadValue, Unsupported, number, one_of, unknown
+from llm_analysis.errors import BadValue, Unsupported, number, unknown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import Evidence, Found, collective, kernel, profile_for
-from llm_analysis.hardware.roofline import IDEAL, Efficiency, Timed, pass_seconds
-from llm_analysis.inference import passes, published
-from llm_analysis.inference.engines import engine_of
-from llm_analysis.inference.pipeline import schedule
-from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, NONE, Runtime
+from llm_analysis.hardware.roofline import IDEAL, Efficiency
+from llm_analysis.inference import published
+from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.gguf_average import with_gguf_mix
 from llm_analysis.models.layers.attention import QUANTIZE
-from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
-from llm_analysis.physics.gguf import MIXES
-from llm_analysis.physics.operators import Op, Step
+from llm_analysis.physics.dtypes import Dtypes
+from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
-if TYPE_CHECKING:
-    from llm_analysis.inference.scenario import Scenario
-
 METHODS = ("calibrated", "published", "ideal")
-GGUF_RUNTIME = "llama.cpp"
 _DEFAULT_METHOD = "calibrated"
 _LEAST_FRACTION = 1e-6  # a smaller efficiency is a typing error, and its times would overflow
 _FUSED = Efficiency(memory=inf)  # the measured attention kernels rotate Q and K and write the cache themselves
@@ -103,18 +95,6 @@ class Method:
         """Return the decode steps after the prefill for `tokens` generated tokens. The prefill gives the first."""
         return tokens - 1
 
-    def prefill(self, scenario: Scenario, workload: Workload) -> Timed:
-        """Return the operators of the prefill with their costs."""
-        return passes.prefill(scenario, workload)
-
-    def decode(self, scenario: Scenario, workload: Workload) -> Timed:
-        """Return the operators of the mean decode step with their costs, as passes with weights that sum to 1."""
-        return passes.decode(scenario, workload)
-
-    def seconds(self, scenario: Scenario, step: Step) -> Quantity:
-        """Return the seconds of one pass."""
-        return pass_seconds(schedule(scenario, [(1.0, step)]))
-
 
 class Published(Method):
     """The block-level model of the published example, with the user's efficiencies."""
@@ -144,21 +124,6 @@ class Published(Method):
     def decode_steps(self, tokens: Quantity) -> Quantity:
         """Return as many steps as tokens: the published model charges one for the first token too."""
         return tokens
-
-    def prefill(self, scenario: Scenario, workload: Workload) -> Timed:
-        """Return the published pass over the prompt."""
-        s = scenario
-        return s.timed(published.prefill_ops(s.model, workload, s.dtypes, s.layout.tp_size))
-
-    def decode(self, scenario: Scenario, workload: Workload) -> Timed:
-        """Return the published pass for one generated token."""
-        s = scenario
-        return s.timed(published.decode_ops(s.model, workload, s.dtypes, s.layout.tp_size))
-
-    def seconds(self, scenario: Scenario, step: Step) -> Quantity:
-        """Return the seconds of the published pass: a decode step reads the cache at its length after the step."""
-        s = scenario
-        return pass_seconds(s.timed(published.step_ops(s.model, step, s.dtypes, s.layout.tp_size)))
 
 
 class Calibrated(Method):
@@ -257,58 +222,3 @@ def _fraction(
     if share < _LEAST_FRACTION:
         raise BadValue(f"{name} is less than a millionth of the peak, below any kernel")
     return share
-
-
-def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dtypes, tuple[str, ...]]:
-    """Return the formats asked for, else those of the checkpoint, as the GPU runs them; and notes.
-
-    If the checkpoint has only its experts in the format asked for, the other weights keep the checkpoint's format.
-    Raises Unsupported for a format of experts if the model has none.
-    """
-    own = of_checkpoint(model.weight_format)
-    notes: tuple[str, ...] = ()
-    if asked is None and model.weight_format:
-        notes = (f"no dtype_name given: {own.name}, the format of the published checkpoint",)
-    elif asked and own.experts and asked.name == own.experts.name:
-        notes = (f"dtype_name {asked.name}: taken as {own.name}, the format of the published checkpoint",)
-        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_width=asked.kv_width)
-    if asked and asked.experts and not model.num_experts:
-        raise Unsupported(f"dtype_name {asked.name} gives the experts a format, but {model.name} has no experts")
-    return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), notes
-
-
-def with_cache(
-    dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, runtime: Runtime | None
-) -> tuple[Dtypes, tuple[str, ...]]:
-    """Return `dtypes` with the given bytes per element of the KV cache, else the engine's default; and notes.
-
-    Raises BadValue.
-    """
-    notes: tuple[str, ...] = ()
-    if kv_cache_dtype_bytes is not None:
-        bits = int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4)))
-        dtypes = dtypes.with_kv_bits(bits)
-    elif runtime is not None and (engine := engine_of(runtime.engine_name)):
-        by_default = engine.cache_formats(dtypes)
-        if by_default.kv_bits != dtypes.kv_bits:
-            notes = (f"KV cache in 16 bits, the default of {engine.name}; --kv_cache_dtype_bytes 1 for fp8",)
-        dtypes = by_default
-    if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
-        notes += (
-            f"8-bit KV cache: int8 is assumed; {gpu.name} expands fp8 in software, which is slower than a 16-bit cache",
-        )
-    return dtypes, notes
-
-
-def gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:
-    """Return a note if the weights are in a GGUF format and another engine than llama.cpp is assumed."""
-    if dtypes.weights not in MIXES or runtime is None or runtime.engine_name in (GGUF_RUNTIME, NONE.name):
-        return ()
-    return (f"{dtypes.weights} is a format of llama.cpp; --runtime {GGUF_RUNTIME} gives the times of that engine",)
-
-
-def with_norms(dtypes: Dtypes, layernorm_dtype_bytes: object) -> Dtypes:
-    """Return `dtypes` with the given bytes per element of the norms. Raises BadValue."""
-    if layernorm_dtype_bytes is None:
-        return dtypes
-    return dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))

@@ -1,49 +1,52 @@
-"""The kernel-level passes of a static batch: prefill, decode, drafts, and the transfer of a disaggregated cache."""
+"""The passes of a static batch as timed operators: prefill, decode, drafts, the transfer of a disaggregated cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 from llm_analysis.errors import Unsupported
-from llm_analysis.hardware.roofline import Timed, TimedOp
+from llm_analysis.hardware.roofline import Timed, TimedOp, pass_seconds
+from llm_analysis.inference import published
 from llm_analysis.inference.pipeline import pass_ops, schedule
-from llm_analysis.inference.workload import (
-    Workload,
-    checking_passes,
-    drafting_passes,
-    prefill_passes,
-)
-from llm_analysis.models.config import ModelConfig
+from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload, checking_passes, drafting_passes, prefill_passes
 from llm_analysis.models.forward import cached_bytes, growing_ops
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum, real
 
-if TYPE_CHECKING:
-    from llm_analysis.inference.scenario import Scenario
-
-# Names of draft models that are made from the model.
-MTP = "mtp"  # its own layer for multi-token prediction
-EAGLE = "eagle"  # an EAGLE head
 _NEARLY_NONE = 1e-12  # share of the experts that no row selects, at least
 
 
 def prefill(scenario: Scenario, workload: Workload) -> Timed:
     """Return the operators of the prefill of the whole batch, with their costs."""
-    workload.check_shared_by(scenario.layout.cp_size)
+    s = scenario
+    if not s.method.per_kernel:
+        return s.timed(published.prefill_ops(s.model, workload, s.dtypes, s.layout.tp_size))
+    workload.check_shared_by(s.layout.cp_size)
     passes = list(prefill_passes(workload))
-    timed = [*schedule(scenario, passes)]
-    if workload.num_draft_tokens and (draft := scenario.of_draft()):
+    timed = [*schedule(s, passes)]
+    if workload.num_draft_tokens and (draft := s.of_draft()):
         timed += _draft_named(schedule(draft, passes))
-    return [*timed, *scenario.timed(_cache_transfer(scenario, workload))]
+    return [*timed, *s.timed(_cache_transfer(s, workload))]
 
 
 def decode(scenario: Scenario, workload: Workload) -> Timed:
     """Return the operators of the mean decode step, with their costs, as passes with weights that sum to 1."""
-    timed = _decode_steps(scenario, checking_passes(scenario.model, workload))
-    if workload.num_draft_tokens and (draft := scenario.of_draft()):
+    s = scenario
+    if not s.method.per_kernel:
+        return s.timed(published.decode_ops(s.model, workload, s.dtypes, s.layout.tp_size))
+    timed = _decode_steps(s, checking_passes(s.model, workload))
+    if workload.num_draft_tokens and (draft := s.of_draft()):
         timed += _draft_named(_decode_steps(draft, drafting_passes(draft.model, workload)))
     return timed
+
+
+def step_seconds(scenario: Scenario, step: Step) -> Quantity:
+    """Return the seconds of one pass. Under `published` a decode step reads the cache at its length after the step."""
+    s = scenario
+    if not s.method.per_kernel:
+        return pass_seconds(s.timed(published.step_ops(s.model, step, s.dtypes, s.layout.tp_size)))
+    return pass_seconds(schedule(s, [(1.0, step)]))
 
 
 def _decode_steps(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -> list[TimedOp]:
@@ -103,27 +106,6 @@ def _read_by_either(one: Op, other: Op) -> Quantity:
         return maximum(one.weight_bytes, other.weight_bytes)
     x, y = (maximum(1.0 - op.weight_bytes / op.stored_bytes, _NEARLY_NONE) for op in (one, other))
     return other.stored_bytes * (1.0 - x * y / (x + y - x * y))
-
-
-def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
-    """Return a model's own draft: one layer with the same embedding and head, and a projection of its inputs to one.
-
-    `mtp`: its layer for multi-token prediction, like its last layer; inputs are the hidden state and the embedding of
-    the next token (DeepSeek-V3, 2024, equation 21). `eagle`: a dense layer with the same inputs (EAGLE, Li et al.
-    2024). Raises Unsupported for a model without such a layer, or of unknown width.
-    """
-    if name == MTP and not model.num_nextn_predict_layers:
-        raise Unsupported(f"{model.name} has no layer for multi-token prediction; give a draft model, eagle or ngram")
-    one: dict[str, Any] = {"name": f"{model.name} {name}", "num_hidden_layers": 1, "num_draft_inputs": 2}
-    one |= {"layer_types": model.layer_types[-1:], "mlp_layer_types": model.mlp_layer_types[-1:]}
-    if name == EAGLE:
-        if not model.intermediate_size:
-            raise Unsupported(
-                f"the width of an EAGLE head for {model.name} is unknown; give its config.json as draft_model_name"
-            )
-        one |= {"mlp_layer_types": (), "num_experts": 0, "num_experts_per_tok": 0, "moe_intermediate_size": 0}
-        one |= {"shared_expert_intermediate_size": 0, "moe_latent_size": 0, "zero_expert_num": 0}
-    return ModelConfig(**(dict(model) | one))
 
 
 def _cache_transfer(scenario: Scenario, workload: Workload) -> list[Op]:

@@ -15,15 +15,13 @@ the sampled tokens come back before the next step begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from llm_analysis.hardware.roofline import Timed, TimedOp, pass_seconds
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import NUMBER, Quantity, first_largest, maximum, some, where
-
-if TYPE_CHECKING:
-    from llm_analysis.inference.scenario import Scenario
 
 # Micro-batches for each stage beyond which the flush is small (GPipe, Huang et al. 2019: M >= 4 K).
 _MOST_FOR_EACH_STAGE = 4

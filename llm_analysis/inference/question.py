@@ -8,16 +8,19 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from llm_analysis.catalog import get_gpu, get_model
-from llm_analysis.errors import BadValue, one_line, shown
+from llm_analysis.errors import BadValue, Unsupported, one_line, shown
 from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.methods import Efficiencies
-from llm_analysis.inference.passes import EAGLE, MTP, own_draft
 from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import NGRAM, Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
+
+# Names of draft models that are made from the model.
+MTP = "mtp"  # its own layer for multi-token prediction
+EAGLE = "eagle"  # an EAGLE head
 
 _Part = TypeVar("_Part", bound=BaseModel)
 Known = TypeVar("Known")
@@ -97,6 +100,27 @@ def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Lit
     if name == NGRAM:
         return "ngram"
     return own_draft(model, name) if name in (MTP, EAGLE) else get_model(name, flags.get("allow_download", False))
+
+
+def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
+    """Return a model's own draft: one layer with the same embedding and head, and a projection of its inputs to one.
+
+    `mtp`: its layer for multi-token prediction, like its last layer; inputs are the hidden state and the embedding of
+    the next token (DeepSeek-V3, 2024, equation 21). `eagle`: a dense layer with the same inputs (EAGLE, Li et al.
+    2024). Raises Unsupported for a model without such a layer, or of unknown width.
+    """
+    if name == MTP and not model.num_nextn_predict_layers:
+        raise Unsupported(f"{model.name} has no layer for multi-token prediction; give a draft model, eagle or ngram")
+    one: dict[str, Any] = {"name": f"{model.name} {name}", "num_hidden_layers": 1, "num_draft_inputs": 2}
+    one |= {"layer_types": model.layer_types[-1:], "mlp_layer_types": model.mlp_layer_types[-1:]}
+    if name == EAGLE:
+        if not model.intermediate_size:
+            raise Unsupported(
+                f"the width of an EAGLE head for {model.name} is unknown; give its config.json as draft_model_name"
+            )
+        one |= {"mlp_layer_types": (), "num_experts": 0, "num_experts_per_tok": 0, "moe_intermediate_size": 0}
+        one |= {"shared_expert_intermediate_size": 0, "moe_latent_size": 0, "zero_expert_num": 0}
+    return ModelConfig(**(dict(model) | one))
 
 
 def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:

@@ -10,28 +10,22 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from llm_analysis.errors import BadValue, Unsupported, shown
+from llm_analysis.errors import BadValue, Unsupported, one_of, shown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, cost
 from llm_analysis.inference.engines import Engine, engine_of
-from llm_analysis.inference.methods import (
-    Calibrated,
-    Efficiencies,
-    Method,
-    choose_method,
-    formats_for,
-    gguf_notes,
-    with_cache,
-    with_norms,
-)
+from llm_analysis.inference.methods import Calibrated, Efficiencies, Method, choose_method
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, NONE, Runtime, build_for, get_runtime, runtime_notes
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.gguf_average import with_gguf_mix
 from llm_analysis.models.sharding import check_layout
-from llm_analysis.physics.dtypes import Dtypes
+from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
+from llm_analysis.physics.gguf import MIXES
 from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
+_GGUF_RUNTIME = "llama.cpp"  # the runtime whose kernels multiply GGUF formats
 NGRAM = "ngram"  # instead of a draft model: proposes the tokens that followed the same n-gram earlier in the text
 
 
@@ -91,7 +85,7 @@ class Scenario(NamedTuple):
             *format_notes,
             *formats.notes,
             *cache_notes,
-            *gguf_notes(formats, runtime),
+            *_gguf_notes(formats, runtime),
             *check_layout(layout, model),
         )
         check_links(gpu, layout)
@@ -176,3 +170,58 @@ def _check_types(model: object, gpu: object, dtypes: object, layout: object, run
             continue
         if not isinstance(value, kind) and (value is not None or name in ("model", "gpu")):
             raise BadValue(f"{name} must be a value that {maker}(...) returns, not {shown(value)}")
+
+
+def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dtypes, tuple[str, ...]]:
+    """Return the formats asked for, else those of the checkpoint, as the GPU runs them; and notes.
+
+    If the checkpoint has only its experts in the format asked for, the other weights keep the checkpoint's format.
+    Raises Unsupported for a format of experts if the model has none.
+    """
+    own = of_checkpoint(model.weight_format)
+    notes: tuple[str, ...] = ()
+    if asked is None and model.weight_format:
+        notes = (f"no dtype_name given: {own.name}, the format of the published checkpoint",)
+    elif asked and own.experts and asked.name == own.experts.name:
+        notes = (f"dtype_name {asked.name}: taken as {own.name}, the format of the published checkpoint",)
+        asked = own if asked == get_dtypes(asked.name) else own._replace(kv_width=asked.kv_width)
+    if asked and asked.experts and not model.num_experts:
+        raise Unsupported(f"dtype_name {asked.name} gives the experts a format, but {model.name} has no experts")
+    return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), notes
+
+
+def with_cache(
+    dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, runtime: Runtime | None
+) -> tuple[Dtypes, tuple[str, ...]]:
+    """Return `dtypes` with the given bytes per element of the KV cache, else the engine's default; and notes.
+
+    Raises BadValue.
+    """
+    notes: tuple[str, ...] = ()
+    if kv_cache_dtype_bytes is not None:
+        bits = int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4)))
+        dtypes = dtypes.with_kv_bits(bits)
+    elif runtime is not None and (engine := engine_of(runtime.engine_name)):
+        by_default = engine.cache_formats(dtypes)
+        if by_default.kv_bits != dtypes.kv_bits:
+            notes = (f"KV cache in 16 bits, the default of {engine.name}; --kv_cache_dtype_bytes 1 for fp8",)
+        dtypes = by_default
+    if dtypes.kv_bits == 8 and "fp8" not in gpu.peak_flops:
+        notes += (
+            f"8-bit KV cache: int8 is assumed; {gpu.name} expands fp8 in software, which is slower than a 16-bit cache",
+        )
+    return dtypes, notes
+
+
+def _gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:
+    """Return a note if the weights are in a GGUF format and another engine than llama.cpp is assumed."""
+    if dtypes.weights not in MIXES or runtime is None or runtime.engine_name in (_GGUF_RUNTIME, NONE.name):
+        return ()
+    return (f"{dtypes.weights} is a format of llama.cpp; --runtime {_GGUF_RUNTIME} gives the times of that engine",)
+
+
+def with_norms(dtypes: Dtypes, layernorm_dtype_bytes: object) -> Dtypes:
+    """Return `dtypes` with the given bytes per element of the norms. Raises BadValue."""
+    if layernorm_dtype_bytes is None:
+        return dtypes
+    return dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))

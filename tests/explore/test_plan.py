@@ -19,6 +19,7 @@ from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.explore.plan import CHUNK, CLOSED_FORM, Demand, Limits, Plan, layout_text, plan
 from llm_analysis.explore.steady import Steady, steady_state
 from llm_analysis.hardware.roofline import pass_seconds
+from llm_analysis.inference.passes import prefill
 from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
@@ -251,7 +252,7 @@ def test_a_disaggregated_prefill_worker_is_no_faster_than_its_prompts() -> None:
     assert best.prefill_layout is not None
     layout = best.prefill_layout
     s = server("h200-sxm-141gb", best.dtype_name, layout.tp_size, "llama-3.1-70b", pp_size=layout.pp_size)
-    prompt = pass_seconds(s.method.prefill(s, Workload(seq_len=4000, disaggregated=True)))
+    prompt = pass_seconds(prefill(s, Workload(seq_len=4000, disaggregated=True)))
     assert best.prefill_workers >= 5.0 * prompt
     assert best.ttft > prompt
 

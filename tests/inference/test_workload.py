@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llm_analysis import LLMAnalysis, Parallelism, Step, estimate, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import BadValue, Unsupported
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.inference.passes import mixed_step_ops, own_draft
+from llm_analysis.inference.passes import mixed_step_ops
+from llm_analysis.inference.question import own_draft
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, NONE, get_runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, prefill_passes
