@@ -112,12 +112,23 @@ def test_imports_between_packages_point_down_the_stack(path: Path) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    uses = {module(path): imports_of(path) for path in FILES}
+    """Imports for type checkers count too."""
+    uses = {module(path): {owner(full) for full in imported(ast.walk(tree(path)))} - {""} for path in FILES}
     done: set[str] = set()
     while len(done) < len(uses):
         ready = {name for name, used in uses.items() if name not in done and used - {name} <= done}
         assert ready, f"a circle among {sorted(set(uses) - done)}"
         done |= ready
+
+
+def test_imports_in_inference_go_down_the_list_of_its_docstring() -> None:
+    """Imports for type checkers count too."""
+    folder = PACKAGE / "inference"
+    listed = (ast.get_docstring(tree(folder / "__init__.py")) or "").split("\n\n")[1]
+    order = [f"inference.{line.split()[0]}" for line in listed.splitlines()]
+    for level, name in enumerate(order):
+        used = {owner(full) for full in imported(ast.walk(tree(PACKAGE / f"{name.replace('.', '/')}.py")))}
+        assert used & set(order[:level]) == set(), name
 
 
 @pytest.mark.parametrize("path", PURE, ids=module)
