@@ -1,5 +1,6 @@
 """Published measurements: read, score, fit.
 
+columns            columns and cells that all tables of measurements have
 measurements       a CSV of published latencies
 timing             many measurements timed at once, as arrays
 validation         errors of the estimates against measurements

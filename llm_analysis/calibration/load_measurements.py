@@ -12,6 +12,7 @@ from __future__ import annotations
 from math import inf
 from pathlib import Path
 
+from llm_analysis.calibration.columns import SERVER, Skipped
 from llm_analysis.calibration.load_runs import LoadRun, read_runs
 from llm_analysis.calibration.measurements import Measurement, read_measurements
 from llm_analysis.errors import BadValue
@@ -20,7 +21,7 @@ from llm_analysis.files import read_table
 _TPOTS = ("tpot_mean", "tpot_median", "itl_mean", "itl_median")  # the first that a run has
 
 
-def read_rows(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:
+def read_rows(path: Path) -> tuple[list[Measurement], list[Skipped]]:
     """Return the rows of a table of latencies or of runs under load, and (id, reason) of those that cannot be used.
 
     A table of runs has a column `arrival`. Raises BadConfig.
@@ -59,24 +60,14 @@ def serving_row(run: LoadRun) -> Measurement:
     running = max(each / replicas * (run.mean_output - 1) * seconds, 1.0)
     return Measurement(
         id=name,
-        source=run.source,
         kind="serving",
-        runtime=run.runtime,
-        model_name=run.model_name,
-        gpu_name=run.gpu_name,
-        dtype_name=run.dtype_name,
-        kv_dtype=run.kv_dtype,
-        tp_size=run.tp_size,
-        pp_size=run.pp_size,
-        ep_size=run.ep_size,
         batch_size=running,
         seq_len=run.mean_input,
         num_tokens=run.mean_output,
         decode_steps=run.mean_output - 1,
         metric="tpot",
         seconds=seconds,
-        version=run.version,
-        grade=run.grade,
+        **{name: getattr(run, name) for name in SERVER},
     )
 
 

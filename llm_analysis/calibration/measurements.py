@@ -13,13 +13,23 @@ decode_steps * tpot). `kind` says how requests arrived:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from llm_analysis.calibration.columns import (
+    Row,
+    Skipped,
+    read_number,
+    read_positive,
+    read_server,
+    read_text,
+    read_word,
+    skipped_row,
+)
 from llm_analysis.catalog import get_gpu, get_model
-from llm_analysis.errors import BadValue, shown
+from llm_analysis.errors import BadValue
 from llm_analysis.files import DATA, read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import is_dense
@@ -45,7 +55,6 @@ REQUIRED = (
 METRICS = ("ttft", "tpot", "total_latency")
 KINDS = ("static", "serving", "waves")
 EVIDENCE = DATA / "published.csv"
-_LARGEST = 1e9  # of any number in a table; a larger one is a typing error
 
 # Rows that another published number, or arithmetic, contradicts: scored apart and never fitted.
 _SET_APART = {
@@ -161,7 +170,7 @@ def gpu_named(name: str) -> GPU:
     return get_gpu(name).per_device()
 
 
-def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, str]]]:
+def read_measurements(path: Path) -> tuple[list[Measurement], list[Skipped]]:
     """Return the rows of a table, and (id, reason) of rows that cannot be read. Raises BadConfig if it is no table."""
     rows = read_table(path, REQUIRED)
     good, bad = [], []
@@ -169,88 +178,36 @@ def read_measurements(path: Path) -> tuple[list[Measurement], list[tuple[str, st
         try:
             good.append(_read_row(row))
         except BadValue as error:
-            name = str(row.get("id"))
-            bad.append((name if name.isprintable() else shown(name), str(error)))
+            bad.append(skipped_row(row, error))
     return good, bad
 
 
-def _read_row(row: Mapping[str, str | None]) -> Measurement:
+def _read_row(row: Row) -> Measurement:
     """Return one row of a table. Raises BadValue."""
-    metric = _one_of(row, "metric", METRICS)
-    kind = _one_of(row, "kind", KINDS, KINDS[0])
-    source, runtime = _text(row, "source"), _text(row, "runtime") or "none"
-    if kind == "serving" and (source, runtime) in _IN_WAVES:
+    metric = read_word(row, "metric", METRICS)
+    kind = read_word(row, "kind", KINDS, KINDS[0])
+    server = read_server(row, "none")
+    if kind == "serving" and (server["source"], server["runtime"]) in _IN_WAVES:
         kind = "waves"
     if kind == "serving" and metric != "tpot":
         raise BadValue(f"kind serving has a tpot; its {metric} depends on when requests arrive and is not estimated")
     if kind == "waves" and metric == "total_latency":
         raise BadValue("kind waves has a ttft and a tpot, and no total_latency")
-    tokens = _number(row, "num_tokens_to_generate", 1.0)
+    tokens = read_number(row, "num_tokens_to_generate", 1.0)
     usual = max(tokens - 1.0, 1.0 if metric == "tpot" else 0.0)
-    seconds = _number(row, "measured_s")
-    if seconds <= 0:
-        raise BadValue(f"measured_s must be above 0, not {seconds:g}")
-    ttft_ms = _number(row, "ttft_ms", 0.0)
+    ttft_ms = read_number(row, "ttft_ms", 0.0)
     return Measurement(
-        id=_text(row, "id"),
-        source=source,
+        id=read_text(row, "id"),
         kind=kind,
-        runtime=runtime,
-        model_name=_text(row, "model_name"),
-        gpu_name=_text(row, "gpu_name"),
-        dtype_name=_text(row, "dtype_name"),
-        kv_dtype=_text(row, "kv_dtype"),
-        tp_size=_count(row, "tp_size"),
-        pp_size=_count(row, "pp_size"),
-        ep_size=_count(row, "ep_size"),
-        batch_size=_number(row, "batch_size", least=1.0),
-        seq_len=max(_number(row, "seq_len", 1.0), 1.0),
+        batch_size=read_number(row, "batch_size", least=1.0),
+        seq_len=max(read_number(row, "seq_len", 1.0), 1.0),
         num_tokens=tokens,
-        decode_steps=_number(row, "decode_steps", usual),
+        decode_steps=read_number(row, "decode_steps", usual),
         metric=metric,
-        seconds=seconds,
-        version=_text(row, "runtime_version"),
-        grade=_text(row, "grade"),
+        seconds=read_positive(row, "measured_s"),
         ttft=ttft_ms / 1e3 if ttft_ms else None,
+        **server,
     )
-
-
-def _text(row: Mapping[str, str | None], name: str) -> str:
-    """Return a cell as text; empty if the column is missing. Raises BadValue for control characters."""
-    found = (row.get(name) or "").strip()
-    if not found.isprintable():
-        raise BadValue(f"{name} {shown(found)} has a character that cannot be printed")
-    return found
-
-
-def _one_of(row: Mapping[str, str | None], name: str, known: Sequence[str], empty: str = "") -> str:
-    """Return a cell that must be one of `known`; `empty` if it is empty. Raises BadValue."""
-    value = _text(row, name) or empty
-    if value not in known:
-        raise BadValue(f"{name} {shown(value)} is not one of {', '.join(known)}")
-    return value
-
-
-def _number(row: Mapping[str, str | None], name: str, empty: float | None = None, least: float = 0.0) -> float:
-    """Return a cell as a number from `least` to 1e9; `empty` if it is empty. Raises BadValue."""
-    cell = _text(row, name)
-    if not cell and empty is not None:
-        return empty
-    try:
-        value = float(cell)
-    except ValueError:
-        raise BadValue(f"{name} must be a number, not {shown(cell)}") from None
-    if not least <= value <= _LARGEST:
-        raise BadValue(f"{name} must be a number from {least:g} to {_LARGEST:g}, not {shown(cell)}")
-    return value
-
-
-def _count(row: Mapping[str, str | None], name: str) -> int:
-    """Return a cell as a whole number from 1 up; 1 if it is empty. Raises BadValue."""
-    value = _number(row, name, 1.0)
-    if value < 1 or value != int(value):
-        raise BadValue(f"{name} must be a whole number from 1 up, not {shown(_text(row, name))}")
-    return int(value)
 
 
 def table_weights(measurements: Sequence[Measurement]) -> Array:
@@ -260,11 +217,3 @@ def table_weights(measurements: Sequence[Measurement]) -> Array:
     tables = [(m.source, m.gpu_name, m.model_name, m.tp_size, m.dtype_name, m.metric) for m in measurements]
     sizes = Counter(tables)
     return np.array([sizes[table] ** -0.25 for table in tables])
-
-
-def _group_weights(measurements: Sequence[Measurement]) -> Array:
-    """Return weights that sum to 1 over the rows of each (source, GPU, model)."""
-    import numpy as np
-
-    sizes = Counter(m.group for m in measurements)
-    return np.array([1.0 / sizes[m.group] for m in measurements])

@@ -48,9 +48,18 @@ def test_rows_that_cannot_be_estimated_are_listed_with_the_reason(ask: Ask, tmp_
     assert [row["id"] for row in found["rows"]] == ["a"]
     reasons = {row["id"]: row["reason"] for row in found["skipped"]}
     assert "metric 'joules' is not estimated here" in reasons["b"]
-    assert "value must be a number above 0" in reasons["c"]
+    assert "value must be above 0, not 0" in reasons["c"]
     assert "unknown model 'llama-9'" in reasons["d"]
     assert "arrival 'tidal' is not one of poisson" in reasons["e"]
+
+
+def test_control_characters_in_a_table_of_runs_are_quoted(tmp_path: Path) -> None:
+    """They would act on the user's terminal when the reason is printed."""
+    rows = f"a\x1b[2J,x,{RUN},tpot_mean,0.01,r1\nb,x\x1b[2J,{RUN},tpot_mean,0.01,r2\n"
+    runs, skipped = read_runs(Path(table(tmp_path / "m.csv", rows)))
+    assert runs == []
+    assert len(skipped) == 2
+    assert all(name.isprintable() and reason.isprintable() for name, reason in skipped)
 
 
 def test_a_table_without_the_columns_is_refused(ask: Ask, tmp_path: Path) -> None:
