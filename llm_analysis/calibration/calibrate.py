@@ -54,43 +54,45 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     measurements, unread = read_rows(path)
     chosen = next((m.engine for m in measurements), "none") if runtime is None else runtime
     others = [m for m in measurements if runtime is None and m.engine != chosen]
-    rows = Rows([m for m in measurements if m not in others])
+    rows = Rows([m for m in measurements if runtime is not None or m.engine == chosen])
     skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.engine}") for m in others)]
     if not rows.measurements:
         raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
-    start, told = _started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
+    start, notes = _started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
     terms = terms_for(rows.measurements)
     # The host time per sequence holds up to the largest batch that it was fitted to.
     largest = max(rows.decoding) if "sequence_seconds" in terms else start.evidence.largest_batch
     start = start.model_copy(update={"evidence": start.evidence.model_copy(update={"largest_batch": largest})})
     before, after = _held_out(rows, start, terms)
     fitted = fit(rows, start, terms, prior=start)
-    changed: dict[str, Any] = {"name": name, "date": date.today().isoformat(), "note": f"{start.name}, fitted anew"}
-    evidence = _evidence(path, after, len(rows.measurements), largest)
-    changed |= {"held_out": {}, "ports": {}, "evidence": evidence}
-    changed |= {"base": "" if start.name == NONE.name else start.engine_name}
-    residuals: dict[str, list[tuple[Measurement, float]]] = {}
-    for m, error in zip(rows.measurements, after, strict=False):  # `after` is empty if there is only one row
-        residuals.setdefault(m.phase, []).append((m, 1 / (1 + error)))
-    if own := _bands(residuals):
-        changed["bands"] = own
     values = {term: float(f"{getattr(fitted, term):.3g}") for term in terms}
-    changed |= {term: value if value > _LEAST_SECONDS else 0.0 for term, value in values.items()}
+    changed: dict[str, Any] = {
+        "name": name,
+        "date": date.today().isoformat(),
+        "note": f"{start.name}, fitted anew",
+        "base": "" if start.name == NONE.name else start.engine_name,
+        "held_out": {},
+        "ports": {},
+        "evidence": _evidence(path, after, len(rows.measurements), largest),
+        **{term: value if value > _LEAST_SECONDS else 0.0 for term, value in values.items()},
+    }
+    if bands := _bands(rows.measurements, after):
+        changed["bands"] = bands
     done = fitted.model_copy(update=changed)
-    doubts = _doubtful(done, terms, before, after, float(np.median(rows.seconds(done) / rows.measured)) - 1, start)
-    notes = [
-        *told,
-        *_remarks(len(rows.measurements), terms, start),
-        *doubts,
-        *(f"skipped {row}: {why}" for row, why in skipped),
-    ]
+    bias = float(np.median(rows.seconds(done) / rows.measured)) - 1
+    notes += _remarks(len(rows.measurements), terms, start)
+    notes += _doubtful(done, terms, before, after, bias, start)
+    notes += [f"skipped {row}: {why}" for row, why in skipped]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
 
 
-def _bands(by_phase: dict[str, list[tuple[Measurement, float]]]) -> dict[str, Band]:
-    """Return the error band of each phase with at least LEAST_ROWS rows, from held-out measured / estimated."""
+def _bands(measurements: Sequence[Measurement], errors: Sequence[float]) -> dict[str, Band]:
+    """Return the error band of each phase with at least LEAST_ROWS rows, from held-out errors."""
     import numpy as np
 
+    by_phase: dict[str, list[tuple[Measurement, float]]] = {}
+    for m, error in zip(measurements, errors, strict=False):  # there are no errors of a single row
+        by_phase.setdefault(m.phase, []).append((m, 1 / (1 + error)))
     found = {}
     for phase, rows in sorted(by_phase.items()):
         if len(rows) >= LEAST_ROWS:
@@ -126,8 +128,8 @@ def _remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
     if n < 2:
         found.append("one row: none is left to check the fit with")
     if len(terms) < len(TELLING):
-        told = f"{n} row{'s determine' if n > 1 else ' determines'} {len(terms)} of {len(TELLING)} terms"
-        found.append(f"{told}; the others are those of {start.name}")
+        determined = f"{n} row{'s determine' if n > 1 else ' determines'} {len(terms)} of {len(TELLING)} terms"
+        found.append(f"{determined}; the others are those of {start.name}")
     return found
 
 

@@ -1,7 +1,6 @@
 """Score simulations of serving under load on published figures.
 
-One run of a benchmark, several values: rows with the same `run` come from one simulation. The errors are fractions of
-the measured value.
+All values of one run of a benchmark are compared with one simulation. Errors are fractions of the measured value.
 """
 
 from __future__ import annotations
@@ -66,11 +65,9 @@ def score_run(run: LoadRun) -> tuple[list[LoadScore], Skipped]:
         if estimated <= 0:
             missing.append((name, "the simulation has no such value: each request has one output token"))
             continue
-        low, high = _load_bands().get(class_of(metric, run.at_once), (None, None))
-        row = LoadScore(name, metric, value, estimated, estimated / value - 1, None, None, load)
-        if low is not None and high is not None:
-            row = row._replace(low=low * estimated, high=high * estimated)
-        found.append(row)
+        band = _load_bands().get(class_of(metric, run.at_once))
+        low, high = (band[0] * estimated, band[1] * estimated) if band else (None, None)
+        found.append(LoadScore(name, metric, value, estimated, estimated / value - 1, low, high, load))
     return found, missing
 
 
@@ -83,7 +80,7 @@ def goodput_scores(runs: Sequence[LoadRun]) -> Scored:
         for name, metric, value in run.values:
             if metric != "request_throughput" or not limits:
                 continue
-            # Equal servers are simulated once: the mean length of a run's samples differs by 1 %.
+            # One server is simulated once: its runs differ in their rate, and by 1 % in the mean length of outputs.
             server = run._replace(rate=0.0, num_requests=0.0, mean_output=0.0, notes="", values=())
             key = (server, *limits.items())
             if key not in estimates:
@@ -97,7 +94,7 @@ def goodput_scores(runs: Sequence[LoadRun]) -> Scored:
 
 
 def class_of(metric: str, at_once: bool = False) -> str:
-    """Return the class of a metric that has one band and one line of a score; bursts have classes of their own."""
+    """Return the class of a metric, which has a band and a line in a score; runs sent at once have classes apart."""
     suffix = ", all at once" if at_once else ""
     if metric in THROUGHPUTS:
         return f"throughput{suffix}"

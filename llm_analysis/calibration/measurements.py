@@ -57,14 +57,11 @@ KINDS = ("static", "serving", "waves")
 EVIDENCE = DATA / "published.csv"
 
 # Rows that another published number, or arithmetic, contradicts: scored apart and never fitted.
-_SET_APART = {
-    (
-        "argonne-llm-inference-bench",
-        "tensorrt-llm",
-        "mixtral-8x7b",
-    ): "the benchmark repeats one prompt: all sequences of "
-    "a batch choose the same two experts, so that batch 16 takes hardly longer than batch 1",
-}
+_ONE_PROMPT = (
+    "the benchmark repeats one prompt: all sequences of a batch choose the same two experts, so that batch 16 takes "
+    "hardly longer than batch 1"
+)
+_SET_APART = {("argonne-llm-inference-bench", "tensorrt-llm", "mixtral-8x7b"): _ONE_PROMPT}
 _GRADE_C = "grade C: the source leaves out something that changes the latency"
 
 # The engine version of sources that do not print it, from the date of the publication or of the rows beside it.
@@ -81,11 +78,11 @@ _DATED = {
 _IN_WAVES = {("aiconfigurator-silicon-nvidia", "sglang")}
 
 # Names of the tables for weight-only formats; the rest are those of `dtypes`.
-DTYPE_NAMES = {"w4a16": "int4", "w8a16": "w8a16e16", "w16a16": "w16a16e16"}
+_DTYPE_NAMES = {"w4a16": "int4", "w8a16": "w8a16e16", "w16a16": "w16a16e16"}
 # Families whose published FP8 checkpoints have a scale for each block of 128 x 128 weights (`weight_block_size` in the
 # quantization_config of Qwen3, DeepSeek-V3 and R1, Kimi-K2, MiniMax-M2 and GLM-5 on the Hugging Face hub).
 _BLOCK_SCALED = ("qwen3", "deepseek-v3", "deepseek-r1", "kimi-k2", "minimax-m2", "glm-5")
-KV_BITS = {"fp8": 8, "int8": 8, "fp16": 16, "bf16": 16, "16-bit": 16}
+_KV_BITS = {"fp8": 8, "int8": 8, "fp16": 16, "bf16": 16, "16-bit": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +134,22 @@ class Measurement:
     def dtypes(self) -> Dtypes:
         """Return the number formats of the run."""
         found = formats_of(self.model_name, self.dtype_name, self.kv_dtype)
-        engine = None if self.kv_dtype in KV_BITS else engine_of(self.engine)
+        engine = None if self.kv_dtype in _KV_BITS else engine_of(self.engine)
         return engine.cache_formats(found) if engine else found
 
     def layout(self) -> Parallelism:
-        """Return the GPUs of the run. GPUs that share the experts share the attention too if they are more."""
-        shared = max(self.tp_size, self.ep_size)
-        return Parallelism(tp_size=shared, pp_size=self.pp_size, ep_size=self.ep_size)
+        """Return the layout of the run.
+
+        If the experts are spread over more GPUs than the attention, the attention is taken as spread over these too.
+        """
+        return Parallelism(tp_size=max(self.tp_size, self.ep_size), pp_size=self.pp_size, ep_size=self.ep_size)
 
 
 def formats_of(model_name: str, dtype_name: str, kv_dtype: str) -> Dtypes:
-    """Return the number formats that a table names; 8-bit weights have block scales where the checkpoint has them."""
-    name = DTYPE_NAMES.get(dtype_name, dtype_name)
+    """Return the number formats that a table names; fp8 weights with block scales in the families that publish them."""
+    name = _DTYPE_NAMES.get(dtype_name, dtype_name)
     found = get_dtypes("fp8_block" if name == "fp8" and model_name.startswith(_BLOCK_SCALED) else name)
-    return found.with_kv_bits(KV_BITS[kv_dtype]) if kv_dtype in KV_BITS else found
+    return found.with_kv_bits(_KV_BITS[kv_dtype]) if kv_dtype in _KV_BITS else found
 
 
 def apart(m: Measurement) -> str:

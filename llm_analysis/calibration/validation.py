@@ -21,6 +21,11 @@ from llm_analysis.calibration.timing import Rows
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.runtimes import UNKNOWN, Band, Runtime, build_for, get_runtime, runtime_names
 
+# Columns that say what was run.
+_WORKLOAD = (
+    *("source", "kind", "runtime", "version", "model_name", "gpu_name", "tp_size", "pp_size", "ep_size"),
+    *("dtype_name", "kv_dtype", "batch_size", "seq_len", "num_tokens", "decode_steps", "metric"),
+)
 _BLOCK = 5000  # rows that are timed together; their operators take a few hundred MB
 
 
@@ -130,7 +135,7 @@ def score_rows(measurements: Iterable[Measurement], runtime: str | None = None, 
 
 
 def _fold(m: Measurement, runtime: Runtime) -> str:
-    """Return the key of rows that share a runtime as fitted without them: its build and its fold."""
+    """Return a key of the fit that scores a row: the build of the runtime, and the source and GPU left out."""
     build = build_for(runtime, gpu_named(m.gpu_name))
     names = (f"{m.source} | {m.gpu_name}", m.group)
     return f"{build.name}: {next((name for name in names if name in build.held_out), '')}"
@@ -227,9 +232,8 @@ def quantile(ordered: list[float], share: float) -> float:
     return ordered[below] + (at - below) * (ordered[above] - ordered[below])
 
 
-# The classes of rows that the goals are set for.
 def goal_class(m: Measurement) -> str:
-    """Return the class of a row among four: prefill; experts, int or fp4; dense serving; dense static."""
+    """Return the class of a row, of the four that the goals of accuracy are set for."""
     if m.phase == "prefill":
         return "prefill"
     if not m.is_dense:
@@ -240,12 +244,6 @@ def goal_class(m: Measurement) -> str:
 def workload_columns(m: Measurement) -> dict[str, Any]:
     """Return what was run, for one line of a CSV file."""
     return {name: getattr(m, name) for name in _WORKLOAD}
-
-
-_WORKLOAD = (
-    *("source", "kind", "runtime", "version", "model_name", "gpu_name", "tp_size", "pp_size", "ep_size"),
-    *("dtype_name", "kv_dtype", "batch_size", "seq_len", "num_tokens", "decode_steps", "metric"),
-)
 
 
 def as_dict(result: Score) -> dict[str, Any]:
