@@ -74,10 +74,9 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
         "held_out": {},
         "ports": {},
         "evidence": _evidence(path, after, len(rows.measurements), largest),
+        "bands": _bands(rows.measurements, after),
         **{term: value if value > _LEAST_SECONDS else 0.0 for term, value in values.items()},
     }
-    if bands := _bands(rows.measurements, after):
-        changed["bands"] = bands
     done = fitted.model_copy(update=changed)
     bias = float(np.median(rows.seconds(done) / rows.measured)) - 1
     notes += _remarks(len(rows.measurements), terms, start)
@@ -127,8 +126,8 @@ def _remarks(n: int, terms: Sequence[str], start: Runtime) -> list[str]:
     found = []
     if n < 2:
         found.append("one row: none is left to check the fit with")
-    if len(terms) < len(TELLING):
-        determined = f"{n} row{'s determine' if n > 1 else ' determines'} {len(terms)} of {len(TELLING)} terms"
+    if len(terms) < len(DETERMINED_BY):
+        determined = f"{n} row{'s determine' if n > 1 else ' determines'} {len(terms)} of {len(DETERMINED_BY)} terms"
         found.append(f"{determined}; the others are those of {start.name}")
     return found
 
@@ -149,7 +148,7 @@ def _doubtful(
 
 
 # The property that must vary among the rows for them to determine a term; step_seconds, the first, needs none.
-TELLING: dict[str, Callable[[Measurement], object]] = {
+DETERMINED_BY: dict[str, Callable[[Measurement], object]] = {
     "step_seconds": lambda m: 0,
     "collective_seconds": lambda m: m.tp_size > 1,
     "sequence_seconds": lambda m: m.batch_size,
@@ -159,7 +158,7 @@ TELLING: dict[str, Callable[[Measurement], object]] = {
 
 def terms_for(measurements: Sequence[Measurement]) -> list[str]:
     """Return the terms that the rows determine: at most one, and one more for each _ROWS_PER_TERM rows."""
-    varied = [t for t, key in TELLING.items() if t == "step_seconds" or len({key(m) for m in measurements}) > 1]
+    varied = [t for t, key in DETERMINED_BY.items() if t == "step_seconds" or len({key(m) for m in measurements}) > 1]
     return varied[: 1 + len(measurements) // _ROWS_PER_TERM]
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from textwrap import fill
 from typing import Any
 
-from llm_analysis.calibration.calibrate import TELLING, Calibration
+from llm_analysis.calibration.calibrate import DETERMINED_BY, Calibration
 from llm_analysis.calibration.measurements import Measurement
 from llm_analysis.calibration.residuals import cell_of
 from llm_analysis.calibration.validation import (
@@ -45,7 +45,10 @@ def calibration_text(found: Calibration, style: str, target: str) -> str:
 
 def _as_row(found: Calibration) -> dict[str, object]:
     """Return the fitted terms in seconds, and the errors before and after as fractions, None without rows left out."""
-    row: dict[str, object] = {"name": found.runtime.name, **{term: getattr(found.runtime, term) for term in TELLING}}
+    row: dict[str, object] = {
+        "name": found.runtime.name,
+        **{term: getattr(found.runtime, term) for term in DETERMINED_BY},
+    }
     for name, errors in (("before", found.before), ("after", found.after)):
         known = spread(errors)._asdict() if errors else {}
         row |= {f"{name}_{key}": known.get(key) for key in ("median_error", "p90_error", "bias")}

@@ -116,7 +116,7 @@ def test_one_row_fits_one_term_and_says_so(write: Write) -> None:
 
 def test_many_rows_of_a_known_runtime_give_it_back(write: Write) -> None:
     found = fitted(write(measured_under(TRUE, many())))
-    assert set(found.terms) == set(calibrate.TELLING)
+    assert set(found.terms) == set(calibrate.DETERMINED_BY)
     for term in found.terms:
         assert getattr(found.runtime, term) == pytest.approx(getattr(TRUE, term), rel=0.1), term
     assert max(abs(error) for error in found.after) < 0.02
@@ -128,7 +128,7 @@ def test_more_rows_tell_more_terms() -> None:
     counts = [len(terms_for(rows[:n])) for n in range(1, len(rows) + 1)]
     assert counts == sorted(counts)
     assert counts[0] == 1
-    assert counts[-1] == len(calibrate.TELLING)
+    assert counts[-1] == len(calibrate.DETERMINED_BY)
     assert terms_for([row(str(i)) for i in range(50)]) == ["step_seconds"]  # all alike: one term
 
 
@@ -227,6 +227,16 @@ def test_the_bands_of_enough_rows_are_their_own(write: Write) -> None:
     band = found.runtime.band("total")
     assert band is not None
     assert 0.95 < band.low <= 1 <= band.high < 1.05
+
+
+def test_a_fit_does_not_keep_the_bands_of_the_fit_that_it_starts_from(write: Write, tmp_path: Path) -> None:
+    """They are errors of the other fit; one row is too few for bands of its own."""
+    first = fitted(write(measured_under(TRUE, many()))).runtime
+    path = tmp_path / "first.json"
+    path.write_text(calibrate.as_json(first))
+    again = calibrated(write(measured_under(TRUE, [row("one")])), str(path), "again").runtime
+    assert first.bands
+    assert again.bands == {}
 
 
 def test_the_example_is_improved_by_its_calibration() -> None:
