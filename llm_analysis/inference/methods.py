@@ -29,7 +29,8 @@ from llm_analysis.units import Quantity
 METHODS = ("calibrated", "published", "ideal")
 _DEFAULT_METHOD = "calibrated"
 _LEAST_FRACTION = 1e-6  # a smaller efficiency is a typing error, and its times would overflow
-_FUSED = Efficiency(memory=inf)  # the measured attention kernels rotate Q and K and write the cache themselves
+# The measured attention kernels rotate Q and K and write the cache themselves.
+_FUSED = Found(Efficiency(memory=inf), Evidence())
 
 
 class Efficiencies(NamedTuple):
@@ -107,10 +108,11 @@ class Published(Method):
         self.efficiencies: Efficiencies = efficiencies
 
     def efficiency(self, op: Op) -> Efficiency:
-        """Return the user's fractions; an all-reduce takes at least 8 us, for any group."""
+        """Return the user's fractions; an all-reduce takes at least `LEAST_LATENCY`, for a group of any size."""
         e = self.efficiencies
         if op.kind == "all_reduce":
-            return Efficiency(latency=published.LEAST_MESSAGE_LATENCY / max(op.messages, 1.0), link=e.intra_node or 1.0)
+            each = published.LEAST_LATENCY / max(op.messages, 1.0)  # `cost` counts the latency of each message
+            return Efficiency(latency=each, link=e.intra_node or 1.0)
         return Efficiency(flops=e.flops or 1.0, memory=e.memory or 1.0)
 
     def check(self, model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
@@ -161,6 +163,7 @@ class Calibrated(Method):
         return tuple(dict.fromkeys(found))
 
     def _adjusted(self, op: Op) -> Efficiency:
+        """Return the numbers of an operator under the runtime."""
         if op.kind.startswith("host_"):
             return Efficiency(launch=self.runtime.host_seconds(op.kind))
         usual = kernel(self._profile, op.kind, "bf16").numbers.launch if op.kind in MATMULS else 0.0
@@ -169,13 +172,10 @@ class Calibrated(Method):
     def _bare(self, op: Op) -> Found:
         """Return the numbers of a kernel or collective without a runtime."""
         if op.kind == "rotary" or (op.kind == QUANTIZE and self.runtime.fused_quantize):
-            return Found(_FUSED, _NO_EVIDENCE)
+            return _FUSED
         if op.kind in COLLECTIVES:
             return collective(self._gpu.link_over(op.span)[0], op.kind, op.messages + 1, self.runtime.collective)
         return kernel(self._profile, "elementwise" if op.kind == QUANTIZE else op.kind, op.format)
-
-
-_NO_EVIDENCE = Evidence()
 
 
 def choose_method(method: object, efficiencies: Efficiencies, runtime: Runtime | None = None) -> str:
@@ -211,6 +211,8 @@ def _fraction(
         raise BadValue(f"give {name} or {achieved_name}, not both")
     if achieved is not None:
         rate = number(achieved_name, achieved)
+        if rate <= 0:
+            raise BadValue(f"{achieved_name} must be above 0, not {rate:g}")
         if rate > peak:
             raise BadValue(f"{achieved_name} {rate:g} is above the datasheet's peak of {peak:g}")
         name, value = achieved_name, rate / peak
@@ -218,7 +220,7 @@ def _fraction(
         return None
     share = number(name, value)
     if not 0 < share <= 1:
-        raise BadValue(f"{name} must be above 0{'' if achieved else ' and at most 1'}, not {share:g}")
+        raise BadValue(f"{name} must be above 0 and at most 1, not {share:g}")
     if share < _LEAST_FRACTION:
         raise BadValue(f"{name} is less than a millionth of the peak, below any kernel")
     return share

@@ -1,15 +1,16 @@
 """The block-level model of the published FasterTransformer example, as `--method published` computes it.
 
 b batch, q new tokens, s prompt, n generated; L layers, h hidden, H heads, K KV heads, d head size, f FFN, V vocabulary;
-t tensor-parallel GPUs; w, a, e bytes per weight, activation and embedding element; F, B achieved FLOP/s and bytes/s.
+t tensor-parallel GPUs; w, a, c, e bytes per weight and per element of activations, KV cache and embedding; F, B
+achieved FLOP/s and bytes/s; N achieved bytes/s of the link; l the least seconds of an all-reduce.
 
     attention   max((4 b q h^2 (1 + K/H) + 4 b q^2 h) / tF,
                     (2 h^2 (1 + K/H) w/t + b q h a + (4 b q h + 2 H q^2 b) a/t) / B)
-    mlp         max(4 b q h f / tF,  (2 h f w/t + b q h a + 2 b q f a/t) / B)     gated: 6 and 3 for 4 and the first 2
+    mlp         max(4 b q h f / tF,  (2 h f w/t + b q h a + 2 b q f a/t) / B)     gated: 6 for 4, and 3 h f w/t
     norms       2 b q h 4 / B
     all-reduce  2 max(2 b q h (t-1)/t a / N, l)
     pass        L (attention + mlp + norms + all-reduce) + V h e / B + one all-reduce of e bytes + 2 b q h V / tF
-    KV cache    2 (2 b (s+n) K d L a / t) / B
+    KV cache    2 (2 b (s+n) K d L c / t) / B
     prefill     pass(q = s)       decode     pass(q = 1) + KV cache       total     prefill + n decode
 
 `ideal` and `calibrated` differ from it: they read the KV cache once and write one token of it; they look up q rows of
@@ -29,7 +30,7 @@ from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
 _NORM_BYTES = 4.0
-LEAST_MESSAGE_LATENCY = 8e-6  # l, seconds: the value of the example's A100s, for every GPU
+LEAST_LATENCY = 8e-6  # l, seconds of an all-reduce: the value of the example's A100s, for every GPU
 
 
 def check(model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
@@ -64,9 +65,9 @@ def check_workload(workload: Workload) -> None:
 def _block_pass(model: ModelConfig, b: Quantity, q: Quantity, dtypes: Dtypes, t: int) -> list[Op]:
     """Return the published pass over `q` new tokens of each of `b` sequences."""
     L, h, f, V = model.num_hidden_layers, model.hidden_size, model.intermediate_size, model.vocab_size
-    H, kv_share, matrices = model.num_attention_heads, model.num_key_value_heads / model.num_attention_heads, 2
+    H, kv_share = model.num_attention_heads, model.num_key_value_heads / model.num_attention_heads
+    matrices = 2 + model.gated_mlp
     w, a, e = dtypes.weight_bits / 8, dtypes.activation_bits / 8, dtypes.embedding_bits / 8
-    matrices += model.gated_mlp
     stream, rate = b * q * h * a, dtypes.math
     return [
         Op(

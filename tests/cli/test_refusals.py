@@ -89,6 +89,12 @@ VALUES: list[Case] = [
     ([*INFER, "--flops_efficiency", "1e400"], 1, r"flops_efficiency must be a finite number, not inf"),
     ([*INFER, "--flops_efficiency", "0"], 1, r"flops_efficiency must be above 0 and at most 1, not 0"),
     ([*INFER, "--flops_efficiency", "1.01"], 1, r"flops_efficiency must be above 0 and at most 1, not 1.01"),
+    ([*INFER, "--achieved_tflops", "0"], 1, r"achieved_tflops must be above 0, not 0"),
+    (
+        [*INFER, "--achieved_memory_bandwidth_GBs", "-100"],
+        1,
+        r"achieved_memory_bandwidth_GBs must be above 0, not -100",
+    ),
     ([*INFER, "--use_kv_cache", "maybe"], 1, r"use_kv_cache must be True or False, not 'maybe'"),
     ([*INFER, "--use_kv_cache", "1"], 1, r"use_kv_cache must be True or False, not '1'"),
     ([*INFER, "--allow_download", "no"], 1, r"allow_download must be True or False, not 'no'"),
