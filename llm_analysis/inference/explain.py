@@ -28,7 +28,7 @@ from typing import Any
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import IDEAL, Cost, Efficiency, Timed, cost
-from llm_analysis.inference.analysis import estimate as answer
+from llm_analysis.inference import analysis
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
@@ -75,6 +75,11 @@ class Explanation:
     savings: tuple[Line, ...]
     notes: tuple[str, ...]
 
+    @property
+    def whole(self) -> Line:
+        """The estimate itself, as a line."""
+        return _line("estimate", self.estimate.prefill_latency, self.estimate.decode_latency, self.estimate)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the plain values of the estimate, with the explanation in place of the operators."""
         plain = {key: value for key, value in self.estimate.as_dict().items() if key != "operators"}
@@ -84,10 +89,10 @@ class Explanation:
 
 def explanation(scenario: Scenario, workload: Workload) -> Explanation:
     """Return where the time of a static batch goes, and the effect of changes. Raises LLMAnalysisError."""
-    estimate = answer(scenario, workload)
+    estimate = analysis.estimate(scenario, workload)
     gpu, basis = scenario.gpu, estimate.basis
     prefill, decode = _terms_of(basis.prefill, gpu), _terms_of(basis.decode, gpu)
-    terms = tuple(line(name, prefill[name], decode[name], estimate) for name in TERMS)
+    terms = tuple(_line(name, prefill[name], decode[name], estimate) for name in TERMS)
     savings, notes = [], list(estimate.notes)
     if any(min(term.prefill_seconds, term.decode_seconds) < 0 for term in terms):
         notes.append("a negative loss is a gain: data found in a cache, or work that another kernel does")
@@ -95,22 +100,18 @@ def explanation(scenario: Scenario, workload: Workload) -> Explanation:
         if name in _APPLIES and not _APPLIES[name](scenario, estimate):
             continue
         try:
-            other = answer(change(scenario), workload)
+            other = analysis.estimate(change(scenario), workload)
         except LLMAnalysisError as error:
             notes.append(f"{label}: not estimated: {error}")
             continue
-        saved = [before - after for before, after in zip(latencies(estimate), latencies(other), strict=True)]
-        savings.append(line(name, saved[0], saved[1], estimate))
+        saved_prefill = estimate.prefill_latency - other.prefill_latency
+        saved_decode = estimate.decode_latency - other.decode_latency
+        savings.append(_line(name, saved_prefill, saved_decode, estimate))
         known = _fallbacks(estimate)
         new = [note.removeprefix(f"{label}: ") for note in _fallbacks(other) if note not in known]
         notes += [f"{label}: {note}" for note in new]
     savings.sort(key=lambda saved: -saved.total_seconds)
     return Explanation(estimate, terms, tuple(savings), tuple(notes))
-
-
-def latencies(estimate: Estimate) -> tuple[float, float]:
-    """Return the seconds of the prefill and of the mean decode step."""
-    return estimate.prefill_latency, estimate.decode_latency
 
 
 def _fallbacks(estimate: Estimate) -> tuple[str, ...]:
@@ -120,7 +121,7 @@ def _fallbacks(estimate: Estimate) -> tuple[str, ...]:
     return (*basis.scenario.notes, *basis.scenario.method.notes(ops))
 
 
-def line(name: str, prefill: float, decode: float, e: Estimate) -> Line:
+def _line(name: str, prefill: float, decode: float, e: Estimate) -> Line:
     """Return a line of the explanation of `e`, with the total over all decode steps."""
     total = prefill + e.total_decode_latency / e.decode_latency * decode
     shares = prefill / e.prefill_latency, decode / e.decode_latency, total / e.total_latency
@@ -156,21 +157,21 @@ def _launched_by(op: Op) -> str:
     return "network" if op.span > 1 else "launch"
 
 
-def _on_better_gpu(a: Scenario, factor: float, *names: str) -> Scenario:
+def _on_better_gpu(s: Scenario, factor: float, *names: str) -> Scenario:
     """Return the scenario on a GPU with some of its figures multiplied."""
-    figures = {name: value for name in names if (value := getattr(a.gpu, name)) is not None}
+    figures = {name: value for name in names if (value := getattr(s.gpu, name)) is not None}
     better = {name: value * factor for name, value in figures.items()}
-    return a.changed(gpu=a.gpu.model_copy(update=better))
+    return s.changed(gpu=s.gpu.model_copy(update=better))
 
 
-def _faster_compute(a: Scenario) -> Scenario:
+def _faster_compute(s: Scenario) -> Scenario:
     """Return the scenario on a GPU with 10 % more FLOP/s at every rate."""
-    return a.changed(gpu=a.gpu.with_more_flops(1.1))
+    return s.changed(gpu=s.gpu.with_more_flops(1.1))
 
 
-def _half_the_launch(a: Scenario, term: str) -> Scenario:
+def _half_the_launch(s: Scenario, term: str) -> Scenario:
     """Return the scenario with half the launch time and message latency of the operators of one term."""
-    method, usual = copy(a.method), a.method.efficiency
+    method, usual = copy(s.method), s.method.efficiency
 
     def halved(op: Op) -> Efficiency:
         e = usual(op)
@@ -179,53 +180,53 @@ def _half_the_launch(a: Scenario, term: str) -> Scenario:
         )
 
     method.efficiency = halved  # type: ignore[method-assign]
-    return a._replace(method=method)
+    return s._replace(method=method)
 
 
-def _narrower_weights(a: Scenario, name: str) -> Scenario:
+def _narrower_weights(s: Scenario, name: str) -> Scenario:
     """Return the scenario with weights held and multiplied in another format; the KV cache does not change."""
     new = get_dtypes(name)
     formats = {field: getattr(new, field) for field in ("name", "weights", "weight_bits", "scale_bits", "math")}
-    kept = a.dtypes.with_kv_bits(a.dtypes.kv_bits)
-    return a.changed(dtypes=kept._replace(**formats, activation_bits=new.activation_bits))
+    kept = s.dtypes.with_kv_bits(s.dtypes.kv_bits)
+    return s.changed(dtypes=kept._replace(**formats, activation_bits=new.activation_bits))
 
 
-def _narrower_cache(a: Scenario) -> Scenario:
+def _narrower_cache(s: Scenario) -> Scenario:
     """Return the scenario with a KV cache of 8 bits."""
-    return a.changed(dtypes=a.dtypes.with_kv_bits(8), kv_cache_dtype_bytes=1)
+    return s.changed(dtypes=s.dtypes.with_kv_bits(8), kv_cache_dtype_bytes=1)
 
 
-def _twice_the_gpus(a: Scenario) -> Scenario:
+def _twice_the_gpus(s: Scenario) -> Scenario:
     """Return the scenario on twice the tensor-parallel GPUs."""
-    sizes = {"tp_size": 2 * a.layout.tp_size}
-    if a.layout.sp_size > 1:
-        sizes["sp_size"] = 2 * a.layout.sp_size
-    return a.changed(layout=a.layout.model_copy(update=sizes))
+    sizes = {"tp_size": 2 * s.layout.tp_size}
+    if s.layout.sp_size > 1:
+        sizes["sp_size"] = 2 * s.layout.sp_size
+    return s.changed(layout=s.layout.model_copy(update=sizes))
 
 
-def _twice_the_ranks(a: Scenario) -> Scenario:
+def _twice_the_ranks(s: Scenario) -> Scenario:
     """Return the scenario on twice the context-parallel ranks."""
-    return a.changed(layout=a.layout.model_copy(update={"cp_size": 2 * a.layout.cp_size}))
+    return s.changed(layout=s.layout.model_copy(update={"cp_size": 2 * s.layout.cp_size}))
 
 
 WHAT_IFS: dict[str, tuple[str, _Change]] = {
-    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda a: _on_better_gpu(a, 1.1, "memory_bandwidth")),
+    "memory_bandwidth_x1.1": ("bandwidth + 10 %", lambda s: _on_better_gpu(s, 1.1, "memory_bandwidth")),
     "peak_flops_x1.1": ("FLOP/s + 10 %", _faster_compute),
-    "launch_x0.5": ("launch / 2", lambda a: _half_the_launch(a, "launch")),
-    "host_x0.5": ("host time / 2", lambda a: _half_the_launch(a, "host")),
-    "link_bandwidth_x2": ("link bandwidth x 2", lambda a: _on_better_gpu(a, 2.0, *_LINKS)),
-    "link_latency_x0.5": ("link latency / 2", lambda a: _half_the_launch(a, "network")),
-    "fp8_weights": ("fp8 weights", lambda a: _narrower_weights(a, "fp8")),
-    "int4_weights": ("int4 weights", lambda a: _narrower_weights(a, "int4")),
+    "launch_x0.5": ("launch / 2", lambda s: _half_the_launch(s, "launch")),
+    "host_x0.5": ("host time / 2", lambda s: _half_the_launch(s, "host")),
+    "link_bandwidth_x2": ("link bandwidth x 2", lambda s: _on_better_gpu(s, 2.0, *_LINKS)),
+    "link_latency_x0.5": ("link latency / 2", lambda s: _half_the_launch(s, "network")),
+    "fp8_weights": ("fp8 weights", lambda s: _narrower_weights(s, "fp8")),
+    "int4_weights": ("int4 weights", lambda s: _narrower_weights(s, "int4")),
     "fp8_kv_cache": ("fp8 KV cache", _narrower_cache),
     "8_bit_kv_cache": ("8-bit KV cache", _narrower_cache),
     "tp_size_x2": ("tp_size x 2", _twice_the_gpus),
     "cp_size_x2": ("cp_size x 2", _twice_the_ranks),
 }
 _APPLIES: dict[str, Callable[[Scenario, Estimate], bool]] = {  # conditions of what-ifs that do not always apply
-    "fp8_weights": lambda a, e: a.dtypes.weight_bits > get_dtypes("fp8").weight_bits,
-    "int4_weights": lambda a, e: a.dtypes.weight_bits > get_dtypes("int4").weight_bits,
-    "fp8_kv_cache": lambda a, e: a.dtypes.kv_bits > 8 and "fp8" in a.gpu.peak_flops,
-    "8_bit_kv_cache": lambda a, e: a.dtypes.kv_bits > 8 and "fp8" not in a.gpu.peak_flops,  # int8 on these GPUs
-    "cp_size_x2": lambda a, e: a.method.name != "published" and e.prefill_latency > e.total_decode_latency,
+    "fp8_weights": lambda s, e: s.dtypes.weight_bits > get_dtypes("fp8").weight_bits,
+    "int4_weights": lambda s, e: s.dtypes.weight_bits > get_dtypes("int4").weight_bits,
+    "fp8_kv_cache": lambda s, e: s.dtypes.kv_bits > 8 and "fp8" in s.gpu.peak_flops,
+    "8_bit_kv_cache": lambda s, e: s.dtypes.kv_bits > 8 and "fp8" not in s.gpu.peak_flops,  # int8 on these GPUs
+    "cp_size_x2": lambda s, e: s.method.name != "published" and e.prefill_latency > e.total_decode_latency,
 }

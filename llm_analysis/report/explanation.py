@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from llm_analysis.inference.explain import TERMS, WHAT_IFS, Explanation, Line, latencies, line
+from llm_analysis.inference.explain import TERMS, WHAT_IFS, Explanation, Line
 from llm_analysis.report.estimate import heading, note_text
 from llm_analysis.report.tables import View, csv_of, significant, table, time_unit, wrapped
 
@@ -23,13 +23,12 @@ def rendered(e: Explanation, style: str, view: View = View()) -> str:  # noqa: B
         return as_csv(e)
     light = [sum(getattr(t, field) for t in e.terms[:3]) for field in ("prefill_share", "decode_share", "total_share")]
     shares = "at the speed of light: {:.0%} of prefill, {:.0%} of decode, {:.0%} of total".format(*light)
-    whole = line("estimate", *latencies(e.estimate), e.estimate)
     terms = [term for term in e.terms if _is_visible(term)]
-    units = {phase: _unit_of(phase, [*e.terms, *e.savings, whole]) for phase in _PHASES}
+    units = {phase: _unit_of(phase, [*e.terms, *e.savings, e.whole]) for phase in _PHASES}
     idle = f"no difference: {', '.join(WHAT_IFS[w.name][0] for w in e.savings if not _is_visible(w))}"
     parts = [
         f"{heading(e.estimate, style, view)}\n{shares}",
-        _line_table([*terms, whole], units, "where it goes", style),
+        _line_table([*terms, e.whole], units, "where it goes", style),
         _line_table([w for w in e.savings if _is_visible(w)], units, "what if", style),
         *([idle if style == "markdown" else wrapped(idle, view.width)] if idle[-2:] != ": " else []),
         *(note_text(note, style, view) for note in e.notes),
@@ -68,6 +67,5 @@ def _line_table(lines: Sequence[Line], units: Mapping[str, tuple[float, str]], t
 
 def as_csv(e: Explanation) -> str:
     """Return one row for each term, for the estimate and for each what-if: seconds, and shares as fractions."""
-    whole = line("estimate", *latencies(e.estimate), e.estimate)
-    sections = {"term": e.terms, "estimate": (whole,), "saving": e.savings}
+    sections = {"term": e.terms, "estimate": (e.whole,), "saving": e.savings}
     return csv_of([{"section": section} | asdict(one) for section, lines in sections.items() for one in lines])
