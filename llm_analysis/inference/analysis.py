@@ -112,7 +112,7 @@ def _engine(scenario: Scenario) -> str | None:
 
 
 def _check_positions(model: ModelConfig, workload: Workload) -> None:
-    """Raise BadValue for a prompt longer than the model's positions, or longer than a chunk of an encoder."""
+    """Raise BadValue for a prompt with more tokens than the model has positions, and for an encoder's in chunks."""
     longest, limit = workload.seq_len, model.max_position_embeddings
     if some(longest > limit):
         shown = longest if isinstance(longest, NUMBER) else int(longest.max())

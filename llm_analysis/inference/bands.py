@@ -34,7 +34,7 @@ def cell_name(phase: str, dense: bool, measured: bool) -> str:
 
 
 def is_dense(model: ModelConfig, dtypes: Dtypes) -> bool:
-    """Return whether a model without experts has weights of 16 bits or in fp8."""
+    """Return whether a model has no experts, and weights of 16 bits or more, or in fp8."""
     return not model.num_experts and (dtypes.weight_bits >= 16 or dtypes.weights.startswith("fp8"))
 
 
@@ -52,7 +52,7 @@ def _cell_band(phase: str, model: ModelConfig, dtypes: Dtypes, gpu: GPU) -> Band
 
 
 def latency_bands(scenario: Scenario, prefill: Quantity, decode: Quantity, total: Quantity) -> dict[str, Any]:
-    """Return the ends of the bands of the three latencies; None without published measurements of their kind."""
+    """Return both ends of the bands of three latencies in seconds, by column; None for a latency without a band."""
     found: dict[str, Any] = {}
     for name, seconds in (("prefill", prefill), ("decode", decode), ("total", total)):
         band = band_for(scenario, "prefill" if name == "prefill" else "total")
@@ -76,7 +76,7 @@ def band_for(s: Scenario, phase: str) -> Band | None:
 
 
 def band_notes(scenario: Scenario, batch: Quantity) -> tuple[str, ...]:
-    """Return a note on the measurements behind the error bands, and warnings if the question differs from them."""
+    """Return a note on the measurements behind the error bands, and notes on what differs from them."""
     band = band_for(scenario, "total")
     if band is None or not band.groups:
         return ()

@@ -69,7 +69,7 @@ class GPUDefaults(BaseModel):
 
 
 class VersionDefaults(BaseModel):
-    """Defaults of an engine's server since a version, oldest first: the first entry of `by_gpu` that covers a GPU."""
+    """Defaults of an engine's server from version `since` on: on a GPU, the first entry of `by_gpu` that covers it."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -109,7 +109,7 @@ class Engine(BaseModel):
     graph_rows: Annotated[int, Field(ge=0)] = 512  # most rows of a step with prompts that is replayed from a CUDA graph
     source: str = ""
     usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # the version to assume if none is given
-    defaults: Annotated[list[VersionDefaults], Field(min_length=1)]
+    defaults: Annotated[list[VersionDefaults], Field(min_length=1)]  # oldest first
 
     def in_version(self, version: Version | None = None) -> VersionDefaults:
         """Return the defaults of a version; of the usual one by default."""
@@ -175,9 +175,9 @@ def engine_of(runtime: str) -> Engine | None:
 
 
 def engine_for(runtime: str, version: Version | None = None) -> Engine:
-    """Return the engine of a runtime, for a port in the version that is given.
+    """Return the engine of a runtime; the newest vLLM for a runtime without a known server.
 
-    A runtime without a known server gets the engine of the newest vLLM.
+    The runtime for AMD GPUs covers all versions of vLLM: with `version`, its engine is vLLM's in that version.
     """
     if version is not None and runtime.startswith("vllm-rocm"):
         runtime = of_version("vllm", f"{version[0]}.{version[1]}")

@@ -72,7 +72,7 @@ class Memory:
 
     @property
     def capacity(self) -> Quantity:
-        """The bytes needed, plus the bytes left for more KV cache."""
+        """The bytes that may be used: those needed, and those left for more KV cache."""
         return self.needed + self.left
 
     @property
@@ -127,7 +127,7 @@ class _Budget(NamedTuple):
 
     @property
     def draft(self) -> _Budget | None:
-        """The same for the draft model, which is held beside the model; None without one."""
+        """The inputs of the draft model's memory, which is held beside the model; None without a draft model."""
         if not self.workload.num_draft_tokens or self.scenario.draft is None:
             return None
         draft = self.scenario.of_draft()
@@ -189,7 +189,7 @@ class _Stage(NamedTuple):
         return self.activations_of(self.rows, self.sequences)
 
     def activations_of(self, rows: Quantity, sequences: Quantity) -> Quantity:
-        """Return the same for a pass over `rows` tokens of `sequences`."""
+        """Return the bytes at the peak of a pass over `rows` tokens of `sequences`."""
         return maximum(rows * self.row_bytes, rows * self.stream_bytes + sequences * self.head_bytes)
 
     @property
@@ -233,7 +233,7 @@ def _least_whole(values: Iterable[Quantity]) -> Quantity:
 
 
 def _largest_batch(budget: _Budget, stage: _Stage) -> Quantity:
-    """Return the most sequences that fit on a stage. All but the weights grows with them; activations up to a chunk."""
+    """Return the most sequences that fit on a stage. KV cache and activations grow with them, these up to a chunk."""
     w = budget.workload
     most: Quantity = float(_MOST_SEQUENCES)
     for limit in budget.limits:
@@ -252,9 +252,9 @@ def _largest_batch(budget: _Budget, stage: _Stage) -> Quantity:
 def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     """Return the most tokens that each sequence of the batch can have on a stage; 0 if none fit.
 
-    At most the model's positions, or the tokens asked for if these are more. Activations grow with the prompt's tokens,
-    or with a chunk's. They are counted again if a token's share depends on the context: a model that expands or
-    scores the whole context, or a cached prefix that is gathered for the new tokens.
+    It is at most the model's positions, or the tokens asked for if these are more. Activations grow with the tokens of
+    the prompt, or of a chunk. The operators are built again for each context only if the bytes per token depend on the
+    context: in a model that expands or scores the whole context, or with a cached prefix that is gathered.
     """
     w, weights = budget.workload, sum(stage.weights.values())
     own = w.num_tokens_to_generate + w.cached_prefix_len
@@ -284,8 +284,8 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
 
     at_low, at_high = over(low), over(high)
     if some(at_low > 0):
-        # Of short prompts more sequences share a pass. If each gathers a cached prefix, they can need more memory than
-        # the prompts asked for.
+        # More of the shorter prompts share a pass. If each gathers a cached prefix, they can need more memory than the
+        # prompts asked for.
         asked = real(w.seq_len + w.num_tokens_to_generate)
         at_asked = over(asked)
         longer_fits = where(at_low > 0, 1.0, 0.0) * where(at_asked <= 0, 1.0, 0.0) > 0

@@ -14,7 +14,7 @@ from llm_analysis.models.forward import cached_bytes, growing_ops
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum, real
 
-_NEARLY_NONE = 1e-12  # share of the experts that no row selects, at least
+_LEAST_AVOIDED = 1e-12  # share of the experts that no row selects; keeps 0 / 0 out of the share of two runs
 
 
 def prefill(scenario: Scenario, workload: Workload) -> Timed:
@@ -50,9 +50,9 @@ def step_seconds(scenario: Scenario, step: Step) -> Quantity:
 
 
 def _decode_steps(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -> list[TimedOp]:
-    """Return decode passes with their weights. On a pipeline each flushes before the next begins.
+    """Return the operators of weighted decode passes. On a pipeline each pass flushes before the next begins.
 
-    With a KV cache the passes differ in their context alone, so an operator that does not depend on it is timed once.
+    With a KV cache the passes differ only in their context, so an operator that does not depend on it is timed once.
     """
     s, passes = scenario, list(passes)
     (weight, step), *others = passes
@@ -71,9 +71,9 @@ def _draft_named(timed: Timed) -> list[TimedOp]:
 
 
 def mixed_step_ops(decode: list[Op], prefill: list[Op]) -> list[Op]:
-    """Return the operators of a decode step that also computes prompts: a kernel that both need runs once.
+    """Return the operators of a decode step that also computes prompts, from those of each alone.
 
-    Its weights are read once; its rows are the sum of both.
+    A kernel that both need runs once, over the rows of both, and reads its weights once.
     """
     own: dict[tuple[str, str], list[Op]] = {}
     for op in decode:
@@ -99,12 +99,14 @@ def _merged(one: Op | None, other: Op) -> Op:
 def _read_by_either(one: Op, other: Op) -> Quantity:
     """Return the weight bytes read by a run over the rows of two; of experts, those that a row of either selects.
 
-    An expert that both avoid is likely an unpopular one. With exponential popularity (see `distinct_experts`) the
-    shares avoided by one, by the other and by both are 1 / (1 + x), 1 / (1 + y) and 1 / (1 + x + y).
+    An expert that both avoid is likely an unpopular one. With exponential popularity (shape 1 in `distinct_experts`)
+    rows in proportion to a avoid the share 1 / (1 + a) of the experts, and a + b of them 1 / (1 + a + b). If x and y
+    are the shares that each of two runs avoids, both avoid x y / (x + y - x y). With fewer than 128 experts the shape
+    is larger, and the bytes are up to 1 % too low.
     """
     if one.kind != "grouped_gemm":
         return maximum(one.weight_bytes, other.weight_bytes)
-    x, y = (maximum(1.0 - op.weight_bytes / op.stored_bytes, _NEARLY_NONE) for op in (one, other))
+    x, y = (maximum(1.0 - op.weight_bytes / op.stored_bytes, _LEAST_AVOIDED) for op in (one, other))
     return other.stored_bytes * (1.0 - x * y / (x + y - x * y))
 
 

@@ -1,8 +1,8 @@
 """The schedule of passes on a pipeline: micro-batches follow one another through the stages.
 
 A sequence of passes (the chunks of a prefill, or one decode step) is cut into items: each pass into m micro-batches.
-Item i takes T_i on the way through all stages and occupies the slowest of them, its send included, for a slot S_i. The
-next item enters a stage after the previous one has left it, so the sequence takes
+Item i takes T_i on the way through all stages, and S_i (its slot) in the slowest stage and the slowest send. The next
+item enters a stage after the previous one has left it, so the sequence takes
 
     seconds(m) = sum over items of S_i  +  max over items of (T_i - S_i)          m = 1, 2, 4, ...
 
@@ -33,7 +33,7 @@ class _Item(NamedTuple):
     stages: list[Timed]
     alike: list[int]  # number of stages of each kind
     sends: Timed
-    last_send: Timed  # the send of the slowest stage
+    slowest_send: Timed  # one send, over the slowest link
 
     @property
     def through(self) -> Quantity:
@@ -43,11 +43,11 @@ class _Item(NamedTuple):
 
     @property
     def slot(self) -> Quantity:
-        """Seconds in the slowest stage and its send."""
+        """Seconds in the slowest stage and the slowest send."""
         slowest: Quantity = 0.0
         for stage in self.stages:
             slowest = maximum(slowest, pass_seconds(stage))
-        return slowest + pass_seconds(self.last_send)
+        return slowest + pass_seconds(self.slowest_send)
 
 
 def schedule(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]], weight: Quantity = 1.0) -> Timed:
@@ -106,7 +106,7 @@ def _in_micro_batches(scenario: Scenario, passes: Sequence[tuple[Quantity, Step]
         slowest = first_largest([pass_seconds(stage) for stage in item.stages])
         for stage, alike, slow in zip(item.stages, item.alike, slowest, strict=True):
             timed += _weighted(stage, weight * (flush * alike + slots * slow))
-        timed += _weighted(item.sends, weight * flush) + _weighted(item.last_send, weight * slots)
+        timed += _weighted(item.sends, weight * flush) + _weighted(item.slowest_send, weight * slots)
         host = [op for op in scenario.runtime.host_ops(step, 0) if op.kind != "host_layer"]
         timed += _weighted(scenario.timed(host), weight * times)
     return timed
@@ -131,5 +131,5 @@ def _item(scenario: Scenario, step: Step) -> _Item:
         host = [op for op in s.runtime.host_ops(step, last - first) if op.kind == "host_layer"]
         stages.append(s.timed(stage_ops(s.model, step, s.dtypes, s.layout, first, last) + host))
     sends = stage_sends(s.model, step, s.dtypes, s.layout)
-    last_send = [op._replace(count=1.0) for op in sends[-1:]]
-    return _Item(stages, list(count.values()), s.timed(sends), s.timed(last_send))
+    slowest_send = [op._replace(count=1.0) for op in sends[-1:]]  # those between nodes are last
+    return _Item(stages, list(count.values()), s.timed(sends), s.timed(slowest_send))

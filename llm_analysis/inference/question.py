@@ -23,7 +23,7 @@ MTP = "mtp"  # its own layer for multi-token prediction
 EAGLE = "eagle"  # an EAGLE head
 
 _Part = TypeVar("_Part", bound=BaseModel)
-Known = TypeVar("Known")
+_Known = TypeVar("_Known")
 
 
 def question(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
@@ -80,13 +80,13 @@ def model_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any]) -> 
     return _cached(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
 
 
-def _cached(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], Known]) -> Known:
+def _cached(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], _Known]) -> _Known:
     """Return `read(name)`, cached in `known` if the name is text; a name may be of any type."""
     if not isinstance(name, str):
         return read(name)
     if (kind, name) not in known:
         known[kind, name] = read(name)
-    found: Known = known[kind, name]
+    found: _Known = known[kind, name]
     return found
 
 
@@ -103,11 +103,12 @@ def _draft_of(model: ModelConfig, flags: Mapping[str, Any]) -> ModelConfig | Lit
 
 
 def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
-    """Return a model's own draft: one layer with the same embedding and head, and a projection of its inputs to one.
+    """Return the draft model that is part of a model: one layer, with the model's embedding and output head.
 
-    `mtp`: its layer for multi-token prediction, like its last layer; inputs are the hidden state and the embedding of
-    the next token (DeepSeek-V3, 2024, equation 21). `eagle`: a dense layer with the same inputs (EAGLE, Li et al.
-    2024). Raises Unsupported for a model without such a layer, or of unknown width.
+    The layer's inputs are the hidden state and the embedding of the next token, projected to one (DeepSeek-V3, 2024,
+    equation 21). `mtp`: the model's layer for multi-token prediction, like its last layer. `eagle`: a dense layer
+    (EAGLE, Li et al. 2024). Raises Unsupported for a model without an MTP layer, and for an EAGLE head of unknown
+    width.
     """
     if name == MTP and not model.num_nextn_predict_layers:
         raise Unsupported(f"{model.name} has no layer for multi-token prediction; give a draft model, eagle or ngram")

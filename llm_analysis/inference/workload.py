@@ -3,9 +3,9 @@
 Serving options are passes through the same operators:
 
 cached prefix     p of the s prompt tokens are in the cache: the prefill computes s - p new ones that attend to them
-chunked prefill   passes of C tokens: as many prompts as fit, the last of them in part; of a longer prompt chunk after
-                  chunk, each attending to the ones before, and what is left over together with that of other prompts;
-                  it ends when the whole batch has its first token
+chunked prefill   passes of at most C tokens. A pass holds as many short prompts as fit, the last of them in part. A
+                  longer prompt is cut into chunks of C, each attending to the ones before; what is left of it shares a
+                  pass with what is left of other prompts. The prefill ends when all prompts have their first token
 samples           n continuations of each prompt: one prefill, n sequences to decode that share the prompt's cache
 speculation       a draft model proposes k tokens, one pass of the model checks them (Leviathan et al. 2023); if each is
                   accepted with probability a, independently, such a step yields
@@ -44,6 +44,8 @@ from llm_analysis.physics.parallelism import Count
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, real, some, where
 
 _MOST = 1e9  # largest value of any count
+# Options that a plain static batch does not have.
+_SERVING = ("num_samples", "cached_prefix_len", "prefill_chunk_size", "num_draft_tokens", "disaggregated")
 
 
 def _array(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -110,7 +112,7 @@ class Workload(BaseModel):
 
     @property
     def served(self) -> list[str]:
-        """The serving options that differ from a plain static batch."""
+        """Names of the serving options that are in use."""
         plain = Workload.model_fields
         return [name for name in _SERVING if some(getattr(self, name) != plain[name].default)]
 
@@ -155,9 +157,6 @@ class Workload(BaseModel):
         batch = where(b * new <= chunk, b, where(prompts, chunk / new, 1.0))
         context = where(prompts, real(self.cached_prefix_len), real(self.seq_len - chunk))
         return Step(batch, minimum(new, float(chunk)), context)
-
-
-_SERVING = ("num_samples", "cached_prefix_len", "prefill_chunk_size", "num_draft_tokens", "disaggregated")
 
 
 # Abscissae and weights of the four-point Gauss-Legendre rule on (-1, 1); weights halved, so that they sum to 1.
