@@ -20,7 +20,7 @@ from llm_analysis.inference.runtimes import Band
 from llm_analysis.units import Array
 
 FILE = DATA / "residuals.json"
-_MOST = 19  # largest number of ratios kept for a group
+_MOST = 19  # largest number of ratios kept for a group in a cell
 
 
 class Residuals(NamedTuple):

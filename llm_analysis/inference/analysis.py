@@ -248,8 +248,9 @@ class LLMAnalysis:
     ) -> Estimate:
         """Return the answer for a static batch: `seq_len` prompt and `num_tokens_to_generate` new tokens per sequence.
 
-        Batch, lengths and cached prefix may be numpy arrays that broadcast. The last three settings of the server have
-        the engine's defaults if they are None; a prefill_chunk_size of 0 takes whole prompts in one pass.
+        Batch, lengths and cached prefix may be numpy arrays that broadcast. prefill_chunk_size, gpu_memory_utilization
+        and max_num_seqs have the engine's defaults if they are None; a prefill_chunk_size of 0 takes whole prompts in
+        one pass.
         """
         given = {
             "batch_size_per_gpu": batch_size_per_gpu,

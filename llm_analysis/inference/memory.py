@@ -100,7 +100,7 @@ def weights_fit(scenario: Scenario) -> None:
 
 
 class _Budget(NamedTuple):
-    """The inputs of the memory of a GPU."""
+    """A scenario and a workload, and the limits on their memory."""
 
     scenario: Scenario
     workload: Workload
@@ -330,9 +330,9 @@ _CHUNK = 8192  # tokens of a prefill pass: the default of TensorRT-LLM and of a 
 def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[str, ...]:
     """Return a note on the missing memory and on changes that would make the model fit.
 
-    Tried in turn: chunks, a smaller batch, more tensor-parallel GPUs (or context-parallel ones), narrower weights, and
-    the last two together where narrower weights alone do not fit and need fewer GPUs. Each remedy is checked:
-    with the named flags the same question is accepted, and fits.
+    Tried in turn: chunks; a smaller batch; more tensor-parallel GPUs, or else context-parallel ones; narrower weights;
+    and, if these alone do not fit, narrower weights on fewer GPUs than the weights as they are need. Each remedy is
+    checked: with the named flags the same question is accepted, and fits.
     """
     found = []
     chunked = workload.model_copy(update={"prefill_chunk_size": _CHUNK})
@@ -358,9 +358,9 @@ def remedies(memory: Memory, scenario: Scenario, workload: Workload) -> tuple[st
 
 
 def _fewer_gpus(workload: Workload, narrower: list[tuple[str, Scenario]], wider: list[Scenario]) -> str:
-    """Return the widest of the narrower formats that fits on fewer GPUs than the weights as they are, with its layout.
+    """Return flags: the widest of the narrower formats that fits on fewer GPUs than the weights as they are need.
 
-    `wider` are layouts, the fewest GPUs first. Empty if there is none.
+    `wider` are scenarios with more GPUs, the fewest first. Empty if there is none.
     """
     enough = next((i for i, s in enumerate(wider) if _fits(s, workload)), len(wider))
     for name, s in narrower:
