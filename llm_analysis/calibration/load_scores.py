@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_analysis.calibration.columns import Skipped
 from llm_analysis.calibration.load_estimates import goodput_of, limits_of, metric_of, prepare, saturation_of
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, read_runs
 from llm_analysis.errors import LLMAnalysisError
@@ -35,10 +36,9 @@ class LoadScore(NamedTuple):
 
 
 Scored = list[tuple[LoadRun, LoadScore]]
-Skipped = list[tuple[str, str]]  # id, reason
 
 
-def score_load(path: Path, progress: Callable[[float], None] | None = None) -> tuple[Scored, Skipped]:
+def score_load(path: Path, progress: Callable[[float], None] | None = None) -> tuple[Scored, list[Skipped]]:
     """Return the score of each value of a table, and (id, reason) of those that are skipped. Raises BadConfig."""
     runs, skipped = read_runs(path)
     scored: Scored = []
@@ -51,7 +51,7 @@ def score_load(path: Path, progress: Callable[[float], None] | None = None) -> t
     return scored, skipped
 
 
-def score_run(run: LoadRun) -> tuple[list[LoadScore], Skipped]:
+def score_run(run: LoadRun) -> tuple[list[LoadScore], list[Skipped]]:
     """Return the scores of the values of a run, and (id, reason) of those without one."""
     try:
         prepared = prepare(run)

@@ -112,7 +112,7 @@ class Measurement:
 
     @property
     def engine(self) -> str:
-        """The runtime of the engine's version."""
+        """Name of the runtime for the version of the engine that was measured."""
         known = VERSION.search(self.version)
         return of_version(self.runtime, self.version if known else _DATED.get((self.source, self.runtime), ""))
 

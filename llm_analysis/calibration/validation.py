@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_analysis.calibration.columns import Skipped
 from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.calibration.residuals import held_out_band
 from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
@@ -73,7 +74,7 @@ class Score:
 
     rows: list[tuple[Measurement, Scored]]
     set_apart: list[tuple[Measurement, Scored, str]]
-    skipped: list[tuple[str, str]]
+    skipped: list[Skipped]
     assumed: dict[str, int]  # rows of engines without a runtime, scored as `unknown`, by engine
 
     def by(self, key: Callable[[Measurement], Any]) -> dict[Any, Statistics]:
@@ -108,7 +109,7 @@ def score_rows(measurements: Iterable[Measurement], runtime: str | None = None, 
     """Return the score of measurements."""
     known, assumed = set(runtime_names()), dict[str, int]()
     alike: dict[tuple[str, str], list[tuple[int, Measurement]]] = {}
-    order, skipped = dict[int, tuple[Measurement, Scored, str]](), list[tuple[str, str]]()
+    order, skipped = dict[int, tuple[Measurement, Scored, str]](), list[Skipped]()
     for i, m in enumerate(measurements):
         name = m.engine if runtime is None else runtime
         if runtime is None and name not in known and not name.endswith(".json"):
@@ -150,7 +151,7 @@ def _blocks(entries: Sequence[tuple[int, Measurement]]) -> Iterable[list[tuple[i
 
 def _score_block(
     block: list[tuple[int, Measurement]], name: str, method: str
-) -> tuple[dict[int, tuple[Measurement, Scored, str]], list[tuple[str, str]]]:
+) -> tuple[dict[int, tuple[Measurement, Scored, str]], list[Skipped]]:
     """Return (row, score, why it is set apart) of rows that share a runtime, by index; and (id, reason) skipped."""
     indices = {id(m): i for i, m in block}
     rows = Rows([m for _, m in block])
