@@ -50,6 +50,8 @@ def simulated(
     `in_flight` is the expected number of sequences, `limits` are those of the engine, such as max_num_batched_tokens.
     """
     inputs, outputs = lengths
+    servers, share = _part(servers, in_flight)
+    rate, in_flight = rate * share, in_flight * share
     count = int(min(max(_TURNOVERS * in_flight, FEWEST), MOST))
     requests = Workload(fixed(inputs), fixed(outputs)).requests(count, rate)
     server = _server(servers.scenario, lengths, limits | {"max_num_seqs": servers.batch})
@@ -58,6 +60,23 @@ def simulated(
         found = summarize(run, steady=True)
         return Simulated(found.ttft, found.tpot, found.e2e, found.request_throughput, found.num_requests)
     return _disaggregated(servers, server, lengths, requests, limits)
+
+
+def _part(servers: Servers, in_flight: float) -> tuple[Servers, float]:
+    """Return fewer replicas and their share of the load, if `MOST` requests would not fill all replicas."""
+    most = int(servers.replicas * MOST / (_TURNOVERS * in_flight)) if in_flight else servers.replicas
+    if most >= servers.replicas:
+        return servers, 1.0
+
+    def error(replicas: int) -> float:
+        """Return the relative error of the prefill workers that serve this many replicas, a whole number."""
+        exact = servers.prefill_workers * replicas / servers.replicas
+        return abs(max(round(exact), 1) - exact) / exact if exact else 0.0
+
+    replicas = min(range(max(most, 1), 0, -1), key=error)
+    share = replicas / servers.replicas
+    prefill = max(round(servers.prefill_workers * share), 1) if servers.prefill_workers else 0
+    return servers._replace(replicas=replicas, prefill_workers=prefill), share
 
 
 def _server(scenario: Scenario, lengths: tuple[int, int], limits: dict[str, float]) -> Server:
