@@ -23,6 +23,7 @@ from llm_analysis.models.reading.reader import read_model
 
 _PACKAGE = Path(__file__).parent
 _KINDS = {"model": "model_configs", "gpu": "gpu_configs"}
+_PRINTED_KINDS = {"model": "model", "gpu": "GPU"}
 _LONGEST_NAME = 200
 _USER_FOLDER = "LLM_ANALYSIS_CONFIG_PATH"
 _PRINTED = ("name", "family", "model_type", "vendor", "architecture")  # fields that tables print
@@ -145,6 +146,9 @@ def _path_of(what: str, name: str) -> tuple[Path, list[str]]:
         hint = f"there is no such file either; `llm-analysis {what}s` lists the known names"
         if "," in name:
             hint = f"this command takes one {what}; compare and sweep take several"
+        other = next(each for each in _KINDS if each != what)
+        if any(each == name or each.startswith(f"{name}-") for each in names(_KINDS[other])):
+            raise UnknownName(f"unknown {what} {shown(name)}; it is a {_PRINTED_KINDS[other]}; give it as {other}_name")
         if is_repository(name):
             hint = "it is not in the local Hugging Face cache either; --allow_download downloads its config.json"
         raise unknown(what, name, names(kind), hint)

@@ -10,6 +10,7 @@ UsageError                  exit status 2: an unknown command or flag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from math import inf, isfinite
 from typing import TYPE_CHECKING
@@ -31,6 +32,11 @@ _EXPECTED = {
     "string_type": "text",
     "too_short": "an object with one entry at least",
 }
+
+
+# A number as people write it: a currency, digits with commas, a unit.
+_WITH_UNIT = re.compile(r"[$€£]?\s*(?P<digits>\d[\d,_]*(?:\.\d+)?)\s*(?P<unit>%|/?[a-zA-Z/]*)")
+_MULTIPLES = {"k": (10**3, 2**10), "m": (10**6, 2**20), "ki": (2**10,), "mi": (2**20,)}
 
 
 class LLMAnalysisError(ValueError):
@@ -99,6 +105,21 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def without_unit(value: object, *, whole: bool = False) -> str:
+    """Return how to write a number with a unit, as the end of an error line: 4k is 4000 or 4096, 8/s is 8, 90% is 0.9.
+
+    Empty for a value that is no such number, and with `whole` for a fraction.
+    """
+    match = _WITH_UNIT.fullmatch(value.strip()[:_MAX_CHARACTERS]) if isinstance(value, str) else None
+    if match is None:
+        return ""
+    number, unit = float(re.sub("[,_]", "", match["digits"])), match["unit"].lower()
+    multiples = _MULTIPLES.get(unit, (0.01,) if unit == "%" else (1,))
+    values = [number * multiple for multiple in multiples]
+    fraction = whole and not all(value.is_integer() for value in values)
+    return "" if fraction else f"; write {' or '.join(f'{value:.12g}' for value in values)}"
+
+
 def printable(text: str) -> str:
     """Return `text`. Raises ValueError if it has a control character, such as ESC or newline."""
     if not text.isprintable():
@@ -125,13 +146,16 @@ def one_line(error: ValidationError, known: Iterable[str] = (), where: str = "")
     if first["type"] == "value_error":
         return f"{prefix}{first['msg'].removeprefix('Value error, ')}"
     what = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
-    return f"{prefix}{field} must be {what}, not {shown(first['input'])}"
+    # The keys of a file have units of their own: 80 GB are not 80 memory_bytes.
+    given_as_flag = not where and first["type"] in ("int_type", "float_type")
+    hint = without_unit(first["input"], whole=first["type"] == "int_type") if given_as_flag else ""
+    return f"{prefix}{field} must be {what}, not {shown(first['input'])}{hint}"
 
 
 def number(name: str, value: object) -> float:
     """Return `value` as a finite float. Raises BadValue for anything else, also for True and False."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadValue(f"{name} must be a number, not {shown(value)}")
+        raise BadValue(f"{name} must be a number, not {shown(value)}{without_unit(value)}")
     try:
         found = float(value)
     except OverflowError:

@@ -73,6 +73,24 @@ HINTS = {
     "max_ttft": "plan has it; sweep --where 'ttft<1s' keeps the points below it",
     "max_tpot": "plan has it; sweep --where 'tpot<30ms' keeps the points below it",
     "ds_zero": "it is for training; this program estimates inference",
+    "request_rate": "load and plan have it; infer takes --max_concurrency, the requests in flight",
+    "enable_prefix_caching": "give --cached_prefix_len in infer, --prefix_cache_hit_rate in load",
+    "speculative_model": "give --draft_model_name, --num_draft_tokens and --acceptance_rate",
+    "speculative_config": "give --draft_model_name, --num_draft_tokens and --acceptance_rate",
+    "num_nodes": "a layout of more GPUs than --num_gpus_per_node takes several servers",
+    "nnodes": "a layout of more GPUs than --num_gpus_per_node takes several servers",
+}
+_SEARCHED = "plan searches layouts and batch sizes; infer and load take one"
+# Hints for a flag of one command that would be wrong for another one.
+_HINTS_OF = {
+    "plan": dict.fromkeys(("tp_size", "pp_size", "dp_size", "ep_size", "batch_size_per_gpu"), _SEARCHED)
+    | {"goodput": "plan has --max_ttft and --max_tpot, limits on means"},
+    "load": {
+        "batch_size_per_gpu": "in load --max_num_seqs is the most running sequences of a replica",
+        "max_ttft": "load has --goodput, such as ttft:500,tpot:50",
+        "max_tpot": "load has --goodput, such as ttft:500,tpot:50",
+        "cached_prefix_len": "in load --prefix_cache_hit_rate is the cached fraction of each prompt",
+    },
 }
 
 
@@ -99,6 +117,7 @@ def checked(command: str, arguments: Sequence[str], flags: Mapping[str, Declared
         if not _FLAG.match(argument) or argument.lower() in _NEGATIVE_WORDS:
             if not last:
                 example = "--flag value" if given else f"--{next(iter(flags), 'flag')} {_example_of(argument)}"
+                example = _without_hyphens(argument, flags) or example
                 raise UsageError(f"{command}: {shown(argument)} follows no flag; write {example}")
             given[last], last = argument, ""
             continue
@@ -133,13 +152,27 @@ def _example_of(word: str) -> str:
     return word if re.fullmatch(r"[\w./:+-]{1,80}", word) else "value"
 
 
+def _without_hyphens(word: str, flags: Mapping[str, Declared]) -> str:
+    """Return `tp_size=2` or `—tp_size` with two hyphens before it; empty if the word names no flag."""
+    bare = word.lstrip("-\u2013\u2014\u2212")  # hyphen, en dash, em dash, minus sign
+    name, equals, _ = bare.partition("=")
+    if bare == word and not equals:
+        return ""
+    name = name.replace("-", "_")
+    known = ALIASES.get(name, name) in flags
+    return f"--{bare}" if known and re.fullmatch(r"[\w=./:+-]{1,80}", bare) else ""
+
+
 def _unknown(command: str, word: str, flags: Mapping[str, Declared]) -> str:
     """Return an unknown flag with a hint, or with the nearest names, as the end of an error line."""
     name = word.lstrip("-").replace("-", "_")
-    hint = HINTS.get(name) or HINTS.get(ALIASES.get(name, ""))
+    full = ALIASES.get(name, name)
+    hint = _HINTS_OF.get(command, {}).get(full) or HINTS.get(name) or HINTS.get(full)
+    if "lora" in name.split("_") or "loras" in name.split("_"):
+        hint = "LoRA adapters are not modelled; an adapter that is merged into the weights costs no time"
     if hint and "model_name" in flags:
         return f"{word}; {hint}"
-    return word + nearest(name, flags, f"llm-analysis {command} --help lists all flags", prefix="--")
+    return word + nearest(name, [*flags, "help"], f"llm-analysis {command} --help lists all flags", prefix="--")
 
 
 def parsers(flags: Mapping[str, Declared]) -> dict[str, _Parser]:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LLMAnalysisError as error:
         sys.exit(complaint(str(error), 1))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(complaint("stopped; nothing was written", 130))
     except OverflowError:
         sys.exit(complaint("a value is so large or so small that the result is beyond the range of floats", 1))
     except Exception as error:
@@ -81,7 +81,8 @@ def run(arguments: Sequence[str]) -> Output:
     if name.startswith("-") and len(words) > 1:
         raise UsageError(f"{shown(name)} needs a command before it: llm-analysis infer --flag value ...")
     if name not in COMMANDS:
-        raise UsageError(f"unknown command {shown(name)}{nearest(name, COMMANDS)}")
+        known = ["--help", "--version"] if name.startswith("-") else COMMANDS
+        raise UsageError(f"unknown command {shown(name)}{nearest(name, known)}")
     command = load(name)
     if any(flag in _HELP for flag in flags) or flags == ["help"]:
         from llm_analysis.cli.help import command_help

@@ -38,7 +38,10 @@ def write_together(folder: Path, files: Mapping[str, str | bytes]) -> None:
                 path.rmdir()
         if isinstance(error, (OSError, ValueError)):
             reason = getattr(error, "strerror", None) or str(error)
-            raise BadValue(f"output_dir {shown(str(folder), 240)}: nothing written: {reason}") from None
+            what = f"output_dir {shown(str(folder), 240)}"
+            if len(files) == 1:
+                what = shown(str(folder / next(iter(files))), 240)
+            raise BadValue(f"{what}: nothing written: {reason}") from None
         raise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_analysis import catalog
-from llm_analysis.errors import BadConfig, BadValue, choice, number, shown
+from llm_analysis.errors import BadConfig, BadValue, choice, number, shown, without_unit
 from llm_analysis.explore.plan import MODES, Demand, Limits, Plan
 from llm_analysis.explore.plan import plan as searched
 from llm_analysis.explore.ranges import values_of
@@ -101,7 +101,8 @@ def _demand(flags: Mapping[str, Any]) -> Demand:
     whole = {name: flags[name] for name in ("seq_len", "num_tokens_to_generate")}
     for name, value in (*whole.items(), *([("max_concurrency", concurrency)] if concurrency is not None else [])):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise BadValue(f"{name} must be a whole number from 1 up, not {shown(value)}")
+            hint = without_unit(value, whole=True)
+            raise BadValue(f"{name} must be a whole number from 1 up, not {shown(value)}{hint}")
     if rate is None and concurrency is None:
         raise BadValue("the load is missing: give --request_rate, --max_concurrency or --trace")
     rate = None if rate is None else number("request_rate", rate)
