@@ -11,23 +11,27 @@ from llm_analysis.explore.plan import Plan
 
 
 def picture_path(flag: str, value: str) -> Path:
-    """Return the path of a picture to write. Raises BadValue for another ending, or a folder that is missing."""
-    from llm_analysis.report.plots import FORMATS
+    """Return the path of a picture to write. Raises LLMAnalysisError, also if matplotlib is missing."""
+    from llm_analysis.report.plots import FORMATS, check_matplotlib
 
     path = path_of(flag, value)
     if path.suffix[1:].lower() not in FORMATS or path.is_dir():
         raise BadValue(f"{flag} must be a file ending in .png or .svg, not {shown(value)}")
     existing_folder(str(path.parent), f"the folder of {flag}")
+    check_matplotlib()
     return path
 
 
-def with_picture(output: Output, path: Path, figure: Any) -> Output:
-    """Return the output with a picture among its files, and a line that names it."""
+def with_picture(output: Output, path: Path, figure: Any, style: str = "table") -> Output:
+    """Return the output with a picture among its files, and a line that names it: on stderr for CSV and JSON."""
     from llm_analysis.report.plots import drawn
 
-    text = "\n\n".join(part for part in (output.text, f"wrote {path}") if part)
+    written = f"wrote {path}"
     files = {**output.files, path.name: drawn(figure, path.suffix[1:].lower())}
-    return output._replace(text=text, folder=path.parent, files=files)
+    output = output._replace(folder=path.parent, files=files)
+    if style in ("csv", "json"):
+        return output._replace(notes=(*output.notes, written))
+    return output._replace(text="\n\n".join(part for part in (output.text, written) if part))
 
 
 def pareto_figure(found: Plan, *, cost: bool = False) -> Any:

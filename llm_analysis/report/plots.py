@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import product
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,14 +62,19 @@ def drawn(figure: Figure, format: str) -> bytes:
     return out.getvalue()
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def check_matplotlib() -> None:
+    """Raise LLMAnalysisError if matplotlib is missing."""
+    if find_spec("matplotlib") is None:
+        raise LLMAnalysisError("plots need matplotlib: pip install 'llm-analysis[plot]'")
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Return `draw` with the style of this file. Raises LLMAnalysisError if matplotlib is missing."""
 
     def inner(*arguments: Any, **options: Any) -> Figure:
-        try:
-            import matplotlib
-        except ImportError:
-            raise LLMAnalysisError('plots need matplotlib: pip install "llm-analysis[plot]"') from None
+        check_matplotlib()
+        import matplotlib
+
         with matplotlib.rc_context(STYLE):
             figure = draw(*arguments, **options)
             _fix_layout(figure)
@@ -124,7 +130,7 @@ def on_gpus(e: Estimate) -> str:
 # Roofline
 
 
-@_styled
+@styled
 def roofline(estimate: Estimate, gpu: GPU, rates: Sequence[str]) -> Figure:
     """Return where each operator with matrix work lies under the GPU's roofs; `rates` are the peaks to draw."""
     figure = _figure(6.2, 4.4)
@@ -344,7 +350,7 @@ def _group_of(row: OperatorTime) -> str:
     return "attention matrices"
 
 
-@_styled
+@styled
 def breakdown(estimates: Sequence[Estimate]) -> Figure:
     """Return stacked bars of the time of prefill and decode by group of operators, one bar for each estimate."""
     names = [_bar_name(e, estimates) for e in estimates]
@@ -424,7 +430,7 @@ class Curves(NamedTuple):
     fits: Sequence[float]
 
 
-@_styled
+@styled
 def batch(curves: Curves, subject: str, setting: str, max_tpot: float | None = None) -> Figure:
     """Return latency and throughput by batch size, with error bands; batches that do not fit are shaded."""
     figure = _figure(6.0, 5.9)
@@ -461,7 +467,7 @@ def batch(curves: Curves, subject: str, setting: str, max_tpot: float | None = N
     low.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     low.minorticks_off()
     for ax in (top, middle):
-        _plain_log_ticks(ax)
+        plain_log_ticks(ax)
     beyond = [b for b, fits in zip(x, curves.fits, strict=True) if not fits]
     if beyond:
         largest = max((b for b, fits in zip(x, curves.fits, strict=True) if fits), default=None)
@@ -483,7 +489,7 @@ def batch(curves: Curves, subject: str, setting: str, max_tpot: float | None = N
     return figure
 
 
-def _plain_log_ticks(ax: Axes) -> None:
+def plain_log_ticks(ax: Axes) -> None:
     """Label the 1, 2 and 5 of each decade of a logarithmic vertical axis, in plain numbers, if they are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -525,7 +531,7 @@ def front(x: Sequence[float], y: Sequence[float], *, highest: bool) -> tuple[lis
     return [a for a, _ in kept], [b for _, b in kept]
 
 
-@_styled
+@styled
 def pareto(series: Sequence[Series], subject: str, setting: str, max_tpot: float | None = None) -> Figure:
     """Return the front of tokens/s/GPU over tokens/s/user for each GPU, all points as dots, the best one marked."""
     figure = _figure(6.4, 4.5)
@@ -561,7 +567,7 @@ def pareto(series: Sequence[Series], subject: str, setting: str, max_tpot: float
     return figure
 
 
-@_styled
+@styled
 def cost(series: Sequence[Series], subject: str, setting: str, max_tpot: float | None = None) -> Figure:
     """Return the least cost per million tokens over tokens/s/user for each GPU."""
     figure = _figure(6.4, 4.3)
@@ -574,7 +580,7 @@ def cost(series: Sequence[Series], subject: str, setting: str, max_tpot: float |
         highest += [max(y, default=1.0)]
     base = min(lowest)
     ax.set(yscale="log", xlim=(0, _widest(series, max_tpot)), ylim=(base / 1.7, min(max(highest) * 1.3, base * 60)))
-    _plain_log_ticks(ax)
+    plain_log_ticks(ax)
     ax.set_xlabel("tokens/s of one user (1 / TPOT)")
     ax.set_ylabel("cost of 1M generated tokens")
     if max_tpot:
@@ -609,7 +615,7 @@ def _widest(series: Sequence[Series], max_tpot: float | None) -> float:
 METRICS = {"ttft": "prefill (TTFT)", "tpot": "one decode step (TPOT)", "total_latency": "a whole answer"}
 
 
-@_styled
+@styled
 def parity(score: Score) -> Figure:
     """Return estimated over measured seconds of all scored rows, and their ratio below."""
     figure = _figure(5.6, 6.1)

@@ -104,7 +104,7 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--prefix_cache_hit_rate", "1"), "prefix_cache_hit_rate must be"),
         (("--router", "random"), "round_robin"),
         (("--method", "published"), "no serving engine"),
-        (("--plot", "x.pdf", "--request_rate", "1,2"), "plot must end in .png or .svg"),
+        (("--plot", "x.pdf", "--request_rate", "1,2"), "plot must be a file ending in .png or .svg"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
         (("--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
         (("--dp_size", "100000"), "dp_size must be a whole number from 1 to 256"),
@@ -204,3 +204,11 @@ def test_an_encoder_has_no_kv_cache(ask: Ask) -> None:
     question = ("--model_name", "bge-m3", "--gpu_name", "h100-sxm-80gb", "--num_tokens_to_generate", "1")
     line = next(x for x in ask("infer", *question, "--max_concurrency", "8").out.splitlines() if "KV cache per" in x)
     assert line.split()[-1] == "none"
+
+
+def test_a_picture_leaves_csv_and_json_readable(ask: Ask, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    few = (*SERVER, "--num_prompts", "60", "--request_rate", "2,4", "--plot", str(tmp_path / "x.svg"))
+    answer = ask(*few, "--format", "json")
+    assert json.loads(answer.out)["points"]
+    assert "wrote" in answer.err

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.explore.plan import CHUNK, CLOSED_FORM, Demand, Limits, Plan, layout_text, plan
 from llm_analysis.explore.steady import Steady, steady_state
+from llm_analysis.explore.verify import Servers, simulated
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.passes import prefill
 from llm_analysis.inference.runtimes import Runtime
@@ -370,3 +371,21 @@ def test_plan_and_plot_draw_the_front(ask: Ask, tmp_path: Path, kind: str) -> No
     assert b"<svg" in target.read_bytes()
     other = ask("plan", *QUESTION, *flags, "--request_rate", "1", "--plot", str(target))
     assert other.out.endswith(f"wrote {target}\n")
+    rows = ask("plan", *QUESTION, *flags, "--request_rate", "1", "--plot", str(target), "--format", "json")
+    assert json.loads(rows.out)["best"]
+    assert rows.err == f"llm-analysis: note: wrote {target}\n"
+
+
+def test_many_replicas_are_simulated_in_a_steady_state() -> None:
+    """The requests of a simulation are limited; spread over all replicas of a large plan, they would fill none."""
+    scenario = server("h100-sxm-80gb", "bf16")
+    for prefill in (None, scenario):
+        few, many = (
+            simulated(Servers(scenario, 8 * n, 63, prefill, 4 * n), (1000, 300), 112.0 * n, 496.0 * n, {})
+            for n in (1, 1000)
+        )
+        assert many == few
+
+
+def test_any_rate_gets_an_answer(ask: Ask) -> None:
+    assert ask("plan", *QUESTION, "--gpu_name", "h100-sxm-80gb", "--request_rate", "1e12").status == 0

@@ -321,3 +321,20 @@ def test_a_stopped_sweep_leaves_complete_rows_or_no_file(tmp_path: Path, stop: s
     assert {line.count(",") for line in lines} == {2}
     assert float(lines[-1].split(",")[2]) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+@pytest.mark.parametrize("format", ["table", "csv"])
+def test_a_sweep_is_drawn(ask: Ask, tmp_path: Path, format: str) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "batches.svg"
+    answer = ask("sweep", *SMALL, "--plot", str(target), "--format", format)
+    assert answer.status == 0
+    assert b"<svg" in target.read_bytes()
+    assert f"wrote {target}" in (answer.out if format == "table" else answer.err)
+
+
+def test_a_picture_of_one_shard_is_refused(ask: Ask, tmp_path: Path) -> None:
+    flags = ("--plot", str(tmp_path / "x.svg"), "--shard", "1/2", "--output_file", str(tmp_path / "rows"))
+    answer = ask("sweep", *SMALL, *flags)
+    assert (answer.status, list(tmp_path.iterdir())) == (1, [])
+    assert "--shard computes only some" in answer.err

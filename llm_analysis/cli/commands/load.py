@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Output
+from llm_analysis.cli.pictures import picture_path, with_picture
 from llm_analysis.cli.writing import path_of
-from llm_analysis.errors import BadValue, choice, number, shown
+from llm_analysis.errors import BadValue, choice, number, shown, without_unit
 from llm_analysis.inference.analysis import hourly_cost
 from llm_analysis.report.load import rendered
 from llm_analysis.serving.lengths import Lengths, check_lengths, fixed, read_trace, uniform, workload
@@ -96,6 +97,9 @@ def load(
     choice("router", router, ROUTERS)
     count_of("dp_size", scenario.layout.dp_size, MOST_REPLICAS)
     rates = [inf] if trace is not None else _rates(request_rate)
+    picture = None if plot is None else picture_path("plot", plot)
+    if picture is not None and len(rates) < 2:
+        raise BadValue("plot needs several rates: give --request_rate 2,4,8")
     burst, hit = number_above("burstiness", burstiness), number("prefix_cache_hit_rate", prefix_cache_hit_rate)
     if not 0 <= hit < 1:
         raise BadValue(f"prefix_cache_hit_rate must be from 0 to below 1, not {hit:g}")
@@ -135,12 +139,11 @@ def load(
     output = Output(rendered(found, flags["format"]))
     notes = [*found.notes, *(note for point in found.points for note in point.notes)]
     output = output.noting(notes, flags["format"])
-    if plot is None:
+    if picture is None:
         return output
-    from llm_analysis.report.load_plot import curve_file
+    from llm_analysis.report.load_plot import curve_figure
 
-    target = path_of("plot", plot)
-    return output._replace(folder=target.parent, files={target.name: curve_file(found, target)})
+    return with_picture(output, picture, curve_figure(found), flags["format"])
 
 
 def _no_efficiencies() -> dict[str, None]:
@@ -150,15 +153,17 @@ def _no_efficiencies() -> dict[str, None]:
 
 def _rates(text: str) -> list[float]:
     """Return the request rates of a flag. Raises BadValue."""
-    rates = []
+    rates: list[float] = []
+    rate: float | None
     for part in text.strip("[]() ").split(","):
         try:
             rate = float(part)
         except ValueError:
-            rate = -1.0
-        if not rate > 0:
+            rate = None
+        if rate is None or not rate > 0:
             raise BadValue(
                 f"request_rate must be requests per second above 0, inf, or a list of them, not {shown(text)}"
+                f"{without_unit(part) if rate is None else ''}"
             )
         rates.append(rate)
     return rates

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from llm_analysis.cli.flags import OUTPUT, Flag
 from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output
+from llm_analysis.cli.pictures import pareto_figure, picture_path, with_picture
 from llm_analysis.cli.progress import Progress
 from llm_analysis.errors import choice
 from llm_analysis.explore.plan_flags import DEFAULTS, planned
@@ -62,6 +63,7 @@ def plan(
     choice("format", format, FORMATS)
     choice("log_level", log_level, LOG_LEVELS)
     LOG.setLevel(log_level)
+    picture = None if plot is None else picture_path("plot", plot)
     bar: list[Progress] = []
 
     def progress(total: int) -> Callable[[int], None]:
@@ -73,8 +75,4 @@ def plan(
     output = Output(rendered(found, format))
     if found.best is None:
         output = output._replace(failure="no configuration meets the limits", status=1)
-    if plot is None:
-        return output
-    from llm_analysis.cli.pictures import pareto_figure, picture_path, with_picture
-
-    return with_picture(output, picture_path("plot", plot), pareto_figure(found))
+    return output if picture is None else with_picture(output, picture, pareto_figure(found), format)

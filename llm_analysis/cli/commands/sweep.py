@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from llm_analysis.cli.commands.infer import PRINTING, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, complaint, set_log_level
+from llm_analysis.cli.pictures import picture_path, with_picture
 from llm_analysis.cli.progress import Progress, orderly_stop
 from llm_analysis.cli.writing import existing_folder, path_of
 from llm_analysis.errors import BadValue, choice, number, shown
@@ -55,6 +56,30 @@ def sweep(
     """Estimate all combinations of flag values: --tp_size 1,2,4 --batch_size_per_gpu 1:256 --seq_len 512:8192:512."""
     choice("format", format, FORMATS)
     set_log_level(log_level)
+    picture = None if plot is None else picture_path("plot", plot)
+    if picture is not None and shard is not None:
+        raise BadValue("--plot draws all points, and --shard computes only some: give one of them")
+    output = _answered(flags, where, sort, descending, top, columns, output_file, shard, format)
+    if picture is None:
+        return output
+    from llm_analysis.cli.commands.plot import batch_figure
+
+    figure = batch_figure({**flags, "format": "table", "log_level": log_level}, None)
+    return with_picture(output, picture, figure, "table" if output_file is not None else format)
+
+
+def _answered(
+    flags: dict[str, Any],
+    where: str | None,
+    sort: str | None,
+    descending: bool | None,
+    top: int | None,
+    columns: str | None,
+    output_file: str | None,
+    shard: str | None,
+    format: str,
+) -> Output:
+    """Return the rows of a sweep, or write them to a file. Raises LLMAnalysisError."""
     found = Sweep(flags)
     selection = Selection.of(None if columns is None else columns.split(","), where)
     limit = None if top is None else int(number("top", top))
@@ -83,8 +108,7 @@ def sweep(
         return Output(rendered(rows, format, list(rows)), notes=rows.notes)
     names = list(rows) if columns is not None else wanted_columns(found.varying, rows, _named_columns(selection, sort))
     text = rendered(rows, format, names, shutil.get_terminal_size((80, 24)).columns) if rows.num_rows else "no rows"
-    output = Output(f"{text}\n\n{last}", notes=rows.notes)
-    return output if plot is None else _drawn(output, flags, plot)
+    return Output(f"{text}\n\n{last}", notes=rows.notes)
 
 
 def _named_columns(selection: Selection, sort: str | None) -> list[str]:
@@ -188,11 +212,3 @@ def _sharded(found: Sweep, selection: Selection, shard: str, output_file: str | 
 def part_path(folder: Path, number: int) -> Path:
     """Return the file of a block."""
     return folder / f"part-{number:09d}.parquet"
-
-
-def _drawn(output: Output, flags: dict[str, Any], plot: str) -> Output:
-    """Return the output with a picture of latency and throughput by batch size."""
-    from llm_analysis.cli.commands.plot import batch_figure
-    from llm_analysis.cli.pictures import picture_path, with_picture
-
-    return with_picture(output, picture_path("plot", plot), batch_figure({**flags, "format": "table"}, None))
