@@ -44,6 +44,8 @@ MODES = ("aggregated", "disaggregated")
 _MOST_SIMULATED = 8  # most configurations that are simulated
 _SPARE = (0.15, 0.3)  # fractions of the capacity that further candidates leave unused, for bursts of Poisson arrivals
 CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
+_USUAL_CACHE_BITS = 16
+NARROW_CACHE = "KV cache in 8 bits, as the launch commands ask; --kv_cache_dtype_bytes 1 gives it in infer and load"
 _WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
 
 
@@ -474,7 +476,8 @@ class _Search:
             prefill_chunk_size=CHUNK,
             gpu_memory_utilization=self.utilization,
         )
-        return (*estimate(best.scenario, workload).notes, CLOSED_FORM)
+        narrow = [NARROW_CACHE] if best.scenario.dtypes.kv_bits < _USUAL_CACHE_BITS else []
+        return (*narrow, *estimate(best.scenario, workload).notes, CLOSED_FORM)
 
     def _affordable(self, c: Configuration) -> bool:
         """Whether a configuration is within the limits on cost and GPUs."""
@@ -485,7 +488,8 @@ class _Search:
 
         At least the fraction `spare` of the capacity is left unused.
         """
-        found = [c for curve in self.curves if (c := self._aggregated(curve, edges, spare)) is not None]
+        shared = self.curves if "aggregated" in self.modes else []
+        found = [c for curve in shared if (c := self._aggregated(curve, edges, spare)) is not None]
         if "disaggregated" not in self.modes:
             return found
         groups: dict[tuple[str, str], list[_Curve]] = {}
@@ -689,6 +693,8 @@ class _Search:
                 needed["max_cost_per_hour"] = hourly
             return Miss(_described(nearest), needed, max(nearest.num_gpus / low.gpus, hourly / low.cost_per_hour))
         misses = [self._miss_of(curve, edges) for curve in self.curves if curve.scenario.gpu.name == gpu]
+        if misses and "aggregated" not in self.modes and gpu not in {c.scenario.gpu.name for c, _ in self.prefills}:
+            return Miss(f"{gpu}, whose bandwidth between servers is unknown; leave out mode disaggregated", {}, inf)
         if misses:
             return min(misses, key=lambda each: each.excess)
         missing, dtype = min((bytes_, dtype) for (name, dtype), bytes_ in self.unfit.items() if name == gpu)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
-from llm_analysis.explore.plan import CHUNK, CLOSED_FORM, Demand, Limits, Plan, layout_text, plan
+from llm_analysis.explore.plan import CHUNK, CLOSED_FORM, NARROW_CACHE, Demand, Limits, Plan, layout_text, plan
 from llm_analysis.explore.steady import Steady, steady_state
 from llm_analysis.explore.verify import Servers, simulated
 from llm_analysis.hardware.roofline import pass_seconds
@@ -389,3 +389,18 @@ def test_many_replicas_are_simulated_in_a_steady_state() -> None:
 
 def test_any_rate_gets_an_answer(ask: Ask) -> None:
     assert ask("plan", *QUESTION, "--gpu_name", "h100-sxm-80gb", "--request_rate", "1e12").status == 0
+
+
+def test_a_mode_excludes_the_other() -> None:
+    for mode in ("aggregated", "disaggregated"):
+        found = small(gpus=("h100-sxm-80gb",), modes=(mode,))
+        assert found.best is not None
+        assert {found.best.mode, *(each.configuration.mode for each in found.rejected)} == {mode}
+    answer = small(gpus=("l40s-48gb",), modes=("disaggregated",))
+    assert answer.miss is not None
+    assert "bandwidth between servers is unknown" in answer.miss.description
+
+
+def test_the_notes_state_the_width_of_the_cache() -> None:
+    assert NARROW_CACHE in small(gpus=("h100-sxm-80gb",), formats=("fp8",)).notes
+    assert NARROW_CACHE not in small(gpus=("h100-sxm-80gb",), formats=("bf16",)).notes
