@@ -15,6 +15,7 @@ from llm_analysis.explore.where import time_limit
 from llm_analysis.files import read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.methods import METHODS
+from llm_analysis.inference.question import check_generates
 from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.serving.lengths import read_trace
 
@@ -62,6 +63,7 @@ def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], 
     if flags["method"] is not None:
         choice("method", flags["method"], [name for name in METHODS if name != "published"])
     model = catalog.get_model(flags["model_name"], flags["allow_download"])
+    check_generates(model, 2, "infer and load take an encoder")
     gpus = _gpus_named(flags["gpu_name"])
     formats = flags["dtype_name"]
     return searched(

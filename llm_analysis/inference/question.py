@@ -15,8 +15,10 @@ from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import NGRAM, Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
+from llm_analysis.models.reading.reader import without_prediction_note
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
+from llm_analysis.units import Quantity, some
 
 # Names of draft models that are made from the model.
 MTP = "mtp"  # its own layer for multi-token prediction
@@ -51,6 +53,8 @@ def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] |
     """
     layout, known = _part(Parallelism, flags), {} if known is None else known
     model = model_of(flags, known)
+    if flags.get("draft_model_name") == MTP:
+        model = without_prediction_note(model)
     gpu = _cached(known, "gpu", _required("gpu_name", flags), get_gpu)
     dtypes, runtime = flags.get("dtype_name"), flags.get("runtime")
     return Scenario.of(
@@ -78,6 +82,12 @@ def model_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any]) -> 
     """Return the model that the flags name, from `known` if it was read before. Raises LLMAnalysisError."""
     download = flags.get("allow_download", False)
     return _cached(known, "model", _required("model_name", flags), lambda name: get_model(name, download))
+
+
+def check_generates(model: ModelConfig, output_tokens: Quantity, remedy: str) -> None:
+    """Raise Unsupported for an encoder that is to generate more than the one output of its pass."""
+    if model.is_encoder and some(output_tokens > 1):
+        raise Unsupported(f"{model.name} is an encoder and generates no tokens; {remedy}")
 
 
 def _cached(known: dict[tuple[str, object], Any], kind: str, name: Any, read: Callable[[Any], _Known]) -> _Known:

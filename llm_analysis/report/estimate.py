@@ -36,10 +36,16 @@ def rendered(estimate: Estimate, style: str, view: View = View()) -> str:  # noq
     width = 0 if style == "markdown" else view.width
     parts = [heading(estimate, style, view), summary(estimate, style), _memory_table(estimate, style, width)]
     if view.operators != "none":
-        parts += [_operator_table(estimate, phase, style, view) for phase in ("prefill", "decode")]
+        phases = ("prefill",) if _is_encoder(estimate) else ("prefill", "decode")
+        parts += [_operator_table(estimate, phase, style, view) for phase in phases]
     if view.operators == "largest":
         parts[-1] += "\n\n--operators shows all operators, --format json everything"
     return "\n\n".join([*parts, *(note_text(note, style, view) for note in estimate.notes)])
+
+
+def _is_encoder(e: Estimate) -> bool:
+    """Return whether the model reads a batch in one pass and generates nothing."""
+    return e.basis.scenario.model.is_encoder
 
 
 def note_text(note: str, style: str, view: View) -> str:
@@ -70,7 +76,8 @@ def heading(e: Estimate, style: str = "table", view: View = View()) -> str:  # n
     sizes = [(name, getattr(e, f"{name}_size")) for name in ("tp", "cp", "pp", "dp", "sp", "ep")]
     layout = ", ".join(f"{name} {size}" for name, size in sizes if size > 1)
     gpus = f"{e.num_gpus} x {e.gpu_name}" + (f" ({layout})" if layout else "")
-    work = f"batch {e.batch_size_per_gpu}, {e.seq_len} tokens in, {e.num_tokens_to_generate} out{_served(e)}"
+    tokens = f"{e.seq_len} tokens each" if _is_encoder(e) else f"{e.seq_len} tokens in, {e.num_tokens_to_generate} out"
+    work = f"batch {e.batch_size_per_gpu}, {tokens}{_served(e)}"
     question = f"{e.model_name} {e.dtype_name} on {gpus}"
     lines = [f"{question}: {work}", f"method {e.method}{_basis(e)}", *([_server(e)] if e.engine else [])]
     if style != "markdown":
@@ -84,11 +91,12 @@ def heading(e: Estimate, style: str = "table", view: View = View()) -> str:  # n
 
 def _served(e: Estimate) -> str:
     """Return the serving options of the workload, where there are any."""
+    drafted = "1 token" if e.num_draft_tokens == 1 else f"{e.num_draft_tokens} tokens"
     parts = [
         f"{e.num_samples} samples of each prompt" if e.num_samples > 1 else "",
         f"{e.cached_prefix_len} of the prompt tokens cached" if e.cached_prefix_len else "",
         f"prefill in chunks of {e.prefill_chunk_size}" if _is_chunked(e) else "",
-        f"{e.num_draft_tokens} tokens drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
+        f"{drafted} drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
         "prefill and decode on separate GPUs" if e.disaggregated else "",
     ]
     return "".join(f"; {part}" for part in parts if part)
@@ -104,8 +112,8 @@ def _server(e: Estimate) -> str:
     """Return the settings of the server, which are the defaults of its engine unless flags give others."""
     chunk = f"{e.prefill_chunk_size:,} tokens/pass" if e.prefill_chunk_size else "whole prompts"
     sequences = f", {e.max_num_seqs:,} sequences" if e.max_num_seqs else ""
-    cache = f"{e.basis.scenario.dtypes.kv_bits}-bit KV cache"
-    return f"{e.engine}: {chunk}{sequences}, {cache}, {100 * e.gpu_memory_utilization:.3g}% of memory"
+    cache = "" if _is_encoder(e) else f", {e.basis.scenario.dtypes.kv_bits}-bit KV cache"
+    return f"{e.engine}: {chunk}{sequences}{cache}, {100 * e.gpu_memory_utilization:.3g}% of memory"
 
 
 def _basis(e: Estimate) -> str:
@@ -113,7 +121,7 @@ def _basis(e: Estimate) -> str:
     runtime = f", runtime {e.runtime}" if e.runtime else ""
     if e.method == "published":
         runtime = f", FLOP efficiency {e.flops_efficiency:g}, memory efficiency {e.hbm_memory_efficiency:g}"
-    return f"{runtime}; total = {e.total_latency_is}"
+    return runtime if _is_encoder(e) else f"{runtime}; total = {e.total_latency_is}"
 
 
 def summary(e: Estimate, style: str) -> str:
@@ -124,9 +132,12 @@ def summary(e: Estimate, style: str) -> str:
         ("decode per token (TPOT)", *_latency(e, "decode"), rate(e.decode_tokens_per_sec, digits)),
         ("total", *_latency(e, "total"), f"{rate(e.total_tokens_per_sec, digits)} out"),
     ]
-    if e.num_gpus > 1 or e.batch_size_per_gpu > 1:
+    if _is_encoder(e):
+        sequences = e.dp_size * e.batch_size_per_gpu / e.prefill_latency
+        rows = [("one pass", *rows[0][1:]), ("", "", "", f"{significant(sequences, digits)} sequences/s")]
+    elif e.num_gpus > 1 or e.batch_size_per_gpu > 1:
         rows.append(("- of one request", "", "", rate(e.request_tokens_per_sec, digits)))
-    if e.cost_per_million_tokens is not None:
+    if e.cost_per_million_tokens is not None and not _is_encoder(e):
         rows.append(("cost per million tokens", f"{e.cost_per_million_tokens:,.2f}", "", "generated, all GPUs"))
     headers = ("", "latency", "80 % within", "throughput")
     columns = [0, 1, 3] if e.total_latency_low is None else [0, 1, 2, 3]

@@ -41,3 +41,12 @@ def test_an_encoder_takes_whole_prompts(ask: Ask) -> None:
         "is an encoder, in which each token attends to the whole prompt: prefill_chunk_size 2048 must be at least"
         in refused.err
     )
+
+
+def test_the_layers_for_multi_token_prediction_are_counted_if_they_draft(ask: Ask) -> None:
+    question = ("infer", "--model_name", "deepseek-r1", "--gpu_name", "h200-sxm-141gb", "--tp_size", "8")
+    drafts = ("--draft_model_name", "mtp", "--num_draft_tokens", "1", "--acceptance_rate", "0.8")
+    assert "not counted: engines load it for speculative decoding only" in ask(*question).out.replace("\n  ", " ")
+    out = ask(*question, *drafts).out
+    assert "not counted" not in out
+    assert "1 token drafted by deepseek-r1 mtp" in out

@@ -206,6 +206,30 @@ def test_an_encoder_has_no_kv_cache(ask: Ask) -> None:
     assert line.split()[-1] == "none"
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "remedy"),
+    [
+        ("infer", ("--max_concurrency", "8"), "--num_tokens_to_generate 1"),
+        ("load", (), "--random_output_len 1"),
+        ("plan", ("--request_rate", "8"), "infer and load take an encoder"),
+    ],
+)
+def test_an_encoder_generates_nothing(ask: Ask, command: str, flags: tuple[str, ...], remedy: str) -> None:
+    model = ("--model_name", "bge-m3", "--gpu_name", "h100-sxm-80gb")
+    answer = ask(command, *model, *flags)
+    assert (answer.status, answer.out) == (1, "")
+    assert f"is an encoder and generates no tokens; {'' if command == 'plan' else 'give '}{remedy}" in answer.err
+    assert ask("load", *model, "--random_output_len", "1", "--num_prompts", "50").status == 0
+
+
+def test_the_answer_for_an_encoder_has_one_pass_and_no_decode(ask: Ask) -> None:
+    out = ask("infer", "--model_name", "bge-m3", "--gpu_name", "h100-sxm-80gb", "--batch_size_per_gpu", "8").out
+    assert "one pass" in out
+    assert "sequences/s" in out
+    for word in ("decode", "TPOT", "32 out", "(n - 1)"):
+        assert word not in out.partition("note:")[0]
+
+
 def test_a_picture_leaves_csv_and_json_readable(ask: Ask, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     few = (*SERVER, "--num_prompts", "60", "--request_rate", "2,4", "--plot", str(tmp_path / "x.svg"))

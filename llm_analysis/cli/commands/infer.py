@@ -14,7 +14,7 @@ from llm_analysis.inference.analysis import estimate, hourly_cost
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import METHODS
-from llm_analysis.inference.question import question
+from llm_analysis.inference.question import check_generates, question
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.report.estimate import check_finite, does_not_fit, rendered, summary_files
@@ -161,6 +161,7 @@ def infer(
         raise BadValue("give --operators or --summary, not both")
     scenario, workload = asked(flags)
     if max_concurrency is not None:
+        check_generates(scenario.model, workload.num_tokens_to_generate, "give --num_tokens_to_generate 1")
         return _in_steady_state(scenario, workload, flags)
     found = estimate(scenario, workload, cost_per_gpu_hour)
     check_finite(found)

@@ -14,6 +14,7 @@ from llm_analysis.cli.pictures import picture_path, with_picture
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue, choice, number, shown, without_unit
 from llm_analysis.inference.analysis import hourly_cost
+from llm_analysis.inference.question import check_generates
 from llm_analysis.report.load import rendered
 from llm_analysis.serving.lengths import Lengths, check_lengths, fixed, read_trace, uniform, workload
 from llm_analysis.serving.load import Question, answer, parse_limits
@@ -112,6 +113,8 @@ def load(
     asked_for = Workload(inputs, outputs, burst, count_of("seed", seed, 2**63, 0))
     sample = list(requests) or asked_for.requests(count, inf)
     check_lengths(sample, scenario.model.max_position_embeddings, scenario.model.name)
+    longest = max(request.output_tokens for request in sample)
+    check_generates(scenario.model, longest, "give --random_output_len 1, or a trace with 1 as output_tokens")
     changed = _changed(max_num_seqs, max_num_batched_tokens, gpu_memory_utilization) | {"cached_prefix": hit}
     server = build_server(
         scenario,

@@ -169,6 +169,9 @@ def _note_sizes(fields: Fields) -> None:
         fields.note(f"not in the file, taken from the defaults of its model_type: {values}")
 
 
+_SPECULATIVE = "for speculative decoding only"
+
+
 def _prediction_note(model: ModelConfig, weight_format: str) -> str:
     """Return a note on the layers for multi-token prediction; empty if the model has none.
 
@@ -186,8 +189,13 @@ def _prediction_note(model: ModelConfig, weight_format: str) -> str:
     which, them = ("1 layer", "it") if count == 1 else (f"{count} layers", "them")
     return (
         f"{which} for multi-token prediction ({params / 1e9:.1f} billion parameters, {size / 1e9:.1f} GB of the "
-        f"checkpoint) not counted: engines load {them} for speculative decoding only"
+        f"checkpoint) not counted: engines load {them} {_SPECULATIVE}"
     )
+
+
+def without_prediction_note(model: ModelConfig) -> ModelConfig:
+    """Return a model without the note that its layers for multi-token prediction are not counted."""
+    return model.model_copy(update={"notes": tuple(n for n in model.notes if not n.endswith(_SPECULATIVE))})
 
 
 def _listed(keys: list[str], most: int = 6) -> str:
