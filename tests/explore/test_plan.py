@@ -379,9 +379,9 @@ def test_plan_and_plot_draw_the_front(ask: Ask, tmp_path: Path, kind: str) -> No
 def test_many_replicas_are_simulated_in_a_steady_state() -> None:
     """The requests of a simulation are limited; spread over all replicas of a large plan, they would fill none."""
     scenario = server("h100-sxm-80gb", "bf16")
-    for prefill in (None, scenario):
+    for before in (None, scenario):
         few, many = (
-            simulated(Servers(scenario, 8 * n, 63, prefill, 4 * n), (1000, 300), 112.0 * n, 496.0 * n, {})
+            simulated(Servers(scenario, 8 * n, 63, before, 4 * n), (1000, 300), 112.0 * n, 496.0 * n, {})
             for n in (1, 1000)
         )
         assert many == few
