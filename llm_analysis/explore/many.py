@@ -25,7 +25,7 @@ from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import Method
 from llm_analysis.inference.question import scenario_of, workload_of
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, Runtime, build_for, get_runtime
-from llm_analysis.inference.scenario import Scenario, check_links, formats_for, with_cache, with_norms
+from llm_analysis.inference.scenario import Scenario, check_links, formats_for
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.sharding import check_layout
 from llm_analysis.physics.dtypes import get_dtypes
@@ -246,10 +246,9 @@ class Grouping:
         if key not in self._formats:
             model = self._model(choice)
             asked = None if choice["dtype_name"] is None else get_dtypes(choice["dtype_name"])
-            formats, _ = formats_for(model, asked, gpu)
             runtime = self._engine_runtime(gpu, choice)
-            found, _ = with_cache(formats, gpu, choice["kv_cache_dtype_bytes"], runtime)
-            found = with_norms(found, choice["layernorm_dtype_bytes"])
+            widths = choice["kv_cache_dtype_bytes"], choice["layernorm_dtype_bytes"]
+            found, _ = formats_for(model, asked, gpu, runtime, *widths)
             experts = found.experts._replace(notes=()) if found.experts else None
             self._formats[key] = found._replace(notes=(), experts=experts)
         return self._formats[key]

@@ -18,7 +18,6 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Timed, pass_seconds
 from llm_analysis.inference import passes
 from llm_analysis.inference.bands import latency_bands
-from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.estimate import Basis, Estimate
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.methods import Efficiencies
@@ -266,7 +265,4 @@ class LLMAnalysis:
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_num_seqs": max_num_seqs,
         }
-        workload = Workload(
-            **server_settings(self.scenario.engine, self.gpu, given, whole_prompts=self.model.is_encoder)
-        )
-        return self.estimate(workload, cost_per_gpu_hour)
+        return self.estimate(Workload(**self.scenario.workload_settings(given)), cost_per_gpu_hour)

@@ -11,7 +11,6 @@ the KV cache by a fraction f, which applies to one of three things (`fraction_of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -136,29 +135,6 @@ class Engine(BaseModel):
         if formats.kv_width is not None or self.kv_cache == "checkpoint" or formats.kv_bits >= _SIXTEEN:
             return formats
         return formats.with_kv_bits(_SIXTEEN)
-
-
-def server_settings(
-    engine: Engine | None, gpu: GPU, given: Mapping[str, Any], *, whole_prompts: bool = False
-) -> dict[str, Any]:
-    """Return the settings of a workload with the defaults of an engine for those that are missing or None.
-
-    A prefill_chunk_size of 0 asks for all prompts in one pass; that is the default with `whole_prompts`.
-    """
-    settings = {name: value for name, value in given.items() if value is not None}
-    chunk = settings.get("prefill_chunk_size")
-    if isinstance(chunk, int) and not isinstance(chunk, bool) and chunk == 0:
-        settings["prefill_chunk_size"] = None
-    if engine is None:
-        return settings
-    found = engine.defaults_on(gpu)
-    defaults: dict[str, Any] = {
-        "max_num_seqs": found.max_num_seqs,
-        "gpu_memory_utilization": found.gpu_memory_utilization,
-    }
-    if settings.get("use_kv_cache", True) is True and not whole_prompts:
-        defaults["prefill_chunk_size"] = found.max_num_batched_tokens
-    return defaults | settings
 
 
 @cache

@@ -117,6 +117,8 @@ class Published(Method):
 
     def check(self, model: ModelConfig, dtypes: Dtypes, layout: Parallelism) -> None:
         """Raise Unsupported for a scenario outside of the published model."""
+        if self.efficiencies.inter_node is not None:
+            raise Unsupported("method published covers one node, so it takes no inter_node_memory_efficiency")
         published.check(model, dtypes, layout)
 
     def check_workload(self, workload: Workload) -> None:
@@ -193,8 +195,6 @@ def choose_method(method: object, efficiencies: Efficiencies, runtime: Runtime |
         raise unknown("method", method, METHODS)
     if efficiencies.given and method != "published":
         raise Unsupported(f"method {method} takes no efficiencies; leave them out or use --method published")
-    if method == "published" and efficiencies.inter_node is not None:
-        raise Unsupported("method published covers one node, so it takes no inter_node_memory_efficiency")
     if runtime is not None and method != "calibrated":
         raise Unsupported(f"method {method} has no runtime; use --method calibrated")
     return str(method)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.errors import BadValue, Unsupported, one_line, shown
-from llm_analysis.inference.engines import server_settings
 from llm_analysis.inference.methods import Efficiencies
 from llm_analysis.inference.runtimes import get_runtime
 from llm_analysis.inference.scenario import NGRAM, Scenario
@@ -40,9 +39,7 @@ def workload_of(flags: Mapping[str, Any], scenario: Scenario) -> Workload:
     Flags that are missing or None have the defaults of the scenario's serving engine, or else of `Workload`.
     """
     given = {name: flags[name] for name in Workload.model_fields if name in flags}
-    return _part(
-        Workload, server_settings(scenario.engine, scenario.gpu, given, whole_prompts=scenario.model.is_encoder)
-    )
+    return _part(Workload, scenario.workload_settings(given))
 
 
 def scenario_of(flags: Mapping[str, Any], known: dict[tuple[str, object], Any] | None = None) -> Scenario:

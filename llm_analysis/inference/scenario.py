@@ -8,6 +8,7 @@ Everything that is a choice is in the scenario; everything that is a quantity is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from llm_analysis.errors import BadValue, Unsupported, one_of, shown
@@ -72,25 +73,15 @@ class Scenario(NamedTuple):
         layout = layout or Parallelism()
         gpu = gpu.per_device().in_nodes_of(layout.num_gpus_per_node)
         layout = layout.model_copy(update={"num_gpus_per_node": gpu.gpus_per_node})
-        formats, format_notes = formats_for(model, dtypes, gpu)
-        efficiencies = (efficiencies or Efficiencies()).on(gpu, formats)
+        efficiencies = efficiencies or Efficiencies()
         name = choose_method(method, efficiencies, runtime)
         if name == "calibrated":
             runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), gpu)
-        formats, cache_notes = with_cache(formats, gpu, kv_cache_dtype_bytes, runtime)
-        formats = with_norms(formats, layernorm_dtype_bytes)
-        notes = (
-            *model.notes,
-            *gpu.all_notes,
-            *format_notes,
-            *formats.notes,
-            *cache_notes,
-            *_gguf_notes(formats, runtime),
-            *check_layout(layout, model),
-        )
+        formats, format_notes = formats_for(model, dtypes, gpu, runtime, kv_cache_dtype_bytes, layernorm_dtype_bytes)
+        notes = (*model.notes, *gpu.all_notes, *format_notes, *check_layout(layout, model))
         check_links(gpu, layout)
         used = runtime or NONE
-        chosen = Method.of(name, gpu, used, efficiencies)
+        chosen = Method.of(name, gpu, used, efficiencies.on(gpu, formats))
         chosen.check(model, formats, layout)
         return cls(model, gpu, formats, layout, chosen, used, draft, notes, kv_cache_dtype_bytes, layernorm_dtype_bytes)
 
@@ -98,6 +89,26 @@ class Scenario(NamedTuple):
     def engine(self) -> Engine | None:
         """The serving engine of the runtime; None for a method or runtime without one."""
         return engine_of(self.runtime.engine_name) if self.method.serves else None
+
+    def workload_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a workload with the engine's defaults for those that are missing or None.
+
+        A prefill_chunk_size of 0 asks for all prompts in one pass; that is the default for an encoder.
+        """
+        settings = {name: value for name, value in given.items() if value is not None}
+        chunk = settings.get("prefill_chunk_size")
+        if isinstance(chunk, int) and not isinstance(chunk, bool) and chunk == 0:
+            settings["prefill_chunk_size"] = None
+        if self.engine is None:
+            return settings
+        found = self.engine.defaults_on(self.gpu)
+        defaults: dict[str, Any] = {
+            "max_num_seqs": found.max_num_seqs,
+            "gpu_memory_utilization": found.gpu_memory_utilization,
+        }
+        if settings.get("use_kv_cache", True) is True and not self.model.is_encoder:
+            defaults["prefill_chunk_size"] = found.max_num_batched_tokens
+        return defaults | settings
 
     def changed(self, **parts: Any) -> Scenario:
         """Return the scenario with some of its parts replaced, checked again. Raises LLMAnalysisError."""
@@ -172,8 +183,28 @@ def _check_types(model: object, gpu: object, dtypes: object, layout: object, run
             raise BadValue(f"{name} must be a value that {maker}(...) returns, not {shown(value)}")
 
 
-def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dtypes, tuple[str, ...]]:
-    """Return the formats asked for, else those of the checkpoint, as the GPU runs them; and notes.
+def formats_for(
+    model: ModelConfig,
+    asked: Dtypes | None,
+    gpu: GPU,
+    runtime: Runtime | None,
+    kv_cache_dtype_bytes: object,
+    layernorm_dtype_bytes: object,
+) -> tuple[Dtypes, tuple[str, ...]]:
+    """Return the number formats of a scenario, as the GPU multiplies them, and notes. Raises BadValue, Unsupported.
+
+    A value of None stands for the default: the formats of the checkpoint, the runtime's format of the KV cache.
+    """
+    formats, notes = _with_checkpoint(model, asked, gpu)
+    formats, cache_notes = _with_cache(formats, gpu, kv_cache_dtype_bytes, runtime)
+    if layernorm_dtype_bytes is not None:
+        norm_bytes = one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4))
+        formats = formats._replace(norm_bytes=norm_bytes)
+    return formats, (*notes, *formats.notes, *cache_notes, *_gguf_notes(formats, runtime))
+
+
+def _with_checkpoint(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dtypes, tuple[str, ...]]:
+    """Return the formats asked for, else those of the checkpoint, as the GPU multiplies them; and notes.
 
     If the checkpoint has only its experts in the format asked for, the other weights keep the checkpoint's format.
     Raises Unsupported for a format of experts if the model has none.
@@ -190,13 +221,10 @@ def formats_for(model: ModelConfig, asked: Dtypes | None, gpu: GPU) -> tuple[Dty
     return with_gguf_mix(asked or own, model).on(gpu.peak_flops, gpu.name), notes
 
 
-def with_cache(
+def _with_cache(
     dtypes: Dtypes, gpu: GPU, kv_cache_dtype_bytes: object, runtime: Runtime | None
 ) -> tuple[Dtypes, tuple[str, ...]]:
-    """Return `dtypes` with the given bytes per element of the KV cache, else the engine's default; and notes.
-
-    Raises BadValue.
-    """
+    """Return `dtypes` with the given bytes per element of the KV cache, else the engine's default; and notes."""
     notes: tuple[str, ...] = ()
     if kv_cache_dtype_bytes is not None:
         bits = int(8 * one_of("kv_cache_dtype_bytes", kv_cache_dtype_bytes, (0.5, 1, 2, 4)))
@@ -218,10 +246,3 @@ def _gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:
     if dtypes.weights not in MIXES or runtime is None or runtime.engine_name in (_GGUF_RUNTIME, NONE.name):
         return ()
     return (f"{dtypes.weights} is a format of llama.cpp; --runtime {_GGUF_RUNTIME} gives the times of that engine",)
-
-
-def with_norms(dtypes: Dtypes, layernorm_dtype_bytes: object) -> Dtypes:
-    """Return `dtypes` with the given bytes per element of the norms. Raises BadValue."""
-    if layernorm_dtype_bytes is None:
-        return dtypes
-    return dtypes._replace(norm_bytes=one_of("layernorm_dtype_bytes", layernorm_dtype_bytes, (1, 2, 4)))
