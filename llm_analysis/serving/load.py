@@ -24,10 +24,6 @@ from llm_analysis.serving.simulation import Progress, Run
 from llm_analysis.serving.steady_state import limiting_resource
 
 _FEW_LATENCIES = 10.0  # least run in mean latencies: a shorter one is mostly ramp-up and drain
-_PIPELINE = (
-    "prompts are assumed to keep all stages of the pipeline busy; while there are few, each passes one stage after "
-    "another, and TTFT is longer: infer --max_concurrency gives it"
-)
 
 
 class Point(NamedTuple):
@@ -145,7 +141,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
         goodput_attainment=q.share,
         goodput_rate=best,
         points=points,
-        notes=(*scenario.notes, *([_PIPELINE] if layout.pp_size > 1 else [])),
+        notes=scenario.notes,
     )
 
 

@@ -104,6 +104,7 @@ class Replica:
         self._step = 0
         self._stalled: list[tuple[float, float]] = []  # (time of the last token, sequences) during prefill steps
         self._lost: dict[int, float] = {}  # preempted requests: the time of their last token
+        self._later: dict[int, float] = {}  # requests: the time that their prompt spent in later stages of a pipeline
 
     @property
     def outstanding(self) -> int:
@@ -227,9 +228,11 @@ class Replica:
             self._preempt()
             n = self._running
         ending = [chunk.request for chunk in chunks if chunk.done + chunk.tokens >= chunk.total]
-        seconds = 0.0
+        seconds = later = 0.0
         if parts:
             seconds = self.times.step_seconds(n, self._context, parts, len(ending))
+            if self.times.stages > 1 and ending:
+                later = max(self.times.passage_seconds(n, parts, len(ending)) - seconds, 0.0)
             self.prefill_steps += 1
             self.steps += 1
         self.sequence_seconds += seconds * (self._running + len(self._prefilling))
@@ -243,7 +246,7 @@ class Replica:
             self._stalled.append((now - seconds, float(self._running)))
         before = self.finished
         if ending:
-            self._join(ending, now)
+            self._join(ending, now, later)
         self._finish(now, before)
 
     def _note_peaks(self) -> None:
@@ -251,8 +254,12 @@ class Replica:
         self.peak_sequences = max(self.peak_sequences, self._running + len(self._prefilling))
         self.peak_kv_tokens = max(self.peak_kv_tokens, self._context + self._held)
 
-    def _join(self, ending: list[int], now: float) -> None:
-        """Move requests with a complete prompt to the running ones; each has its first token."""
+    def _join(self, ending: list[int], now: float, later: float) -> None:
+        """Move requests with a complete prompt to the running ones; each has its first token.
+
+        On a pipeline the first stage is free for other work while the prompt passes the others: all tokens of the
+        request come `later`.
+        """
         done = set(ending)
         self._prefilling = [entry for entry in self._prefilling if entry[0] not in done]
         joined = 0
@@ -262,7 +269,8 @@ class Replica:
             self._held -= total
             self._reserved -= to_come
             if not self.first[i]:
-                self.first[i] = now
+                self.first[i] = now + later
+                self._later[i] = later
             elif i in self._lost:
                 self.gaps.append((now - self._lost.pop(i), 1.0))
             if to_come <= 1:
@@ -356,11 +364,11 @@ class Replica:
                 self._context -= held + step - start
                 self._close(i, now)
         if self.finished > before and self.max_concurrency < inf:
-            self._take(now, now)
+            self._take(now, max(self.end[i] for i in self.ended[before - self.finished :]))
 
     def _close(self, i: int, now: float) -> None:
         """Record the end of a request."""
-        self.end[i] = now
+        self.end[i] = now + self._later.pop(i, 0.0)
         self.ended.append(i)
         self.finished += 1
 

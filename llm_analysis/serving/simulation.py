@@ -213,7 +213,7 @@ def collect(replicas: Sequence[Replica], numbers: Sequence[Sequence[int]]) -> Ru
             rows[i] = Served(
                 replica.sent[j], replica.first[j], replica.end[j], request.input_tokens, request.output_tokens, k
             )
-    duration = max(replica.now for replica in replicas)
+    duration = max(max(replica.now, *replica.end) if replica.end else replica.now for replica in replicas)
     busy = sum(replica.gpu_seconds for replica in replicas)
     steps = sum(replica.steps for replica in replicas)
     return Run(

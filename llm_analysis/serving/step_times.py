@@ -93,6 +93,7 @@ class StepTimes(NamedTuple):
     prefill: list[Table]  # seconds per token of the chunk, by its tokens, at each of `kinks`
     prefill_launch: float  # once for all chunks of a step
     host: Host
+    stages: int = 1  # of a pipeline; chunks pass one after another, each of which is busy with them for its own layers
 
     def decode_line(self, n: int, total_context: float) -> tuple[float, float]:
         """Return (seconds, seconds per cached token) of the decode part at `n` sequences.
@@ -124,8 +125,21 @@ class StepTimes(NamedTuple):
         if n:
             seconds += self.decode_line(n, total_context)[0]
         if chunks:
-            seconds += self.prefill_launch + sum(self.chunk_seconds(tokens, context) for tokens, context in chunks)
+            seconds += self._own_seconds(chunks)
         return self.with_host(seconds, n + ending, rows if chunks else 0.0)
+
+    def _own_seconds(self, chunks: Sequence[tuple[float, float]]) -> float:
+        """Return the seconds of the prefill part of chunks in one stage."""
+        return self.prefill_launch + sum(self.chunk_seconds(tokens, context) for tokens, context in chunks)
+
+    def passage_seconds(self, n: int, chunks: Sequence[tuple[float, float]], ending: int) -> float:
+        """Return the seconds in which chunks pass all stages of a pipeline, in one micro-batch of `n` sequences.
+
+        `body` divides its rows by the stages, because the rows of a step are in as many micro-batches.
+        """
+        rows = n + self.stages * sum(tokens for tokens, _ in chunks)
+        seconds = self.body(rows) + self.head(n + ending) + self.stages * self._own_seconds(chunks)
+        return self.with_host(seconds, n + ending, rows)
 
     def with_host(self, seconds: float, sequences: int, prefill_rows: float) -> float:
         """Return the seconds of a step, host time included; its GPU work takes `seconds`."""
@@ -157,7 +171,7 @@ def build_step_times(
         )
     )
 
-    stages = scenario.layout.pp_size  # which a chunk passes one after another, each busy with it for its own layers
+    stages = scenario.layout.pp_size
 
     def prefill_at(context: float) -> Table:
         return Table(rows, [(seconds(Step(1.0, tokens, context), "own") - launch) / stages / tokens for tokens in rows])
@@ -170,6 +184,7 @@ def build_step_times(
         prefill=[prefill_at(context) for context in kinks],
         prefill_launch=round(launch / stages, _DIGITS),
         host=host,
+        stages=stages,
     )
 
 
