@@ -701,7 +701,7 @@ class _Search:
         return Miss(f"{gpu} {dtype}, which needs {missing / 1e9:,.1f} GB more per GPU for one sequence", {}, inf)
 
     def _miss_of(self, curve: _Curve, edges: bool) -> Miss:
-        """Return the batch of a scenario that is nearest to the limits on latency."""
+        """Return the batch of a scenario that is nearest to the limits, with the replicas that serve the load."""
         import numpy as np
 
         a, b = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
@@ -713,11 +713,15 @@ class _Search:
             "max_request_latency": (ttft + steps * tpot, (ttft + steps * tpot) / low.request_latency),
             "min_tokens_per_second": (1 / tpot, tpot * low.tokens_per_second),
         }
+        replicas = np.ceil(self._rate() / (s.rate * curve.ranks) - 1e-12)
+        gpus = replicas * curve.gpus
+        hourly = gpus * (curve.price or 0.0)
+        ratios |= {"max_gpus": (gpus, gpus / low.gpus), "max_cost_per_hour": (hourly, hourly / low.cost_per_hour)}
         worst = np.max(np.stack([ratio for _, ratio in ratios.values()]), axis=0)
         i = int(np.argmin(worst))
         needed = {name: float(value[i]) for name, (value, ratio) in ratios.items() if ratio[i] > 1}
         of = curve.scenario
-        name = f"{curve.gpus} x {of.gpu.name} {of.dtypes.name} {layout_text(of.layout)}"
+        name = f"{gpus[i]:.0f} x {of.gpu.name} {of.dtypes.name} {layout_text(of.layout)}"
         return Miss(f"{name} at batch {curve.batch[i]:.0f}", needed, float(worst[i]))
 
     def _front_points(self) -> Iterator[Points]:

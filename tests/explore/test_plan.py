@@ -404,3 +404,18 @@ def test_a_mode_excludes_the_other() -> None:
 def test_the_notes_state_the_width_of_the_cache() -> None:
     assert NARROW_CACHE in small(gpus=("h100-sxm-80gb",), formats=("fp8",)).notes
     assert NARROW_CACHE not in small(gpus=("h100-sxm-80gb",), formats=("bf16",)).notes
+
+
+@pytest.mark.parametrize(
+    "limits", [{"tpot": 0.004, "cost_per_hour": 6.0}, {"tpot": 0.01, "gpus": 1}, {"ttft": 0.01, "gpus": 4}]
+)
+def test_the_limits_that_the_nearest_configuration_needs_admit_one(limits: dict[str, float]) -> None:
+    def asked(**limits: float) -> Plan:
+        gpus = [get_gpu(name) for name in GPUS]
+        demand = Demand(2000, 200, 20.0)
+        return plan(get_model("llama-3.1-8b"), gpus, demand, Limits(**limits), prices=PRICES, simulate=False)
+
+    miss = asked(**limits).miss
+    assert miss is not None
+    wider = {name.removeprefix("max_"): value * 1.0001 for name, value in miss.needed.items()}
+    assert asked(**(limits | wider)).best is not None
