@@ -312,12 +312,13 @@ def kernel(profile: Profile, kind: str, format: str) -> Found:
     for name in [*_formats_to_try(format or "bf16"), *by_format]:
         if name in by_format:
             entry, asked = by_format[name], format or "bf16"
-            notes = [] if known == kind else [f"{kind}: not measured, numbers of {known} are used"]
+            notes = [] if known == kind else [f"{kind}: not measured; the numbers of {known} are used"]
             if name != asked.replace("fp16", "bf16"):  # fp16 and bf16 run at one rate in the same kernels
-                notes.append(f"{kind} {asked}: not measured, numbers of {name} are used")
+                notes.append(f"{kind} {asked}: not measured; the numbers of {name} are used")
             if entry.profile not in ("", profile.name):
                 remark = f" ({entry.evidence.note})" if entry.evidence.note else ""
-                notes.append(f"{kind} {name}: not measured here, numbers of {entry.profile} are used{remark}")
+                where = f"not measured on {profile.gpu_name}; the fractions of peak of {entry.profile} are assumed"
+                notes.append(f"{kind} {name}: {where}{remark}")
             return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
     raise Unsupported(f"profile {profile.name} has no kernel of kind {kind}; it has {', '.join(profile.kernels)}")
 
@@ -338,13 +339,13 @@ def collective(link: str, kind: str, group: float, algorithm: str = "nccl") -> F
     notes = (
         []
         if link.startswith(name)
-        else [f"collectives over {link or 'this link'}: not measured, numbers of {name} are used"]
+        else [f"collectives over {link or 'this link'}: not measured; the numbers of {name} are used"]
     )
     by_algorithm = links().links[name]
     for chosen, wanted in ((algorithm, kind), ("nccl", kind), ("nccl", "all_gather"), ("nccl", "all_reduce")):
         entry = _for_group(by_algorithm.get(chosen, {}), wanted, group)
         if entry is not None:
-            notes += [] if wanted == kind else [f"{kind} over {name}: not measured, numbers of {wanted} are used"]
+            notes += [] if wanted == kind else [f"{kind} over {name}: not measured; the numbers of {wanted} are used"]
             notes += [f"{name}: {entry.evidence.note}"] if entry.evidence.note else []
             return Found(numbers=entry.numbers, evidence=entry.evidence, notes=tuple(notes))
     raise Unsupported(f"no collective was measured over {name}")

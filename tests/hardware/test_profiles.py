@@ -152,7 +152,7 @@ def test_a_note_names_the_substitute_of_a_missing_format() -> None:
     profile = profile_for(get_gpu("h100-sxm-80gb"))
     assert kernel(profile, "gemm", "bf16").notes == ()
     assert kernel(profile, "gemm", "fp16").notes == ()
-    assert "numbers of a100-sxm-80gb are used" in kernel(profile, "gemm", "w4a16").notes[0]
+    assert "fractions of peak of a100-sxm-80gb are assumed" in kernel(profile, "gemm", "w4a16").notes[0]
     assert "bf16_kv8" in kernel(profile, "decode_attention", "fp16_kv8_d96").notes[0]
     with pytest.raises(Unsupported, match="no kernel of kind"):
         kernel(profile._replace(kernels={}), "gemm", "bf16")

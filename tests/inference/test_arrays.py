@@ -105,5 +105,5 @@ def test_the_same_question_twice_has_the_same_notes() -> None:
 
 def test_kernels_with_the_same_substitute_share_one_note() -> None:
     answer = LLMAnalysis(get_model("llama-3.1-8b"), get_gpu("rtx-4090")).inference()
-    notes = [note for note in answer.notes if "numbers of a100-sxm-80gb are used" in note]
+    notes = [note for note in answer.notes if "of a100-sxm-80gb are assumed" in note]
     assert [note.partition(": ")[0] for note in notes] == ["embedding bf16, elementwise bf16, residual bf16"]
