@@ -23,6 +23,18 @@ ALIASES = {
     "dtype": "dtype_name",
     "cost": "cost_per_million_tokens",
 }
+_HEADINGS = {  # of the table
+    "in": "seq_len",
+    "out": "num_tokens_to_generate",
+    "total": "total_latency",
+    "tokens/s": "total_tokens_per_sec",
+    "tokens/s/request": "request_tokens_per_sec",
+    "left": "memory_left_per_gpu",
+    "max batch": "max_batch_size_per_gpu",
+    "cost/1m": "cost_per_million_tokens",
+    "gpus": "num_gpus",
+}
+_UNIT_OF_HEADING = re.compile(r" (s|ms|us|GB)$")
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _SHARES = {"%": 0.01}
@@ -30,7 +42,7 @@ TEXT = frozenset(
     ("model_name", "gpu_name", "dtype_name", "method", "runtime", "engine", "draft_model_name", "total_latency_is")
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
-_CONDITION = re.compile(r"\s*(?P<column>[A-Za-z_]\w*)\s*(?P<operator><=|>=|!=|==|=|<|>)\s*(?P<value>[^<>=!]+?)\s*")
+_CONDITION = re.compile(r"\s*(?P<column>[A-Za-z_][\w/]*)\s*(?P<operator><=|>=|!=|==|=|<|>)\s*(?P<value>[^<>=!]+?)\s*")
 NUMBER = re.compile(r"(?P<number>[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)")
 
 
@@ -55,7 +67,7 @@ def parse_where(text: str, columns: Iterable[str]) -> list[Condition]:
 
 def column_named(name: str, known: Sequence[str]) -> str:
     """Return the column of that name or alias. Raises UnknownName with the nearest known names."""
-    wanted = ALIASES.get(name.lower(), name)
+    wanted = (_HEADINGS | ALIASES).get(_UNIT_OF_HEADING.sub("", name.strip()).lower(), name)
     if wanted in known:
         return wanted
     raise UnknownName(f"unknown column {shown(name)}{nearest(name, [*known, *ALIASES])}")

@@ -104,11 +104,16 @@ def _sentence(found: Difference, letters: str) -> str:
         return f"{pair}: {found.phase} takes the same time"
     more = "longer" if found.seconds > 0 else "shorter"
     bounds = {cause.bound for cause in found.causes}
+    offset = any(cause.share > 1 for cause in found.causes)  # shares above 100 % would say little
+    parts = [seconds(abs(cause.seconds)) if offset else f"{cause.share:.0%}" for cause in found.causes]
+    named = [f"{cause.operator} {part}" for cause, part in zip(found.causes, parts, strict=True)]
     if len(bounds) == 1:
-        causes = ", ".join(f"{c.operator} {c.share:.0%}" for c in found.causes) + f", all {_bound(bounds.pop())}"
+        everyone = f", {'all ' * (len(named) > 1)}{_bound(bounds.pop())}"
+        causes = ", ".join(named) + everyone
     else:
-        causes = ", ".join(f"{c.operator} {c.share:.0%} ({_bound(c.bound)})" for c in found.causes)
-    return f"{pair}: {found.phase} is {seconds(abs(found.seconds))} {more}: {causes}"
+        causes = ", ".join(f"{text} ({_bound(c.bound)})" for text, c in zip(named, found.causes, strict=True))
+    rest = f"; operators that are {'shorter' if found.seconds > 0 else 'longer'} offset most of it" if offset else ""
+    return f"{pair}: {found.phase} is {seconds(abs(found.seconds))} {more}: {causes}{rest}"
 
 
 def _bound(term: str) -> str:

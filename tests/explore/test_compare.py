@@ -1,6 +1,7 @@
 """Comparisons of estimates."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,13 @@ def test_an_unknown_key_of_a_scenario_file_is_named_with_the_nearest_flag(ask: A
     found = ask("compare", "--scenarios", str(path))
     assert (found.status, found.out) == (1, "")
     assert "unknown key 'model_nam'; did you mean model_name" in found.err
+
+
+def test_operators_that_offset_each_other_have_times_instead_of_shares_above_all_of_it(ask: Ask) -> None:
+    question = ("--model_name", "gpt-oss-120b", "--batch_size_per_gpu", "16", "--seq_len", "2000")
+    out = ask("compare", *question, "--gpu_name", "h100-sxm-80gb,mi300x-192gb").out.replace("\n  ", " ")
+    lines = [line for line in out.splitlines() if "against A" in line]
+    shares = [float(share) for line in lines for share in re.findall(r"(\d+)%", line)]
+    assert shares
+    assert max(shares) <= 100
+    assert any("operators that are shorter offset most of it" in line for line in lines)

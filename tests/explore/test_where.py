@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_analysis.errors import BadValue, LLMAnalysisError, UnknownName
-from llm_analysis.explore.where import Condition, parse_where
+from llm_analysis.explore.where import Condition, column_named, parse_where
 from llm_analysis.inference.estimate import KEYS
 
 COLUMNS = KEYS
@@ -69,3 +69,10 @@ def test_a_condition_holds_element_by_element() -> None:
     assert Condition("decode_latency", "!=", 0.02).holds(times).tolist() == [True, False, True]
     names = np.array(["a", "b"])
     assert Condition("gpu_name", "=", "a").holds(names).tolist() == [True, False]
+
+
+def test_the_headings_of_the_table_name_columns() -> None:
+    assert column_named("tokens/s", ["total_tokens_per_sec"]) == "total_tokens_per_sec"
+    assert column_named("TPOT ms", ["decode_latency"]) == "decode_latency"
+    assert column_named("left GB", ["memory_left_per_gpu"]) == "memory_left_per_gpu"
+    assert [c.column for c in parse_where("tokens/s>200", ["total_tokens_per_sec"])] == ["total_tokens_per_sec"]
