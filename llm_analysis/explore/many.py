@@ -48,6 +48,7 @@ class _Numbers(NamedTuple):
     memory: Any
     sharpness: Any
     fill: Any
+    score_bytes: Any
     latency: Any
     link: Any
 

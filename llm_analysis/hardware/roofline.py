@@ -48,7 +48,8 @@ class Efficiency(BaseModel):
     `memory` may be above 1 where a cache serves some of the bytes; it is infinite for a kernel that is part of another.
     `fill` is the number of independent pieces of work that keep half of the compute units busy (0: any number fills
     the chip). A sharpness below 1 makes two terms cost more than their sum: a collective cut into chunks pays latency
-    for each of them.
+    for each of them. `score_bytes` are the bytes moved for each score of an attention that writes its scores to memory
+    (0: they stay on the chip).
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -58,6 +59,7 @@ class Efficiency(BaseModel):
     memory: Annotated[float, Field(gt=0)] = 1.0
     sharpness: Annotated[float, Field(ge=0.2)] = inf
     fill: Annotated[float, Field(ge=0)] = 0.0
+    score_bytes: Annotated[float, Field(ge=0)] = 0.0
     latency: Annotated[float, Field(ge=0)] = 0.0
     link: _Fraction = 1.0
 
@@ -86,7 +88,7 @@ def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
     e = efficiency
     filled = 1.0 + e.fill / op.parallelism
     compute = op.flops * filled / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
-    memory = op.bytes / (gpu.memory_bandwidth * e.memory)
+    memory = (op.bytes + op.scores * e.score_bytes) / (gpu.memory_bandwidth * e.memory)
     network: Quantity = 0.0
     if op.span > 1:
         bandwidth = gpu.link_over(op.span, op.messages)[1]

@@ -16,6 +16,7 @@ Facts:
     tensor_core_groups    query heads per KV head for which this attention has a tensor-core kernel
     collective            the all-reduce: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
+    score_bytes           bytes moved for each attention score, where attention is several kernels (0: one, as measured)
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
     ports                 the runtime for GPUs of another vendor
@@ -126,6 +127,7 @@ class Runtime(BaseModel):
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
     fp16_accumulate: bool = False
+    score_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     fused_quantize: bool = False
     ports: dict[str, str] = {}
     base: Annotated[str, AfterValidator(printable)] = ""
@@ -167,7 +169,8 @@ class Runtime(BaseModel):
         if kind in COLLECTIVES:
             return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
         if "attention" in kind:
-            return self._on_cuda_cores(op, gpu, _scaled(numbers, self.attention, self.attention))
+            numbers = self._on_cuda_cores(op, gpu, _scaled(numbers, self.attention, self.attention))
+            return numbers.model_copy(update={"score_bytes": self.score_bytes}) if self.score_bytes else numbers
         if kind not in MATMULS:
             return numbers
         narrow = op.format.startswith(("w8", "w4"))

@@ -80,6 +80,7 @@ def attention(
         flops=2.0 * step.batch * heads * (key_dim + value_dim) * pairs,
         activation_bytes=step.rows * heads * (key_dim + value_dim) * element_bytes,
         kv_bytes=step.batch * (read if shared else read + step.new_tokens) * kv_row,
+        scores=step.batch * heads * pairs,
         parallelism=step.rows * heads,
         group=heads / kv_heads,
         cached_bytes=0.0 if shared or not causal else step.batch * kept * kv_row,

@@ -39,6 +39,7 @@ class Op(NamedTuple):
     weight_bytes: Quantity = 0.0  # weights read
     activation_bytes: Quantity = 0.0  # activations read and written
     kv_bytes: Quantity = 0.0  # KV cache (or state) read and written
+    scores: Quantity = 0.0  # attention scores: (query, key) pairs of all heads on this GPU
     parallelism: Quantity = inf  # independent work items; too few cannot fill the GPU
     group: float = 1.0  # query heads of an attention that share a KV head
     span: int = 1  # consecutive GPUs that a collective reaches over; 1: no network
