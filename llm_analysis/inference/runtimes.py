@@ -9,6 +9,8 @@ Factors on the fraction of peak of the measured kernels (1: as good as those):
     matmul_flops          matrix multiplications bound by compute
     matmul_memory         matrix multiplications bound by memory
     narrow_memory         in addition, with weights of 8 or 4 bits and 16-bit activations
+    fp4_matmul            in addition, matrix multiplications in nvfp4 outside experts; may exceed 1, as engines time
+                          several kernels and run the fastest, while the table has one. The same for all engines
     attention             attention, prefill and decode
     cuda_core_flops       FLOP per clock and SM of a decode attention that runs on CUDA cores, one block per query head
                           (0: on tensor cores, as measured)
@@ -121,6 +123,7 @@ class Runtime(BaseModel):
     matmul_flops: _Factor = 1.0
     matmul_memory: _Factor = 1.0
     narrow_memory: _Factor = 1.0
+    fp4_matmul: _Factor = 1.0
     attention: _Factor = 1.0
     cuda_core_flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tensor_core_groups: list[int] = []
@@ -174,10 +177,11 @@ class Runtime(BaseModel):
         if kind not in MATMULS:
             return numbers
         narrow = op.format.startswith(("w8", "w4"))
-        memory = self.matmul_memory * (self.narrow_memory if narrow else 1.0)
+        fp4 = self.fp4_matmul if op.format == "nvfp4" and kind == "gemm" else 1.0
+        memory = self.matmul_memory * fp4 * (self.narrow_memory if narrow else 1.0)
         launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
         gain = gpu.fastest(op.rate) / gpu.peak_flops[op.rate] if self.fp16_accumulate else 1.0
-        return _scaled(numbers, self.matmul_flops * gain, memory, launch, most=gain)
+        return _scaled(numbers, self.matmul_flops * fp4 * gain, memory, launch, most=gain)
 
     def _on_cuda_cores(self, op: Op, gpu: GPU, numbers: Efficiency) -> Efficiency:
         """Return the numbers of a decode attention on CUDA cores, if the attention of this runtime runs there.
