@@ -3,7 +3,7 @@
 Terms, in seconds; each can be seen in a profiler:
     step_seconds          the host between two passes (scheduler, sampling, detokenization), once per pass
     layer_seconds         per layer: small kernels that are not fused, gaps between kernels
-    sequence_seconds      the host's work per sequence of a decode step, up to the largest batch of the fit
+    sequence_seconds      the host's work per sequence of a decode step
     collective_seconds    per collective, beyond its measured kernel: ranks that wait for one another, copies
 Factors on the fraction of peak of the measured kernels (1: as good as those):
     matmul_flops          matrix multiplications bound by compute
@@ -46,7 +46,7 @@ from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import MIXERS, base_name
 from llm_analysis.names import folded
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.units import Quantity, minimum, some
+from llm_analysis.units import Quantity, some
 
 FOLDER = DATA / "runtimes"
 DEFAULT_RUNTIME = "vllm-v1"
@@ -157,8 +157,6 @@ class Runtime(BaseModel):
         counts = {"host_step": 1.0, "host_layer": float(num_layers), "host_sequence": step.batch}
         if step.phase == "prefill":
             del counts["host_sequence"]
-        elif self.evidence.largest_batch:
-            counts["host_sequence"] = minimum(step.batch, self.evidence.largest_batch)
         return [Op(kind, kind, count=count) for kind, count in counts.items() if self.host_seconds(kind)]
 
     def host_seconds(self, kind: str) -> float:
@@ -219,7 +217,8 @@ def runtime_notes(runtime: Runtime, model: ModelConfig, batch: Quantity = 1.0) -
     largest = runtime.evidence.largest_batch
     if runtime.sequence_seconds and largest and some(batch > largest):
         notes += (
-            f"runtime {runtime.name} was fitted to batches up to {largest:g}: the host time of that batch is used",
+            f"runtime {runtime.name} was fitted to batches up to {largest:g}: its host time per sequence is assumed "
+            "to be the same in larger ones",
         )
     return notes
 

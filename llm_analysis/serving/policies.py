@@ -83,7 +83,6 @@ def host_from(engine: Engine, terms: HostTerms, scenario: Scenario, transport: s
     return Host(
         step=runtime.step_seconds + runtime.layer_seconds * layers,
         sequence=runtime.sequence_seconds + (stream if between else 0.0),
-        most_sequences=runtime.evidence.largest_batch or inf,
         beside=terms.beside_seconds if engine.host_overlapped else 0.0,
         beside_sequence=terms.beside_sequence_seconds if engine.host_overlapped else 0.0,
         stream=0.0 if between else stream,

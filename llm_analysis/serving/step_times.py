@@ -28,7 +28,7 @@ from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.units import Quantity, maximum, minimum
+from llm_analysis.units import Quantity, maximum
 
 _GRID_RATIO = 2 ** (1 / 4)
 HEAD = {"final_norm", "embedding_out", "output_head", "logits_all_gather", "pooler"}
@@ -44,7 +44,6 @@ class Host(NamedTuple):
 
     step: float = 0.0  # per step
     sequence: float = 0.0  # per sequence of a step
-    most_sequences: float = inf  # largest batch of the fit: the time per sequence stays constant beyond it
     beside: float = 0.0  # per step: preparation of the next one
     beside_sequence: float = 0.0
     stream: float = 0.0  # per output token, in the process that streams the answers
@@ -53,7 +52,7 @@ class Host(NamedTuple):
 
     def waits(self, sequences: Quantity) -> Quantity:
         """Return the seconds of a step in which the GPU waits."""
-        return self.step + self.sequence * minimum(sequences, self.most_sequences)
+        return self.step + self.sequence * sequences
 
     def least(self, sequences: Quantity) -> Quantity:
         """Return the seconds of the host's work beside the GPU, which a step is not shorter than."""

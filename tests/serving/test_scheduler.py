@@ -163,7 +163,7 @@ HOSTS = {
     "no host time": Host(),
     "serial": Host(step=2e-3, sequence=5e-5),
     "overlapped": Host(beside=4.5e-3, beside_sequence=3e-4, prefill=0.03),
-    "both": Host(step=1e-3, sequence=2e-5, most_sequences=16.0, beside=5.5e-3, beside_sequence=2e-4, stream=2e-4),
+    "both": Host(step=1e-3, sequence=2e-5, beside=5.5e-3, beside_sequence=2e-4, stream=2e-4),
 }
 
 

@@ -53,11 +53,6 @@ def test_serial_host_time_adds_and_overlapped_host_time_hides() -> None:
     assert slow.step_seconds(8, 8000, [], 0) == 2e-2
 
 
-def test_serial_host_time_per_sequence_stays_beyond_the_largest_batch_of_its_fit() -> None:
-    host = Host(step=1e-3, sequence=1e-4, most_sequences=64.0)
-    assert host.waits(64.0) == host.waits(512.0) == pytest.approx(7.4e-3)
-
-
 def test_kernel_launches_bound_only_prefill_beyond_the_cuda_graphs() -> None:
     asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=NONE)
     times = build_step_times(asked, Host(prefill=0.5, graph_rows=512), 2048, 64, 8192.0)
