@@ -26,7 +26,8 @@ from llm_analysis.calibration.measurements import Measurement, gpu_named, model_
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency, cost, pass_seconds
-from llm_analysis.inference.engines import engine_for, limits_of
+from llm_analysis.inference.engines import engine_for, engine_of, limits_of
+from llm_analysis.inference.host_terms import host_terms
 from llm_analysis.inference.memory import runtime_bytes, weights_fit
 from llm_analysis.inference.methods import Calibrated, Method
 from llm_analysis.inference.passes import mixed_step_ops
@@ -79,9 +80,9 @@ class Rows:
         self._row_of_pass: list[int] = []
         self._pipelines: list[tuple[Scenario, list[_Pass]]] = []
         self._kernels: dict[str, Calibrated] = {}
-        self._timed: tuple[Runtime, Array] | None = None  # the last runtime (terms in seconds set to 0), seconds by row
+        self._timed: tuple[Runtime, Array] | None = None  # last runtime (terms in seconds set to 0), seconds by pass
         self._seconds_of_groups: dict[int, tuple[Efficiency, Array]] = {}  # by group: efficiency, seconds by pass
-        self._counts: tuple[float | None, dict[str, Array]] | None = None  # largest batch, counts by term and row
+        self._decoding: list[float] = []  # of each pass: sequences in its decode step, 0 without one
         self._least: list[float] = []  # of each pass: least seconds, at the datasheet's peaks
         gathered: dict[tuple[Any, ...], list[tuple[GPU, Any, Op]]] = {}
         by_scenario: dict[tuple[Any, ...], list[tuple[int, Measurement]]] = {}
@@ -98,6 +99,7 @@ class Rows:
             kept |= self._add(scenario, rows, gathered)
         self._groups = [_joined(entries) for entries in gathered.values()]
         self._number(kept)
+        self._counts = self._count()
 
     def _add(
         self, scenario: Scenario, rows: list[tuple[int, Measurement]], gathered: dict[tuple[Any, ...], Any]
@@ -125,6 +127,7 @@ class Rows:
             at = range(len(self._times), len(self._times) + len(alike))
             self._times += [p.times for p in alike]
             self._row_of_pass += [p.row for p in alike]
+            self._decoding += [float(p.decode.batch) if p.decode is not None else 0.0 for p in alike]
             operators = _operators(scenario, alike)
             compute, memory = _light(operators, scenario.gpu, len(alike))
             bound = np.maximum(compute, memory)
@@ -152,26 +155,40 @@ class Rows:
     def seconds(self, runtime: Runtime, method: str = "calibrated") -> Array:
         """Return the estimates of all rows under a runtime, in seconds.
 
-        The estimates are linear in the runtime's terms in seconds: the coefficient of a term is the number of its host
-        operators or collectives in a row. Kernels are timed again only if a factor or fact of the runtime changes.
+        A pass is linear in the runtime's terms in seconds: the coefficient of a term is the number of its host
+        operators or collectives. No decode step of an asynchronous engine is shorter than the host's preparation.
+        Kernels are timed again only if a factor or fact of the runtime changes.
         """
         import numpy as np
 
         if method != "calibrated":
-            return self._kernel_seconds(runtime, method) + self._pipeline_seconds(runtime, method)
+            return self._of_rows(self._kernel_seconds(runtime, method)) + self._pipeline_seconds(runtime, method)
         bare = runtime.model_copy(update=dict.fromkeys(_SECONDS, 0.0) | _IRRELEVANT)
         if self._timed is None or self._timed[0] != bare:
             self._timed = (bare, self._kernel_seconds(bare, method))
-        largest = runtime.evidence.largest_batch
-        if self._counts is None or self._counts[0] != largest:
-            self._counts = (largest, self._count(largest))
-        total: Array = np.array(self._timed[1])
-        for term, counts in self._counts[1].items():
-            total += getattr(runtime, term) * counts
-        return total + self._pipeline_seconds(runtime, method)
+        passes: Array = np.array(self._timed[1])
+        for term, counts in self._counts.items():
+            passes += getattr(runtime, term) * counts
+        passes = np.maximum(passes, self._beside_seconds(runtime))
+        return self._of_rows(passes) + self._pipeline_seconds(runtime, method)
+
+    def _beside_seconds(self, runtime: Runtime) -> Any:
+        """Return the seconds in which the host prepares the decode step of each pass; 0.0 if the GPU waits for that.
+
+        The terms are those of a fit without the row's source.
+        """
+        import numpy as np
+
+        engine = engine_of(runtime.engine_name)
+        if engine is None or not engine.host_overlapped:
+            return 0.0
+        terms = [host_terms(engine.runtimes[0], m.source) for m in self.measurements]
+        step, sequence = (np.array([term[i] for term in terms])[self._row_of_pass] for i in range(2))
+        decoding = np.array(self._decoding)
+        return np.where(decoding > 0, step + sequence * decoding, 0.0)
 
     def _kernel_seconds(self, runtime: Runtime, method: str) -> Array:
-        """Return the seconds of kernels and collectives in each row, without host time and pipelines."""
+        """Return the seconds of kernels and collectives in each pass, without host time and pipelines."""
         import numpy as np
 
         passes, methods = np.zeros(len(self._times)), dict[str, Method]()
@@ -187,10 +204,10 @@ class Rows:
                 known = numbers, np.bincount(g.at, weights=times, minlength=len(passes)).astype(float)
                 self._seconds_of_groups[i] = known
             passes += known[1]
-        return self._of_rows(passes)
+        return passes
 
-    def _count(self, largest: float | None) -> dict[str, Array]:
-        """Return the coefficients of each term in seconds by row; a decode step counts at most `largest` sequences."""
+    def _count(self) -> dict[str, Array]:
+        """Return the coefficients of each term in seconds by pass."""
         import numpy as np
 
         found = {term: np.zeros(len(self._times)) for term in _SECONDS}
@@ -198,9 +215,8 @@ class Rows:
             kind = g.op.kind
             term = f"{kind.removeprefix('host_')}_seconds" if kind.startswith("host_") else "collective_seconds"
             if kind.startswith("host_") or kind in COLLECTIVES:
-                count = np.minimum(g.op.count, largest) if kind == "host_sequence" and largest else g.op.count
-                found[term] += np.bincount(g.at, weights=count, minlength=len(self._times))
-        return {term: self._of_rows(counts) for term, counts in found.items()}
+                found[term] += np.bincount(g.at, weights=g.op.count, minlength=len(self._times))
+        return found
 
     def _of_rows(self, passes: Array) -> Array:
         """Return the sum of a quantity over the passes of each row, weighted by how often each pass runs."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import IDEAL, Timed, TimedOp, cost, pass_seconds
 from llm_analysis.inference.bands import band_notes
-from llm_analysis.inference.host_terms import shorter_than_host
 from llm_analysis.inference.memory import Memory, remedies
+from llm_analysis.inference.passes import HOST_WAIT
 from llm_analysis.inference.workload import Workload
 from llm_analysis.units import NUMBER, Mask, Quantity, first_largest, minimum, some, where
 
@@ -84,10 +84,10 @@ class Basis:
                 f"the server runs {w.max_num_seqs} sequences at a time, and this batch has more: the estimate assumes "
                 f"that it runs all; give it a larger --max_num_seqs",
             )
-        if shorter_than_host(s, w.num_sequences, pass_seconds(self.decode)):
+        if any(op.kind == HOST_WAIT for op in ops):
             found += (
-                "a decode step is shorter than the engine's preparation of the next one, which a static estimate "
-                "leaves out; add --max_concurrency to include it",
+                "the GPU waits for the host, which needs longer to prepare a decode step than the GPU to compute it; "
+                "more or faster GPUs do not shorten the step",
             )
         fits = self.memory.fits
         if isinstance(fits, bool) and not fits:

@@ -17,15 +17,15 @@ source is scored. `calibration/fitting/build_host_terms.py` writes it.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llm_analysis.files import DATA, read_json
-from llm_analysis.units import Quantity, some
-
-if TYPE_CHECKING:
-    from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.engines import Engine
+from llm_analysis.physics.operators import Op
+from llm_analysis.units import Quantity
 
 FILE = DATA / "host_terms.json"
+_BESIDE, _BESIDE_SEQUENCE = BESIDE = ("host_beside", "host_beside_sequence")
 NEWEST = "vllm-v1"  # whose terms an engine without runs gets
 
 
@@ -53,10 +53,17 @@ def host_terms(runtime: str, left_out: str = "") -> HostTerms:
     return HostTerms(**fitted.get(runtime, fitted[NEWEST]))
 
 
-def shorter_than_host(scenario: Scenario, sequences: Quantity, step_seconds: Quantity) -> bool:
-    """Return whether an asynchronous engine needs longer to prepare a step of `sequences` than the step takes."""
-    engine = scenario.engine
+def beside_ops(engine: Engine | None, sequences: Quantity) -> list[Op]:
+    """Return an asynchronous engine's preparation of a decode step as operators of the kinds `BESIDE`.
+
+    A step is not shorter than their sum. The list is empty for other engines, for which the GPU waits in any case.
+    """
     if engine is None or not engine.host_overlapped:
-        return False
+        return []
+    return [Op(_BESIDE, _BESIDE), Op(_BESIDE_SEQUENCE, _BESIDE_SEQUENCE, count=sequences)]
+
+
+def beside_seconds(engine: Engine, kind: str) -> float:
+    """Return the seconds of one operator of `beside_ops`."""
     terms = host_terms(engine.runtimes[0])
-    return some(step_seconds < terms.beside_seconds + terms.beside_sequence_seconds * sequences)
+    return terms.beside_seconds if kind == _BESIDE else terms.beside_sequence_seconds

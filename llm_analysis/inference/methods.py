@@ -17,6 +17,8 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.profiles import Evidence, Found, collective, kernel, profile_for
 from llm_analysis.hardware.roofline import IDEAL, Efficiency
 from llm_analysis.inference import published
+from llm_analysis.inference.engines import engine_of
+from llm_analysis.inference.host_terms import BESIDE, beside_seconds
 from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
@@ -166,6 +168,9 @@ class Calibrated(Method):
 
     def _adjusted(self, op: Op) -> Efficiency:
         """Return the numbers of an operator under the runtime."""
+        if op.kind in BESIDE:
+            engine = engine_of(self.runtime.engine_name)
+            return Efficiency(launch=beside_seconds(engine, op.kind) if engine else 0.0)
         if op.kind.startswith("host_"):
             return Efficiency(launch=self.runtime.host_seconds(op.kind))
         usual = kernel(self._profile, op.kind, "bf16").numbers.launch if op.kind in MATMULS else 0.0

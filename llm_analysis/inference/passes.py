@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llm_analysis.errors import Unsupported
-from llm_analysis.hardware.roofline import Timed, TimedOp, pass_seconds
+from llm_analysis.hardware.roofline import Cost, Timed, TimedOp, pass_seconds
 from llm_analysis.inference import published
+from llm_analysis.inference.host_terms import beside_ops
 from llm_analysis.inference.pipeline import pass_ops, schedule
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, checking_passes, drafting_passes, prefill_passes
 from llm_analysis.models.forward import cached_bytes, growing_ops
 from llm_analysis.physics.operators import Op, Step
-from llm_analysis.units import Quantity, maximum, real
+from llm_analysis.units import Quantity, maximum, real, some
 
+HOST_WAIT = "host_wait"  # kind of the time for which the GPU waits until the host has prepared the next step
 _LEAST_AVOIDED = 1e-12  # share of the experts that no row selects; keeps 0 / 0 out of the share of two runs
 
 
@@ -38,7 +40,16 @@ def decode(scenario: Scenario, workload: Workload) -> Timed:
     timed = _decode_steps(s, checking_passes(s.model, workload))
     if workload.num_draft_tokens and (draft := s.of_draft()):
         timed += _draft_named(_decode_steps(draft, drafting_passes(draft.model, workload)))
-    return timed
+    return timed + _wait_for_host(scenario, workload.num_sequences, timed)
+
+
+def _wait_for_host(scenario: Scenario, sequences: Quantity, timed: Timed) -> list[TimedOp]:
+    """Return the time for which the GPU waits if the host needs longer to prepare a step than the step takes."""
+    preparation = scenario.timed(beside_ops(scenario.engine, sequences))
+    waits = maximum(pass_seconds(preparation) - pass_seconds(timed), 0.0)
+    if not some(waits > 0.0):
+        return []
+    return [(1.0, Op(HOST_WAIT, HOST_WAIT), Cost(waits, 0.0, 0.0, 0.0, waits))]
 
 
 def step_seconds(scenario: Scenario, step: Step) -> Quantity:

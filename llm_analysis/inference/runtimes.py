@@ -16,9 +16,9 @@ Factors on the fraction of peak of the measured kernels (1: as good as those):
                           (0: on tensor cores, as measured)
 Facts:
     tensor_core_groups    query heads per KV head for which this attention has a tensor-core kernel
+    score_bytes           bytes moved for each attention score, where attention is several kernels (0: one, as measured)
     collective            the all-reduce: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
-    score_bytes           bytes moved for each attention score, where attention is several kernels (0: one, as measured)
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
     ports                 the runtime for GPUs of another vendor
@@ -127,10 +127,10 @@ class Runtime(BaseModel):
     attention: _Factor = 1.0
     cuda_core_flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tensor_core_groups: list[int] = []
+    score_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     collective: Literal["engine", "nccl"] = "nccl"
     narrow_launch: bool = False
     fp16_accumulate: bool = False
-    score_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     fused_quantize: bool = False
     ports: dict[str, str] = {}
     base: Annotated[str, AfterValidator(printable)] = ""

@@ -5,9 +5,12 @@ import pytest
 from llm_analysis import estimate
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.inference.engines import engine_for
+from llm_analysis.inference.explain import explanation
 from llm_analysis.inference.host_terms import HostTerms, host_terms
-from llm_analysis.inference.runtimes import NONE, Runtime
+from llm_analysis.inference.passes import HOST_WAIT
+from llm_analysis.inference.runtimes import NONE, Runtime, get_runtime
 from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
 from llm_analysis.serving.policies import host_from, host_of, launches_of
 
 
@@ -58,10 +61,22 @@ def test_the_speed_of_light_has_no_host() -> None:
     assert host.waits(8.0) == host.least(8.0) == host.prefill == 0
 
 
-def test_a_step_shorter_than_its_preparation_is_noted() -> None:
-    def notes(model: str, runtime: str = "vllm-v1") -> str:
-        return " ".join(estimate(model, "h100-sxm-80gb", runtime=runtime).notes)
+def test_a_decode_step_is_not_shorter_than_its_preparation() -> None:
+    """A static estimate and the closed form of one request in flight agree; the host is then the limit."""
+    terms = host_terms("vllm-v1")
+    least = terms.beside_seconds + terms.beside_sequence_seconds
+    small = estimate("qwen2.5-0.5b", "h100-sxm-80gb", runtime="vllm-v1")
+    assert small.decode_latency == pytest.approx(least)
+    assert any("the GPU waits for the host" in note for note in small.notes)
+    assert [row.kind for row in small.operators if row.kind == HOST_WAIT] == [HOST_WAIT]
+    for model, runtime in (("llama-3.1-8b", "vllm-v1"), ("qwen2.5-0.5b", "vllm-0.13")):
+        other = estimate(model, "h100-sxm-80gb", runtime=runtime)
+        assert not any("the GPU waits for the host" in note for note in other.notes)
+        assert all(row.kind != HOST_WAIT for row in other.operators)
 
-    assert "shorter than the engine's preparation" in notes("qwen2.5-0.5b")
-    assert "shorter than the engine's preparation" not in notes("llama-3.1-8b")
-    assert "shorter than the engine's preparation" not in notes("qwen2.5-0.5b", runtime="vllm-0.13")
+
+def test_half_the_host_time_shortens_a_step_that_waits_for_the_host() -> None:
+    asked = Scenario.of(get_model("qwen2.5-0.5b"), get_gpu("h100-sxm-80gb"), runtime=get_runtime("vllm-v1"))
+    found = explanation(asked, Workload(seq_len=512, num_tokens_to_generate=32))
+    assert found.savings[0].name == "host_x0.5"
+    assert sum(term.decode_seconds for term in found.terms) == pytest.approx(found.estimate.decode_latency)
