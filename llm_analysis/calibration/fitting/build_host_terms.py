@@ -9,8 +9,8 @@ e has two pulls (Tikhonov), in units of its logarithm:
 
     log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
 
-The priors are orders of magnitude. An engine with few runs gets about the terms of the others, but for kernel launches:
-Python, compiled graphs and C++ launch at rates of their own. Each source, model and
+The priors are orders of magnitude. An engine with few runs gets about the terms of the others, but for kernel launches
+and the preparation of a step: Python, compiled graphs and C++ take times of their own. Each source, model and
 GPU has a factor on its latencies, near 1, that takes up the error of its kernels: host time is what changes with the
 load and from one metric to the next. The factors are not kept. The simulation is made linear in the logarithms of the
 terms by finite differences, first around the priors, then around the terms that this gives (Gauss-Newton).
@@ -49,7 +49,8 @@ _ROUNDS = 1
 _STEP = 0.25  # step of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
 _SOFT = 0.3  # residual from which the loss grows linearly
-_SHARED, _OWN = HostTerms(*[0.5] * len(HostTerms._fields))._replace(launch_seconds=1e-3), 0.3
+_SHARED = HostTerms(*[0.5] * len(HostTerms._fields))._replace(beside_seconds=1e-3, launch_seconds=1e-3)
+_OWN = 0.3
 # Spread of the factor on the latencies of a group: kernels of other versions differ by up to a factor of 2.
 _KERNELS = 0.7
 
