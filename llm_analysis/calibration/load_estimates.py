@@ -37,6 +37,7 @@ from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only the steady part is used
 _WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
 _LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled
+_MOST_OF_VLLM = 1024  # default `max_num_seqs` of vLLM from 0.8 on, for offline runs that do not state theirs
 _TENSORRT_LLM = "tensorrt-llm"
 _CHAT = "chat endpoint"  # words in the notes of a run
 _CHUNKED = "chunked prefill TRUE"  # the same, in versions of vLLM with a flag for it
@@ -200,6 +201,8 @@ def _settings_of(run: LoadRun) -> dict[str, float]:
         changed |= {"mixed": True, "chunked": True}
     if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
         changed["gpu_memory_utilization"] = 0.95
+        if run.arrival == "offline" and run.runtime.startswith("vllm"):
+            changed.setdefault("max_num_seqs", _MOST_OF_VLLM)
         if all(name in changed for name in names):
             # The stated budget is for prompts: submissions with 256 tokens ran 400 sequences at a time.
             changed["max_num_batched_tokens"] += changed["max_num_seqs"]
