@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
-from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, SECONDS, TERMS
+from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, FP4, SECONDS, TERMS
 from llm_analysis.calibration.measurements import EVIDENCE, read_measurements
 from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import cost
@@ -98,7 +98,7 @@ def test_terms_held_out_are_terms_of_the_fit(name: str) -> None:
     for fold, terms in runtime.held_out.items():
         source, gpu, *model = fold.split(" | ")
         assert source in runtime.evidence.sources
-        assert set(terms) <= {*TERMS, CUDA_CORES}
+        assert set(terms) <= {*TERMS, CUDA_CORES, FP4}
         assert Runtime(**(runtime.model_dump() | terms)) == runtime.without(source, gpu, *(model or [""]))
 
 
@@ -193,15 +193,10 @@ def test_an_answer_names_a_kind_of_layer_without_published_latencies(model: str,
     assert [note.endswith(f"{layers}, so errors may be larger") for note in notes] == [True] * bool(layers)
 
 
-def test_the_host_time_per_sequence_stops_growing_beyond_the_batches_of_the_fit() -> None:
+def test_a_batch_larger_than_those_of_the_fit_is_noted() -> None:
     runtime = get_runtime("vllm-v1").model_copy(update={"sequence_seconds": 1e-5})
     largest = runtime.evidence.largest_batch
     assert largest
-    counts = [
-        next(float(op.count) for op in runtime.host_ops(Step(b, 1.0, 1.0, "decode"), 32) if op.kind == "host_sequence")
-        for b in (largest / 2, largest, 2 * largest)
-    ]
-    assert counts == [largest / 2, largest, largest]
     model = get_model("llama-3.1-8b")
     assert not [n for n in runtime_notes(runtime, model, largest) if "was fitted to batches" in n]
     assert [n for n in runtime_notes(runtime, model, 2 * largest) if "was fitted to batches" in n]
@@ -267,6 +262,37 @@ def test_an_attention_on_cuda_cores_costs_grouped_queries_most_and_groups_with_a
         step = Step(64.0, 1.0, 2000.0, "decode")
         of_plain, of_old = (float(analysis(model, "h100-sxm-80gb", tp_size, r).seconds(step)) for r in (plain, old))
         assert of_old > of_plain * 1.15 if slower else of_old <= of_plain * 1.02
+
+
+def test_an_attention_of_several_kernels_moves_its_scores() -> None:
+    """Prefill of 4,096 tokens by 32 heads in 32 layers: 4096 * 4097 / 2 scores each, of 16 bytes."""
+
+    def memory(runtime: Runtime) -> tuple[float, float]:
+        scenario = Scenario.of(get_model("llama-3-8b"), get_gpu("a100-sxm-80gb"), runtime=runtime)
+        ops = forward(scenario.model, Step(1.0, 4096.0), scenario.dtypes, scenario.layout)
+        ((_, op, cost),) = [entry for entry in scenario.timed(ops) if entry[1].name == "attention"]
+        bandwidth = scenario.gpu.memory_bandwidth * scenario.method.efficiency(op).memory
+        return float(op.count * cost.memory), bandwidth
+
+    fused, bandwidth = memory(Runtime(name="own"))
+    several, _ = memory(Runtime(name="own", score_bytes=16.0))
+    assert (several - fused) * bandwidth == pytest.approx(16 * 32 * 32 * 4096 * 4097 / 2)
+
+
+def test_products_in_nvfp4_outside_experts_have_a_factor() -> None:
+    """Dense Llama gets faster by the factor on its matrix products; the experts of gpt-oss are in mxfp4."""
+    plain, faster = Runtime(name="own"), Runtime(name="own", fp4_matmul=1.5)
+    step = Step(4096.0, 1.0, 10.0, "decode")
+
+    def of_products(model: str, dtype: str, runtime: Runtime) -> float:
+        scenario = Scenario.of(get_model(model), get_gpu("b200-sxm"), get_dtypes(dtype), runtime=runtime)
+        ops = forward(scenario.model, step, scenario.dtypes, scenario.layout)
+        return sum(float(op.count * (c.seconds - c.launch)) for _, op, c in scenario.timed(ops) if op.rate == "fp4")
+
+    assert of_products("llama-3.1-8b", "nvfp4", plain) == pytest.approx(
+        1.5 * of_products("llama-3.1-8b", "nvfp4", faster)
+    )
+    assert of_products("gpt-oss-120b", "mxfp4", plain) == of_products("gpt-oss-120b", "mxfp4", faster)
 
 
 @pytest.mark.parametrize(

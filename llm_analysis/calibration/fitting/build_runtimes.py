@@ -14,12 +14,15 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_analysis.calibration.fitting.runtime_fit import (
     CUDA_CORES,
+    FACTORS,
+    FP4,
+    NOTHING,
     TERMS,
     chosen_terms,
     fit,
@@ -28,7 +31,7 @@ from llm_analysis.calibration.fitting.runtime_fit import (
     loss,
     out_of_sample,
 )
-from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
+from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, model_named, read_measurements
 from llm_analysis.calibration.residuals import rounded
 from llm_analysis.calibration.timing import Rows
 from llm_analysis.errors import LLMAnalysisError
@@ -62,7 +65,9 @@ FACTS: dict[str, dict[str, Any]] = {
     "sglang-rocm": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
-    "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
+    # The sources ran llama-bench without flash attention. The scores are in fp32: written by the first product, read
+    # and written by the softmax, read by the second product.
+    "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True, "score_bytes": 16.0},
     "hf-transformers": {"collective": "nccl"},
     "exllama": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
     "tinychat": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
@@ -81,6 +86,8 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ),
     _ADDED,
 )
+# Its pass is a loop in C++ too, but the kernels are its own.
+_ALLOWED["llama.cpp"] = FACTORS
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
 # from the kernels alone agreed with an unpublished measurement of it within 6 to 8 %.
@@ -89,6 +96,14 @@ _WITHOUT_ROWS = ("lmdeploy",)
 # kernel on tensor cores (XQA) for 8 query heads per KV head.
 _OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
+
+# These engines share the factor on matrix products in nvfp4. It is fitted to their dense models; in others the experts
+# take most of the time.
+_FP4_ENGINES = ("tensorrt-llm-0.20", "vllm-0.13", "vllm-v1", "sglang", "tensorrt-llm")
+
+# The GPU waits while these engines schedule the next step. The time is always fitted: rows of large models cannot tell
+# it from the time per collective, but the estimates of small models depend on it.
+_SYNCHRONOUS = ("vllm", "vllm-0.13")
 
 _BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU, so each model is a fold
 # A fit to these engines is the prior and a start value of all others. An engine that calls NCCL shares its collectives
@@ -103,6 +118,7 @@ _RELATIVES = {
     "sglang-rocm": "sglang",
     "tensorrt-llm": "tensorrt-llm-0.20",
 }
+_ALONE = ("llama.cpp",)  # no scheduler and one sequence: not comparable to the servers of _POOL
 _RELATIVES |= dict.fromkeys(_OLD_ATTENTION, "tensorrt-llm-0.20")
 
 
@@ -139,20 +155,47 @@ def _possible_rows(measurements: Sequence[Measurement], by_model: bool = False) 
     return Rows([m for i, m in enumerate(rows.measurements) if i not in impossible], by_model) if impossible else rows
 
 
-def _fitted(rows: Rows, name: str, prior: Runtime) -> Runtime:
-    """Return the runtime `name` with chosen and fitted terms, and the terms fitted again without each fold."""
-    facts = {"name": name, **FACTS.get(name, {})}
+def fp4_factors(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Return the factor on matrix products in nvfp4 by the source that is left out; under "" that of all sources."""
+    rows = [m for name in _FP4_ENGINES for m in usable(measurements, name) if _is_dense_on_fp4(m)]
+
+    def fitted(without: str) -> float:
+        others = _possible_rows([m for m in rows if m.source != without])
+        shared = fit(others, Runtime(name="pool", collective="engine"), (*_SHARED, FP4), engines_alike=True)
+        return rounded(shared.fp4_matmul)
+
+    return {source: fitted(source) for source in ("", *sorted({m.source for m in rows}))}
+
+
+def _is_dense_on_fp4(m: Measurement) -> bool:
+    """Return whether a row's model has no experts and its GPU multiplies in fp4."""
+    try:
+        return not model_named(m.model_name).num_experts and "fp4" in gpu_named(m.gpu_name).peak_flops
+    except LLMAnalysisError:
+        return False
+
+
+def _fitted(rows: Rows, name: str, prior: Runtime, fp4: Mapping[str, float] = NOTHING) -> Runtime:
+    """Return the runtime `name` with chosen and fitted terms, and the terms fitted again without each fold.
+
+    `fp4` are the factors of `fp4_factors`, for an engine that has them.
+    """
+    facts = {"name": name, **FACTS.get(name, {}), **({FP4: fp4[""]} if fp4 else {})}
     allowed = _ALLOWED.get(name, TERMS)
-    tries = [(start, chosen_terms(rows, start, prior, allowed)) for start in _starts(facts, prior)]
-    start, terms = min(tries, key=lambda t: loss(rows, out_of_sample(rows, t[0], t[1], prior)))
+    by_key = {fold_key(rows.measurements[fold[0]], rows.by_model): fold for fold in folds(rows)}
+    given = {key: {FP4: fp4.get(rows.measurements[fold[0]].source, fp4[""])} for key, fold in by_key.items() if fp4}
+    always = ("step_seconds",) if name in _SYNCHRONOUS else ()
+    tries = [(start, chosen_terms(rows, start, prior, allowed, given, always)) for start in _starts(facts, prior)]
+    start, terms = min(tries, key=lambda t: loss(rows, out_of_sample(rows, t[0], t[1], prior, given)))
     whole = fit(rows, start, terms, prior=prior)
     held_out = {
-        fold_key(rows.measurements[fold[0]], rows.by_model): _values(_without(rows, start, terms, fold, prior), terms)
-        for fold in folds(rows)
+        key: given.get(key, {})
+        | _values(_without(rows, start.model_copy(update=given.get(key, {})), terms, fold, prior), terms)
+        for key, fold in by_key.items()
     }
-    estimates = out_of_sample(rows, start, terms, prior)
+    estimates = out_of_sample(rows, start, terms, prior, given)
     known = {"date": FIT_DATE, "evidence": _evidence(rows, estimates)}
-    return whole.model_copy(update=known | {"held_out": held_out if terms else {}})
+    return whole.model_copy(update=known | {"held_out": {key: values for key, values in held_out.items() if values}})
 
 
 def _starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
@@ -160,8 +203,10 @@ def _starts(facts: dict[str, Any], prior: Runtime) -> list[Runtime]:
 
     `prior` is fitted without the rows of the engine itself, so a held-out row does not enter its own start value.
     """
-    others = [prior, *([get_runtime(_RELATIVES[facts["name"]])] if facts["name"] in _RELATIVES else [])]
     own = Runtime(**facts)
+    if own.name in _ALONE:
+        return [own]
+    others = [prior, *([get_runtime(_RELATIVES[own.name])] if own.name in _RELATIVES else [])]
     mine = {name: getattr(own, name) for name in Runtime.model_fields if name not in TERMS}
     return [own, *(start.model_copy(update=mine) for start in others)]
 
@@ -210,18 +255,22 @@ def _fit_all(paths: Sequence[Path], names: Sequence[str] = tuple(FACTS), folder:
     If these are all runtimes, also write the runtime `unknown`, fitted to all engines, and those of _WITHOUT_ROWS.
     """
     measurements = [m for path in paths for m in read_measurements(path)[0]]
+    fp4 = fp4_factors(measurements)
+    print(f"{FP4}, by source left out: {fp4}", flush=True)
     for name in names:
         pool = _POOL[FACTS[name].get("collective", "nccl")]
         others = [m for other in pool if other != name for m in usable(measurements, other)]
         prior = fit(_possible_rows(others), Runtime(name="pool", collective="engine"), _SHARED)
-        runtime = _fitted(_possible_rows(usable(measurements, name), name in _BY_MODEL), name, prior)
+        own = _possible_rows(usable(measurements, name), name in _BY_MODEL)
+        runtime = _fitted(own, name, prior, fp4 if name in _FP4_ENGINES else NOTHING)
         _write(runtime, folder)
         e = runtime.evidence
         known = {t: getattr(runtime, t) for t in TERMS if t in runtime.model_dump(exclude_defaults=True)}
         print(f"{name}: {e.rows} rows, median {e.median_error}, p90 {e.p90_error}, bias {e.bias}; {known}", flush=True)
     if set(names) == set(FACTS):
         rows = _possible_rows([m for other in FACTS for m in usable(measurements, other)])
-        shared = fit(rows, Runtime(name=UNKNOWN, collective="engine"), _SHARED, engines_alike=True)
+        start = Runtime(name=UNKNOWN, collective="engine", fp4_matmul=fp4[""])
+        shared = fit(rows, start, _SHARED, engines_alike=True)
         note = f"the terms fitted to all {len({m.engine for m in rows.measurements})} engines together"
         _write(shared.model_copy(update={"date": FIT_DATE, "evidence": RuntimeEvidence(note=note)}), folder)
         for name in _WITHOUT_ROWS:

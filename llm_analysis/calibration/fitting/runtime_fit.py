@@ -10,7 +10,8 @@ only if at least two of these folds have rows that depend on the term: otherwise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from llm_analysis.calibration.measurements import Measurement, table_weights
@@ -27,13 +28,16 @@ SECONDS = {
 }
 FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
 CUDA_CORES = "cuda_core_flops"
+FP4 = "fp4_matmul"  # fitted to all engines together
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # upper bound of a term in seconds, in its unit
 _CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock and SM: at most 128 lanes with one multiply-add each
 _FACTOR_RANGE = (0.1, 1.0)  # an engine's kernels are at most as fast as the measured ones
+_FP4_RANGE = (0.5, 2.0)
 _PULL = 0.05  # residual per unit of distance from the prior; a row of weight 1 that is off by _OUTLIER has 1
 _OUTLIER = 0.1  # of log(estimate / measured); larger residuals count less than quadratically
 _ENGINE_WEIGHT = 10.0  # root of the sum of the squared weights of each engine, with `engines_alike`
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _DEPENDS = 1e-3  # least relative change of a row that depends on a term
 _WORTH = 0.003  # least reduction of the held-out loss for which a term is kept
 
@@ -103,7 +107,7 @@ def _bounds(term: str) -> tuple[float, float]:
 
     if term in SECONDS:
         return 0.0, LARGEST
-    low, high = _CUDA_CORE_RANGE if term == CUDA_CORES else _FACTOR_RANGE
+    low, high = {CUDA_CORES: _CUDA_CORE_RANGE, FP4: _FP4_RANGE}.get(term, _FACTOR_RANGE)
     return log(low), log(high)
 
 
@@ -120,14 +124,24 @@ def folds(rows: Rows) -> list[Any]:
     return [np.array([i for i, key in enumerate(keys) if key == one]) for one in sorted(set(keys))]
 
 
-def out_of_sample(rows: Rows, runtime: Runtime, terms: Sequence[str], prior: Runtime | None = None) -> Array:
-    """Return estimates of all rows, each by a fit to the other folds; by `runtime` if there is only one fold."""
+def out_of_sample(
+    rows: Rows,
+    runtime: Runtime,
+    terms: Sequence[str],
+    prior: Runtime | None = None,
+    given: Mapping[str, Mapping[str, float]] = NOTHING,
+) -> Array:
+    """Return estimates of all rows, each by a fit to the other folds; by `runtime` if there is only one fold.
+
+    `given` has the values of terms that are fitted elsewhere, without the fold of that name.
+    """
     import numpy as np
 
     estimates = np.zeros(len(rows.measurements))
     for fold in folds(rows):
         others = np.setdiff1d(np.arange(len(estimates)), fold)
-        fitted = fit(rows, runtime, terms, others, prior) if len(others) else runtime
+        known = runtime.model_copy(update=given.get(fold_key(rows.measurements[fold[0]], rows.by_model), NOTHING))
+        fitted = fit(rows, known, terms, others, prior) if len(others) else known
         estimates[fold] = rows.seconds(fitted)[fold]
     return estimates
 
@@ -160,12 +174,19 @@ def checkable(rows: Rows, runtime: Runtime, terms: Sequence[str]) -> list[str]:
     return found
 
 
-def chosen_terms(rows: Rows, runtime: Runtime, prior: Runtime | None = None, terms: Sequence[str] = TERMS) -> list[str]:
-    """Return the terms that lower the held-out loss by _WORTH or more, found by greedy forward selection."""
-    terms, kept = checkable(rows, runtime, terms), list[str]()
-    best = loss(rows, out_of_sample(rows, runtime, [], prior))
+def chosen_terms(
+    rows: Rows,
+    runtime: Runtime,
+    prior: Runtime | None = None,
+    terms: Sequence[str] = TERMS,
+    given: Mapping[str, Mapping[str, float]] = NOTHING,
+    always: Sequence[str] = (),
+) -> list[str]:
+    """Return `always` and the terms that lower the held-out loss by _WORTH or more, by greedy forward selection."""
+    terms, kept = checkable(rows, runtime, terms), [*always]
+    best = loss(rows, out_of_sample(rows, runtime, kept, prior, given))
     while True:
-        tries = {t: loss(rows, out_of_sample(rows, runtime, [*kept, t], prior)) for t in terms if t not in kept}
+        tries = {t: loss(rows, out_of_sample(rows, runtime, [*kept, t], prior, given)) for t in terms if t not in kept}
         if not tries or min(tries.values()) > best - _WORTH:
             return kept
         term = min(tries, key=lambda name: tries[name])
