@@ -223,13 +223,17 @@ def _stability(found: Summary, run: Run, rate: float, growth: float, open_loop: 
     return ()
 
 
+_TO_MS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
+
+
 def parse_limits(text: str) -> dict[str, float]:
-    """Return the limits in seconds of a text such as `ttft:500,tpot:50`, in milliseconds. Raises BadValue."""
+    """Return the limits in seconds of a text such as `ttft:500,tpot:50ms`; without a unit ms. Raises BadValue."""
     limits: dict[str, float] = {}
     for part in text.replace(" ", ",").split(","):
         name, colon, value = part.partition(":")
+        number = next((value.removesuffix(unit) for unit in _TO_MS if value.endswith(unit)), value)
         try:
-            milliseconds = float(value)
+            milliseconds = float(number) * _TO_MS.get(value[len(number) :], 1.0)
         except ValueError:
             milliseconds = -1.0
         if name not in LIMITED or not colon or not 0 < milliseconds < inf or name in limits:

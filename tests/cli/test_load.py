@@ -95,6 +95,16 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--random_range_ratio", "1"), "random_range_ratio must be"),
         (("--goodput", "ttft"), "such as ttft:500,tpot:50"),
         (("--goodput", "ttft:-5"), "such as ttft:500,tpot:50"),
+        (("--goodput", "ttft:500m"), "such as ttft:500,tpot:50"),
+        (
+            ("--dataset", "sharegpt", "--random_input_len", "9"),
+            "dataset sharegpt has its own lengths: leave out random",
+        ),
+        (
+            ("--trace", "x.csv", "--request_rate", "2"),
+            "a trace has its own arrivals and lengths: leave out request_rate",
+        ),
+        (("--request_rate", "8:1"), "request_rate 8:1 is empty"),
         (("--goodput_attainment", "2"), "goodput_attainment must be"),
         (("--gpu_memory_utilization", "0.2"), "does not fit: needs"),
         (("--gpu_memory_utilization", "2"), "gpu_memory_utilization must be"),
@@ -111,7 +121,8 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_gets_one_line(ask: Ask, flags: tuple[str, ...], part: str) -> None:
-    answer = ask(*SERVER, "--num_prompts", "10", *flags)
+    few = () if "--trace" in flags else ("--num_prompts", "10")
+    answer = ask(*SERVER, *few, *flags)
     assert answer.status == 1
     assert answer.out == ""
     assert part in answer.err
@@ -240,3 +251,11 @@ def test_a_picture_leaves_csv_and_json_readable(ask: Ask, tmp_path: Path) -> Non
     answer = ask(*few, "--format", "json")
     assert json.loads(answer.out)["points"]
     assert "wrote" in answer.err
+
+
+def test_rates_may_be_a_range_and_limits_may_have_units(ask: Ask) -> None:
+    flags = (*SERVER, "--num_prompts", "50", "--format", "json")
+    found = json.loads(ask(*flags, "--request_rate", "1:4,6").out)
+    assert [point["request_rate"] for point in found["points"]] == [1, 2, 4, 6]
+    found = json.loads(ask(*flags, "--request_rate", "2", "--goodput", "ttft:0.5s,tpot:20ms,e2el:3000").out)
+    assert found["goodput_limits"] == {"ttft": 0.5, "tpot": 0.02, "e2el": 3.0}

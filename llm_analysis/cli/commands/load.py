@@ -1,18 +1,19 @@
 """The command `load`: a server under arriving requests, simulated."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf, isfinite
 from time import monotonic
 from typing import Annotated, Any
 
 from llm_analysis.cli.commands.infer import PRINTING, asked, infer
-from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
+from llm_analysis.cli.flags import OUTPUT, Flag, flags_of, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.pictures import picture_path, with_picture
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue, choice, number, shown, without_unit
+from llm_analysis.explore.ranges import values_of
 from llm_analysis.inference.analysis import hourly_cost
 from llm_analysis.inference.question import check_generates
 from llm_analysis.report.load import rendered
@@ -59,7 +60,8 @@ _engine = partial(Flag, group="Engine")
 def load(
     *,
     request_rate: Annotated[
-        str, _arrivals("requests per second; inf sends all at once; a list 2,4,8 gives a curve", raw=True)
+        str,
+        _arrivals("requests per second; inf sends all at once; a list 2,4,8 or a range 1:16 gives a curve", raw=True),
     ] = "inf",
     burstiness: Annotated[
         float, _arrivals("shape of gamma gaps: 1 Poisson, below 1 burstier; inf gives equal gaps")
@@ -94,9 +96,11 @@ def load(
 
     The flags and the result block are those of `vllm bench serve`.
     """
+    given = locals()
     scenario, _ = asked(flags | {"draft_model_name": None, "num_draft_tokens": 0} | _no_efficiencies())
     choice("router", router, ROUTERS)
     count_of("dp_size", scenario.layout.dp_size, MOST_REPLICAS)
+    _check_unused(given)
     rates = [inf] if trace is not None else _rates(request_rate)
     picture = None if plot is None else picture_path("plot", plot)
     if picture is not None and len(rates) < 2:
@@ -149,6 +153,23 @@ def load(
     return with_picture(output, picture, curve_figure(found), flags["format"])
 
 
+_OF_LENGTHS: tuple[str, ...] = ("random_input_len", "random_output_len", "random_range_ratio")
+_OF_ARRIVALS: tuple[str, ...] = ("request_rate", "burstiness", "num_prompts", "dataset")
+
+
+def _check_unused(given: Mapping[str, object]) -> None:
+    """Raise BadValue for a flag that a trace or a dataset would leave without effect."""
+    what, unused = f"dataset {given['dataset']} has its own lengths", _OF_LENGTHS
+    if given["trace"] is not None:
+        what, unused = "a trace has its own arrivals and lengths", _OF_ARRIVALS + _OF_LENGTHS
+    elif given["dataset"] in (None, "random"):
+        return
+    defaults = {name: flag.default for name, flag in flags_of(load).items()}
+    wrong = next((name for name in unused if given[name] != defaults[name]), None)
+    if wrong:
+        raise BadValue(f"{what}: leave out {wrong}")
+
+
 def _no_efficiencies() -> dict[str, None]:
     """Return the flags of method published, which has no serving engine, as not given."""
     return dict.fromkeys(name for name in NOT_SHARED if "efficiency" in name or "achieved" in name)
@@ -158,9 +179,10 @@ def _rates(text: str) -> list[float]:
     """Return the request rates of a flag. Raises BadValue."""
     rates: list[float] = []
     rate: float | None
-    for part in text.strip("[]() ").split(","):
+    parts = text.strip("[]() ").split(",")
+    for part in [value for each in parts for value in (values_of("request_rate", each) if ":" in each else [each])]:
         try:
-            rate = float(part)
+            rate = float(part)  # type: ignore[arg-type]  # a number, or text
         except ValueError:
             rate = None
         if rate is None or not rate > 0:
