@@ -182,7 +182,7 @@ def _notes_on(what: str, name: str, found: list[str]) -> list[str]:
     """Return a note on the entry that was chosen, unless its name was only written in another way."""
     from llm_analysis.names import folded
 
-    if folded(name) == folded(found[0]):
+    if folded(name) == folded(found[0]) or (what == "gpu" and len(found) == 1):
         return []
     others = f"; there are also {', '.join(found[1:])}" if len(found) > 1 else ""
     if what == "model" and is_repository(name):

@@ -109,7 +109,8 @@ def read_table(path: Path, required: Sequence[str], rows: str = "rows") -> list[
         raise BadConfig(f"{path_text(path)}: cannot be read as CSV: {error}") from None
     missing = [name for name in required if name not in columns]
     if missing:
-        raise BadConfig(f"{path_text(path)}: no column {missing[0]!r}; needed are {', '.join(required)}")
+        hint = next((f"; separate columns by commas, not {mark!r}" for mark in ";\t|" if mark in "".join(columns)), "")
+        raise BadConfig(f"{path_text(path)}: no column {missing[0]!r}; needed are {', '.join(required)}{hint}")
     if not found:
         raise BadConfig(f"{path_text(path)}: no {rows}")
     return found

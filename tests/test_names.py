@@ -161,3 +161,8 @@ def test_a_model_without_its_size_gets_the_names_with_all_sizes() -> None:
 def test_any_text_has_matches_among_the_known_names_only(text: str) -> None:
     assert set(matching_gpus(text, GPUS)) <= set(GPUS)
     assert set(matching_models(text, {name: [] for name in MODELS})) <= set(MODELS)
+
+
+def test_a_gpu_with_one_meaning_has_no_note() -> None:
+    """The answer names the GPU; only a choice among several is worth a line."""
+    assert not any("taken as" in note for note in get_gpu("l4").notes)

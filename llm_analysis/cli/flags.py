@@ -85,10 +85,15 @@ _SEARCHED = "plan searches layouts and batch sizes; infer and load take one"
 _HINTS_OF = {
     "plan": dict.fromkeys(("tp_size", "pp_size", "dp_size", "ep_size", "batch_size_per_gpu"), _SEARCHED)
     | {"goodput": "plan has --max_ttft and --max_tpot, limits on means"},
+    "gpus": {"vendor": "give --family", "architecture": "give --family", "model": "give --name"},
     "load": {
         "batch_size_per_gpu": "in load --max_num_seqs is the most running sequences of a replica",
         "max_ttft": "load has --goodput, such as ttft:500,tpot:50",
         "max_tpot": "load has --goodput, such as ttft:500,tpot:50",
+        **dict.fromkeys(
+            ("draft_model_name", "num_draft_tokens", "acceptance_rate"),
+            "speculative decoding under load is not simulated; infer estimates it for a batch",
+        ),
         "cached_prefix_len": "in load --prefix_cache_hit_rate is the cached fraction of each prompt",
     },
 }
@@ -167,10 +172,11 @@ def _unknown(command: str, word: str, flags: Mapping[str, Declared]) -> str:
     """Return an unknown flag with a hint, or with the nearest names, as the end of an error line."""
     name = word.lstrip("-").replace("-", "_")
     full = ALIASES.get(name, name)
-    hint = _HINTS_OF.get(command, {}).get(full) or HINTS.get(name) or HINTS.get(full)
+    own = _HINTS_OF.get(command, {}).get(full)
+    hint = own or HINTS.get(name) or HINTS.get(full)
     if "lora" in name.split("_") or "loras" in name.split("_"):
         hint = "LoRA adapters are not modelled; an adapter that is merged into the weights costs no time"
-    if hint and "model_name" in flags:
+    if hint and (own or "model_name" in flags):
         return f"{word}; {hint}"
     return word + nearest(name, [*flags, "help"], f"llm-analysis {command} --help lists all flags", prefix="--")
 

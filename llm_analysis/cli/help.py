@@ -32,6 +32,13 @@ _EXAMPLES = {
             "--max_ttft 1s --max_tpot 20ms",
         ),
     ),
+    "plot": (
+        ("what bounds each operator", "--kind roofline --model llama-3.1-8b --gpu h100-sxm-80gb"),
+        (
+            "latency and throughput over the batch size",
+            "--kind batch --model llama-3.1-8b --gpu h100-sxm-80gb --output_file batch.svg",
+        ),
+    ),
     "compare": (("two GPUs", "--model llama-3.1-70b --gpu h100-sxm-80gb,h200-sxm-141gb --dtype fp8 --tp 4"),),
     "load": (
         (

@@ -166,7 +166,9 @@ def _read_prices(path: Path) -> dict[str, float]:
         try:
             value = float(cell)
         except ValueError:
-            raise BadConfig(f"{path}, line {line}: cost_per_hour must be a number, not {shown(cell)}") from None
+            raise BadConfig(
+                f"{path}, line {line}: cost_per_hour must be a number, not {shown(cell)}{without_unit(cell)}"
+            ) from None
         found[catalog.get_gpu(str(row["gpu_name"]).strip()).name] = _price(f"{path}, line {line}: cost_per_hour", value)
     return found
 

@@ -10,6 +10,7 @@ A list may contain ranges: `1:8,12,16`. The end is included if a step of the ran
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from math import floor, isfinite, log
 
@@ -17,6 +18,7 @@ from llm_analysis.errors import BadValue, shown
 
 _CONSTANTS = {"true": True, "false": False, "none": None}
 _OWN_NONE = ("runtime",)  # flags for which `none` is a value
+_OTHER_RANGE = re.compile(r"(\d+)\s*(?:\.\.+|-|to)\s*(\d+)")  # ranges in other notations
 _MOST_VALUES = 10**6  # most values of one flag
 
 Value = str | int | float | bool | None
@@ -28,6 +30,8 @@ def values_of(flag: str, given: object, *, text: bool = False) -> tuple[Value, .
     With `text` the values are names, which may contain colons. Raises BadValue for an empty list or range.
     """
     if isinstance(given, str):
+        if given[:1] + given[-1:] in ("[]", "()"):
+            given = given[1:-1]
         found = [value for part in given.split(",") for value in _values_in(flag, part.strip(), text)]
     elif isinstance(given, Iterable):
         found = [value for item in given for value in values_of(flag, _plain(item), text=text)]
@@ -52,6 +56,8 @@ def _values_in(flag: str, part: str, text: bool) -> Iterable[Value]:
     if text:
         return [part if flag in _OWN_NONE else _CONSTANTS.get(part.lower(), part)]
     pieces = part.split(":")
+    if other := _OTHER_RANGE.fullmatch(part):
+        raise BadValue(f"{flag} {shown(part)} is not a range; write {other[1]}:{other[2]}")
     if len(pieces) == 1:
         number = _number(part)
         return [_CONSTANTS.get(part.lower(), part) if number is None else number]

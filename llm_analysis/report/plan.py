@@ -164,9 +164,10 @@ def _unit(best: Configuration) -> str:
 def _load_table(found: Plan, c: Configuration, style: str) -> str:
     """Return the table of load and latencies of the best configuration, beside the limits."""
     low = found.limits
+    of = "data-parallel rank" if c.layout.dp_size > 1 else "replica" if c.mode == "aggregated" else "decode worker"
     rows = [
         ("used", f"{c.load:.0%}", f"of the capacity; {c.margin:.0%} is left"),
-        ("sequences in flight", f"{c.in_flight:,.1f}", f"of {c.batch:,} per rank; the limit is {c.limited_by}"),
+        ("sequences in flight", f"{c.in_flight:,.1f}", f"of {c.batch:,} per {of}; the limit is {c.limited_by}"),
         *_latencies(found, c),
         (
             "tokens/s of one user",
@@ -241,7 +242,7 @@ def _front_table(found: Plan, style: str) -> str:
         ]
         for p in front[::step]
     ]
-    return table(rows, ("tokens/s/user", "tokens/s/GPU", "Pareto front", "layout", "batch"), style)
+    return table(rows, ("tokens/s/user", "tokens/s/GPU", "Pareto front, aggregated", "layout", "batch"), style)
 
 
 def wrapped(text: str, indent: str = "  ") -> str:

@@ -91,7 +91,7 @@ def as_html(found: Table, names: Sequence[str], most: int = 50) -> str:
 
 def summary(found: Table, matching: int | None = None, condition: bool = False) -> str:
     """Return the last line: how many points there are, do not fit, match and are shown."""
-    parts = [f"{found.points:,} points"]
+    parts = [f"{found.points:,} point{'s' * (found.points != 1)}"]
     parts += [f"{found.misfits:,} do not fit"] if found.misfits else []
     parts += [f"{matching:,} match --where"] if condition and matching is not None else []
     parts += [f"{found.num_rows:,} shown"] if found.num_rows != found.points else []

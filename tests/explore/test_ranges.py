@@ -82,3 +82,7 @@ def test_a_step_range_is_what_python_ranges_give(start: int, length: int, step: 
 def test_a_factor_range_includes_an_end_that_it_reaches(start: int, powers: int, factor: int) -> None:
     end = start * factor**powers
     assert values_of("seq_len", f"{start}:{end}:*{factor}") == tuple(start * factor**i for i in range(powers + 1))
+
+
+def test_brackets_around_a_list_are_ignored() -> None:
+    assert values_of("tp_size", "[1,2,4]") == values_of("tp_size", "(1,2,4)") == (1, 2, 4)

@@ -118,7 +118,8 @@ def infer(
     ] = None,
     must_fit: Annotated[bool, _memory("exit with status 3 if the model does not fit")] = False,
     kv_cache_dtype_bytes: Annotated[
-        float | None, _memory("size of one KV cache element; the default is the activation format", unit="bytes")
+        float | None,
+        _memory("size of one KV cache element; the default is the engine's, else the activation format", unit="bytes"),
     ] = None,
     layernorm_dtype_bytes: Annotated[
         float | None,

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated
 
 from llm_analysis.cli.flags import OUTPUT, Flag
-from llm_analysis.cli.output import LOG, LOG_LEVELS, Format, Output
+from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.pictures import pareto_figure, picture_path, with_picture
 from llm_analysis.cli.progress import Progress
 from llm_analysis.errors import choice
@@ -61,8 +61,7 @@ def plan(
     """Find the GPUs, format, layout, batch and replicas that serve a demand at the lowest cost, or with fewest GPUs."""
     flags = {name: value for name, value in locals().items() if name in DEFAULTS}
     choice("format", format, FORMATS)
-    choice("log_level", log_level, LOG_LEVELS)
-    LOG.setLevel(log_level)
+    set_log_level(log_level)
     picture = None if plot is None else picture_path("plot", plot)
     bar: list[Progress] = []
 
