@@ -64,8 +64,11 @@ _ONE_PROMPT = (
 _SET_APART = {("argonne-llm-inference-bench", "tensorrt-llm", "mixtral-8x7b"): _ONE_PROMPT}
 _GRADE_C = "grade C: the source leaves out something that changes the latency"
 
+# The engine of sources that do not print it. Splitwise (ISCA 2024, arXiv:2311.18677) is built on vLLM; recalled.
+_ENGINES = {"splitwise-sim": "vllm"}
 # The engine version of sources that do not print it, from the date of the publication or of the rows beside it.
 _DATED = {
+    ("splitwise-sim", "vllm"): "0.2",  # November 2023
     ("mlc-ai llm-perf-bench README", "vllm"): "0.2",  # October 2023
     ("argonne-llm-inference-bench", "vllm"): "0.6",  # the rows of the same repository that print a version: 0.6.1
     ("argonne-llm-inference-bench", "tensorrt-llm"): "0.12",  # the paper is of October 2024
@@ -113,8 +116,9 @@ class Measurement:
     @property
     def engine(self) -> str:
         """Name of the runtime for the version of the engine that was measured."""
+        name = _ENGINES.get(self.source, self.runtime)
         known = VERSION.search(self.version)
-        return of_version(self.runtime, self.version if known else _DATED.get((self.source, self.runtime), ""))
+        return of_version(name, self.version if known else _DATED.get((self.source, name), ""))
 
     @property
     def phase(self) -> str:
