@@ -28,7 +28,7 @@ def load_score(measurements: str | None, format: str, limits: Mapping[str, float
         for name in ("median_abs_error", "p90_abs_error")
     ]
     over = [
-        f"the {name} of |error|, median over the classes, {error:.1%} is above {most:.1%}"
+        f"the {name} is above {most:.1%}: {error:.1%}, the median over the classes of metrics"
         for (name, most), error in zip(limits.items(), middle, strict=True)
         if error > most
     ]
