@@ -16,6 +16,7 @@ from llm_analysis.errors import BadConfig, shown
 from llm_analysis.models.reading.fields import Fields, by_letter, periodic_layers, renamed, set_periodic_layers
 
 NO_LIMIT = 10**6  # positions of a model that keeps a state instead of a cache
+ROBERTA_PADDING = 2  # rows of RoBERTa's position table that no token uses
 ENCODER = "an encoder: it reads all tokens in one pass and generates none"
 
 
@@ -289,6 +290,12 @@ def read_bert(fields: Fields) -> None:
     fields.pop("position_embedding_type", None)
     fields.set_defaults(layer_types=["bidirectional_attention"] * layers, token_type_rows=rows)
     fields.note(ENCODER)
+
+
+def read_roberta(fields: Fields) -> None:
+    """Read RoBERTa: the first two rows of the position table are for padding, so that two fewer tokens fit."""
+    fields["max_position_embeddings"] = fields.whole("max_position_embeddings") - ROBERTA_PADDING
+    read_bert(fields)
 
 
 def read_latent(fields: Fields) -> None:
@@ -688,6 +695,7 @@ GEMMA_SIZES = {
 }
 MAMBA2_SIZES = {"ssm_state_size": 256, "conv_kernel": 4, "n_groups": 1}
 NO_WEIGHT_NORMS = {"norm_weight": False}
+BERT = GPT | LEARNED | {"embedding_norm": True, "final_norm": False, "output_head": False, "pooler": True}
 ENCODERS = LAYERNORM | {"norm_bias": False, "final_norm": True, "output_head": False}
 
 FAMILIES: dict[str, Family] = {
@@ -832,10 +840,8 @@ FAMILIES: dict[str, Family] = {
     "modernbert": Family(ENCODERS | {"embedding_norm": True}, read_encoder),
     "nomic_bert": Family(LAYERNORM | {"embedding_norm": True, "final_norm": False, "output_head": False}, read_encoder),
     "seed_oss": Family(QKV_BIAS),
-    "bert": Family(
-        GPT | LEARNED | {"embedding_norm": True, "final_norm": False, "output_head": False, "pooler": True},
-        read_bert,
-    ),
+    "bert": Family(BERT, read_bert),
+    "roberta": Family(BERT | {"position_offset": ROBERTA_PADDING}, read_roberta),
 }
 
 # Types with the files and layers of another type.
@@ -866,8 +872,7 @@ SAME_AS = {
     "gpt": "gpt2",
     "megatron": "gpt2",
     "code_llama": "llama",
-    "roberta": "bert",
-    "xlm-roberta": "bert",
+    "xlm-roberta": "roberta",
     "qwen2_vl": "qwen2",
     "qwen2_5_vl": "qwen2",
     "qwen3_vl": "qwen3",

@@ -116,6 +116,12 @@ def test_the_language_model_is_lifted_out_and_class_defaults_filled_in() -> None
     assert num_params(model) == num_params(catalogued("gemma-3-4b"))
 
 
+def test_two_positions_of_roberta_are_for_padding() -> None:
+    """Its files give the rows of the position table: 514 for prompts of up to 512 tokens."""
+    for model in (catalogued("roberta-base"), published("xlm-roberta", max_position_embeddings=514)):
+        assert (model.max_position_embeddings, model.position_embedding_rows) == (512, 514)
+
+
 def test_a_bare_infinity_is_read() -> None:
     raw = json.loads('{"architectures": ["X"], "model_type": "llama", "time_step_limit": [0.0, Infinity]}')
     assert read_model(raw | SIZES, "x").hidden_size == 4096
