@@ -1,6 +1,6 @@
 """Check that a layout can shard a model: heads, KV heads, layers, experts and shared tokens."""
 
-from math import isqrt
+from math import gcd, isqrt
 
 from llm_analysis.errors import Unsupported
 from llm_analysis.models.config import ModelConfig
@@ -29,16 +29,17 @@ def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
 
     Raises Unsupported, with the nearest possible sizes, where it cannot.
     """
-    heads, kv_heads, t = model.num_attention_heads, model.num_key_value_heads, layout.tp_size
-    if heads % t:
-        possible = _nearest_sizes(t, _divisors(heads))
-        raise Unsupported(f"tp_size {t} does not divide the {heads} attention heads of {model.name}; try {possible}")
+    kv_heads, t = model.num_key_value_heads, layout.tp_size
+    for what, number in _split_heads(model).items():
+        if number % t:
+            near = _nearest_sizes(t, _tensor_sizes(model))
+            raise Unsupported(f"tp_size {t} does not divide the {number} {what} of {model.name}; try {near}")
     if layout.pp_size > model.num_hidden_layers:
         raise Unsupported(f"pp_size {layout.pp_size} is more than the {model.num_hidden_layers} layers of {model.name}")
     if layout.sp_size not in (1, t):
         raise Unsupported(f"sp_size must be 1 or tp_size ({t}), not {layout.sp_size}")
     if kv_heads % t and t % kv_heads:
-        near = _nearest_sizes(t, [i for i in _divisors(heads) if kv_heads % i == 0 or i % kv_heads == 0])
+        near = _nearest_sizes(t, _tensor_sizes(model))
         raise Unsupported(
             f"tp_size {t} neither divides nor is a multiple of the {kv_heads} KV heads of {model.name}; try {near}"
         )
@@ -48,15 +49,28 @@ def check_layout(layout: Parallelism, model: ModelConfig) -> tuple[str, ...]:
     return (*((few,) if kv_heads < t else ()), *((_GATHERED,) if layout.cp_size > 1 else ()))
 
 
+def _split_heads(model: ModelConfig) -> dict[str, int]:
+    """Return the numbers of heads that tensor parallelism splits, by name: the attention's first."""
+    others = {name for mixer, _ in model.layer_kinds for name in MIXERS[base_name(mixer)].heads}
+    found = {name: getattr(model, name) for name in sorted(others)}
+    return {"attention heads": model.num_attention_heads} | {name: n for name, n in found.items() if n}
+
+
+def _tensor_sizes(model: ModelConfig) -> list[int]:
+    """Return the values of tp_size that the heads of a model allow, the least first."""
+    kv_heads, even = model.num_key_value_heads, _divisors(gcd(*_split_heads(model).values()))
+    return [i for i in even if kv_heads % i == 0 or i % kv_heads == 0]
+
+
 def _check_context(layout: Parallelism, model: ModelConfig) -> None:
     """Raise Unsupported if the tokens of a layer kind cannot be shared among context-parallel ranks."""
-    t, n, heads, kv_heads = layout.tp_size, layout.cp_size, model.num_attention_heads, model.num_key_value_heads
+    t, n = layout.tp_size, layout.cp_size
     if n == 1:
         return
     reasons = [why for mixer, _ in model.layer_kinds if (why := MIXERS[base_name(mixer)].not_shared)]
     if reasons:
-        wide = [i for i in _divisors(heads) if i <= t * n and (kv_heads % i == 0 or i % kv_heads == 0)]
-        raise Unsupported(f"cp_size {n}: {reasons[0]} of {model.name}; try cp_size 1 with tp_size {max(wide)}")
+        wide = max(i for i in _tensor_sizes(model) if i <= t * n)
+        raise Unsupported(f"cp_size {n}: {reasons[0]} of {model.name}; try cp_size 1 with tp_size {wide}")
 
 
 def _check_experts(layout: Parallelism, model: ModelConfig) -> None:

@@ -228,6 +228,9 @@ def test_tokens_for_other_nodes_take_the_network_between_nodes() -> None:
             {"tp_size": 7},
             "neither divides nor is a multiple of the 4 KV heads of qwen2.5-7b; try 2, 4 or 28",
         ),
+        ("qwen3.5-27b", {"tp_size": 12}, "divide the 16 linear_num_key_heads of qwen3.5-27b; try 4 or 8"),
+        ("zamba2-7b", {"tp_size": 32}, "divide the 112 mamba_num_heads of zamba2-7b; try 8 or 16"),
+        ("deepseek-v4-flash", {"tp_size": 16}, "divide the 8 o_groups of deepseek-v4-flash; try 4 or 8"),
         (
             "llama-2-7b",
             {"tp_size": 4, "num_gpus_per_node": 2},

@@ -35,6 +35,7 @@ class LayerKind(NamedTuple):
     not_shared: str = ""  # why context parallelism cannot share its tokens; empty: it can
     unpublished: str = ""  # its name in a note, if no published latency covers it
     own_size: str = ""  # meaning of the size in the name, as in `dense:7168`; empty: none allowed
+    heads: tuple[str, ...] = ()  # numbers of heads in ModelConfig that tp_size must divide, beside attention heads
 
     def ops(self, p: Pass, name: str) -> list[Op]:
         """Return the operators of a layer of this kind; `name` may have a size."""
@@ -64,7 +65,9 @@ _COMPRESSING = "attention over compressed tokens"
 KV_HEADS = "number of KV heads"
 _ROWS = "number of tokens per cached row"
 _FULL = LayerKind(attention_block, "attention", own_size=KV_HEADS)
-_SLIDING = LayerKind(attention_block, "attention", ("sliding_window",), own_size=KV_HEADS)
+_SLIDING = LayerKind(
+    attention_block, "attention", ("sliding_window",), own_size=KV_HEADS, heads=("sliding_num_attention_heads",)
+)
 _NONE = LayerKind(_no_ops, "")
 
 MIXERS: dict[str, LayerKind] = {
@@ -80,26 +83,31 @@ MIXERS: dict[str, LayerKind] = {
     "sparse_latent_attention": LayerKind(latent_block, "attention", _INDEX, _SPARSE, _LATENT),
     "shared_index_latent_attention": LayerKind(latent_block, "attention", _INDEX, _SPARSE, _LATENT),
     "block_sparse_attention": LayerKind(block_sparse_block, "attention", _INDEX[1:], _SPARSE, "block-sparse attention"),
-    "compressed_attention": LayerKind(compressed_block, "attention", _COMPRESSED, _SPARSE, _COMPRESSING, _ROWS),
+    "compressed_attention": LayerKind(
+        compressed_block, "attention", _COMPRESSED, _SPARSE, _COMPRESSING, _ROWS, ("o_groups",)
+    ),
     "compressed_sparse_attention": LayerKind(
-        compressed_block, "attention", (*_COMPRESSED, *_INDEX[1:]), _SPARSE, _COMPRESSING, _ROWS
+        compressed_block, "attention", (*_COMPRESSED, *_INDEX[1:]), _SPARSE, _COMPRESSING, _ROWS, ("o_groups",)
     ),
     "mamba": LayerKind(mamba_block, "state_space", (*_SSM, "time_step_rank"), _STATE, "state-space layers"),
-    "mamba2": LayerKind(mamba2_block, "state_space", _SSM, _STATE, "state-space layers"),
-    "gated_delta_net": LayerKind(gated_delta_block, "state_space", _DELTA, _STATE, "gated delta-nets"),
+    "mamba2": LayerKind(mamba2_block, "state_space", _SSM, _STATE, "state-space layers", heads=_SSM[:1]),
+    "gated_delta_net": LayerKind(
+        gated_delta_block, "state_space", _DELTA, _STATE, "gated delta-nets", heads=_DELTA[:2]
+    ),
     "kimi_delta": LayerKind(
         kimi_delta_block,
         "state_space",
         ("linear_num_value_heads", "linear_value_head_dim"),
         _STATE,
         "Kimi delta attention",
+        heads=("linear_num_value_heads",),
     ),
     "rg_lru": LayerKind(rg_lru_block, "state_space", ("lru_width",), _STATE, "gated linear recurrences"),
     "short_conv": LayerKind(short_conv_block, "state_space", ("conv_kernel",), _STATE, "short convolutions"),
     "lightning_attention": LayerKind(lightning_block, "state_space", (), _STATE, "lightning attention"),
-    "attention_and_mamba2": LayerKind(falcon_h1_block, "attention", _SSM, _STATE, "state-space layers"),
+    "attention_and_mamba2": LayerKind(falcon_h1_block, "attention", _SSM, _STATE, "state-space layers", heads=_SSM[:1]),
     "shared_block_mamba2": LayerKind(
-        shared_block, "attention", (*_SSM, "num_mem_blocks"), _STATE, "state-space layers"
+        shared_block, "attention", (*_SSM, "num_mem_blocks"), _STATE, "state-space layers", heads=_SSM[:1]
     ),
     "none": _NONE,
 }
