@@ -281,14 +281,15 @@ def indexer(p: Pass, head_weights: int, key_bytes: float, per_key: float = 1.0) 
         count=p.count,
     )
     scores = scores._replace(
-        flops=scores.flops / per_key, kv_bytes=scores.kv_bytes / per_key, cached_bytes=scores.cached_bytes / per_key
+        flops=scores.flops / per_key,
+        scores=scores.scores / per_key,
+        kv_bytes=scores.kv_bytes / per_key,
+        cached_bytes=scores.cached_bytes / per_key,
     )
     return [
         p.matmul("index_queries", m.q_lora_rank or m.hidden_size, heads * d),
         p.matmul("index_key_weights", m.hidden_size, d + head_weights),
         p.small_norm("index_key_norm", d, 2 * d),
         scores,
-        elementwise("index_topk", rows, p.step.total / per_key, min(m.index_topk, 10**9), 4, count=p.count)._replace(
-            grows=True
-        ),
+        elementwise("index_topk", rows, p.step.total / per_key, m.index_topk, 4, count=p.count)._replace(grows=True),
     ]

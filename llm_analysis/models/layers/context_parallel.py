@@ -55,11 +55,13 @@ def _gathered_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) -
     mine, row_bytes = p.step.new_tokens, b * shapes.row_bytes
     seen: Quantity = minimum(total, minimum(mine + 2 * shapes.reach, p.whole.new_tokens + shapes.reach))
     missing = minimum(total * (n - 1) / n, seen - mine)
-    op = attend(p.step)
+    op, whole = attend(p.step), attend(p.whole)
+    share = p.rows / p.whole.rows
     return [
         *all_gather("kv_all_gather", missing * row_bytes * n / (n - 1), n, node=node, count=p.count, stride=t),
         op._replace(
-            flops=attend(p.whole).flops * p.rows / p.whole.rows,
+            flops=whole.flops * share,
+            scores=whole.scores * share,
             activation_bytes=op.activation_bytes + seen * row_bytes,
             kv_bytes=mine * row_bytes if shapes.writes else 0.0,
             cached_bytes=minimum(op.cached_bytes, total * row_bytes / n),
@@ -80,6 +82,7 @@ def _partial_attention(p: Pass, shapes: Shapes, attend: Callable[[Step], Op]) ->
         *all_gather("query_all_gather", queries, n, node=node, count=p.count, stride=t),
         op._replace(
             flops=op.flops * share,
+            scores=op.scores * share,
             kv_bytes=op.kv_bytes * share,
             cached_bytes=minimum(op.cached_bytes, held / n),
         ),

@@ -83,6 +83,7 @@ def _attention(p: Pass, ratio: int, reach: float) -> Op:
         far = attention_to_top(far, step, reach, m.head_dim * p.dtypes.kv_bytes)
     return near._replace(
         flops=near.flops + far.flops / ratio,
+        scores=near.scores + far.scores / ratio,
         kv_bytes=near.kv_bytes + far.kv_bytes / ratio,
         cached_bytes=near.cached_bytes + far.cached_bytes / ratio,
     )

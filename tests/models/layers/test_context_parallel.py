@@ -196,7 +196,7 @@ def test_ranks_lie_inside_a_stage(sizes: dict[str, int], spans: dict[int, int]) 
 
 @given(model=models, n=ranks, b=batches, s=prompts, context=st.integers(0, 50_000))
 def test_ranks_share_the_work(model: str, n: int, b: int, s: int, context: int) -> None:
-    """The FLOP of all ranks add up to those of one GPU, except that every rank expands all latent rows."""
+    """The FLOP and scores of all ranks add up to those of one GPU; but every rank expands all latent rows."""
     prefill, decode = Step(float(b), float(s), float(context)), Step(float(b * n), 1.0, float(s), "decode")
     for step in (prefill, decode):
         alone, ops = (
@@ -205,7 +205,8 @@ def test_ranks_share_the_work(model: str, n: int, b: int, s: int, context: int) 
         )
         attends = tuple({op.kind for op in alone if op.kind.startswith("prefill_")})
         for kinds in (("gemm",), ("grouped_gemm",), attends):
-            assert isclose(n * total(ops, "flops", *kinds), total(alone, "flops", *kinds), rel_tol=ROUNDING)
+            for field in ("flops", "scores"):
+                assert isclose(n * total(ops, field, *kinds), total(alone, field, *kinds), rel_tol=ROUNDING)
         kinds = tuple({op.kind for op in alone})
         assert total(ops, "stored_bytes", *kinds) == total(alone, "stored_bytes", *kinds)
 
