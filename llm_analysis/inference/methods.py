@@ -23,6 +23,7 @@ from llm_analysis.inference.runtimes import COLLECTIVES, MATMULS, Runtime
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.attention import QUANTIZE
+from llm_analysis.models.layers.base import SKIPPED
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
@@ -31,8 +32,8 @@ from llm_analysis.units import Quantity
 METHODS = ("calibrated", "published", "ideal")
 _DEFAULT_METHOD = "calibrated"
 _LEAST_FRACTION = 1e-6  # a smaller efficiency is a typing error, and its times would overflow
-# The measured attention kernels rotate Q and K and write the cache themselves.
-_FUSED = Found(Efficiency(memory=inf), Evidence())
+# An operator without time of its own: the measured attention kernels rotate Q and K and write the cache themselves.
+_FREE = Found(Efficiency(memory=inf), Evidence())
 
 
 class Efficiencies(NamedTuple):
@@ -178,8 +179,8 @@ class Calibrated(Method):
 
     def _bare(self, op: Op) -> Found:
         """Return the numbers of a kernel or collective without a runtime."""
-        if op.kind == "rotary" or (op.kind == QUANTIZE and self.runtime.fused_quantize):
-            return _FUSED
+        if op.kind in ("rotary", SKIPPED) or (op.kind == QUANTIZE and self.runtime.fused_quantize):
+            return _FREE
         if op.kind in COLLECTIVES:
             return collective(self._gpu.link_over(op.span)[0], op.kind, op.messages + 1, self.runtime.collective)
         return kernel(self._profile, "elementwise" if op.kind == QUANTIZE else op.kind, op.format)

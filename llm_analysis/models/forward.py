@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 
 from llm_analysis.models.config import ModelConfig
-from llm_analysis.models.layers.base import Pass, start_pass
+from llm_analysis.models.layers.base import SKIPPED, Pass, start_pass
 from llm_analysis.models.layers.feed_forward import experts_per_token
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, MIXERS, base_name
 from llm_analysis.models.layers.streams import (
@@ -44,7 +44,9 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
         return [*norms, *mix, *feed, *p.reduced("all_reduce"), p.residual("residual")]
     ops: list[Op] = []
     for name, half in (("attention", mix), ("mlp", feed)):
-        if half:
+        if half and all(op.kind == SKIPPED for op in half):
+            ops += [_weights_alone(p.norm(f"{name}_norm")), *half]
+        elif half:
             before = [p.norm(f"{name}_norm")] if m.norms_per_layer else []
             after = [p.norm(f"{name}_post_norm")] if m.norms_per_layer >= 4 else []
             added = hyper_connection(p, name) if m.hc_mult else [p.residual(f"{name}_residual")]
@@ -58,6 +60,11 @@ def layer(p: Pass, mixer: str, feed_forward: str) -> list[Op]:
     ):
         ops += more(p) if needed else []
     return ops
+
+
+def _weights_alone(op: Op) -> Op:
+    """Return the weights of an operator that the pass does not run."""
+    return op._replace(kind=SKIPPED, weight_bytes=0.0, activation_bytes=0.0)
 
 
 def _embedding(p: Pass) -> list[Op]:
@@ -172,10 +179,10 @@ def stored_bytes(model: ModelConfig, dtypes: Dtypes) -> float:
 def num_active_params(model: ModelConfig) -> float:
     """Return the number of weights that one token is multiplied with: chosen experts, no embedding tables.
 
-    A tied embedding counts once, as the output head.
+    A tied embedding counts once, as the output head; layers that a text prompt skips do not count.
     """
     chosen = experts_per_token(model) / max(model.num_experts, 1)
-    share = {"grouped_gemm": chosen, "embedding": 0.0}
+    share = {"grouped_gemm": chosen, "embedding": 0.0, SKIPPED: 0.0}
     active = sum(float(op.count) * op.params * share.get(op.kind, 1.0) for op in _smallest_pass(model))
     tied = model.output_head and model.tie_word_embeddings
     return active + (model.vocab_size * model.embedding_width if tied else 0.0)

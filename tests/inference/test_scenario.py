@@ -1,6 +1,9 @@
 """A scenario is checked once, and has the defaults that its parts leave open."""
 
+from typing import Any
+
 import pytest
+from conftest import estimate
 
 from llm_analysis import LLMAnalysis, Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.errors import Unsupported
@@ -50,3 +53,13 @@ def test_a_gguf_format_under_another_engine_names_llama_cpp(dtype: str, runtime:
     parts = get_model("llama-3.1-8b"), get_gpu("a100-sxm-80gb"), get_dtypes(dtype)
     notes = Scenario.of(*parts, runtime=get_runtime(runtime) if runtime else None).notes
     assert any("--runtime llama.cpp" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize("method", ["ideal", "calibrated"])
+def test_a_text_prompt_takes_no_time_for_the_layers_that_attend_to_images(method: str) -> None:
+    """Llama 3.2 Vision 11B has the 32 layers of Llama-3.1-8B, and 8 more that a text prompt skips."""
+    question: dict[str, Any] = {"tp_size": 2, "batch_size_per_gpu": 4, "seq_len": 300, "num_tokens_to_generate": 9}
+    question["method"] = method
+    text, both = (estimate(name, **question) for name in ("llama-3.1-8b", "llama-3.2-11b-vision"))
+    assert (both.prefill_latency, both.decode_latency) == (text.prefill_latency, text.decode_latency)
+    assert not any("skipped" in note for note in both.notes if not note.startswith("8 layers"))

@@ -320,6 +320,11 @@ def test_active_parameters_leave_out_the_table_that_is_looked_up() -> None:
     assert num_active_params(tied) == num_active_params(untied)
 
 
+def test_active_parameters_leave_out_the_layers_that_a_text_prompt_skips() -> None:
+    """Llama 3.2 Vision 11B multiplies a token of text with the layers of Llama-3.1-8B."""
+    assert num_active_params(model_named("llama-3.2-11b-vision")) == num_active_params(model_named("llama-3.1-8b"))
+
+
 def test_a_norm_over_all_heads_needs_an_all_reduce_under_tensor_parallelism() -> None:
     """MiniMax-M2 norms queries and keys over all heads: the GPUs add two sums of squares of each token, in fp32."""
     step = Step(4.0, 1.0, 100.0, "decode")

@@ -11,6 +11,8 @@ from llm_analysis.physics.operators import MatmulFormat, Op, Step, elementwise, 
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
+SKIPPED = "skipped"  # kind of an operator with weights that a pass holds and does not use
+
 
 class Pass(NamedTuple):
     """The inputs of a layer's operators; made by `start_pass`."""
@@ -73,7 +75,7 @@ class Pass(NamedTuple):
     def skipped(self, name: str, params: float) -> Op:
         """Return the weights of a part of the layer that this pass does not run."""
         held = params / self.layout.tp_size * self.linear.weight_bytes
-        return Op(name, "skipped", self.part, count=self.count, params=params, stored_bytes=held)
+        return Op(name, SKIPPED, self.part, count=self.count, params=params, stored_bytes=held)
 
     def norm(self, name: str) -> Op:
         """Return one norm over the hidden size."""
