@@ -2,7 +2,7 @@
 
     forward(model, step, dtypes, layout) -> [Op]
 
-    token embedding -> L layers -> final norm -> output head (only the last position of each sequence)
+    token embedding -> L layers -> final norm -> output head (in a prefill only the last position of each sequence)
     layer: norm, mixer (attention, or a recurrence), all-reduce, residual,
            norm, feed-forward (dense, or experts), all-reduce, residual
 
@@ -106,9 +106,14 @@ def _layer_embedding(p: Pass) -> list[Op]:
 
 
 def _output_head(p: Pass) -> list[Op]:
-    """Return the final norm and the logits of the last position of each sequence; for an encoder, the pooler."""
+    """Return the final norm and the logits; for an encoder, the pooler.
+
+    A prefill needs the logits of the last position of each sequence. A decode pass needs those of all its tokens: it
+    has several per sequence if it checks drafted ones.
+    """
     m, t, width = p.model, p.layout.tp_size, p.model.embedding_width
-    product = partial(matmul, rows=p.step.batch, part="embedding", last_only=True)
+    rows = p.rows if p.step.phase == "decode" else p.step.batch
+    product = partial(matmul, rows=rows, part="embedding", last_only=True)
     tied = m.tie_word_embeddings and p.layout.pp_size == 1
     params = 0.0 if m.tie_word_embeddings else m.vocab_size * (width + m.head_bias)
     ops = stream_sum(p) if m.hc_mult else []
@@ -125,7 +130,7 @@ def _output_head(p: Pass) -> list[Op]:
     if m.num_draft_inputs:
         tied, params = True, 0.0  # the head is the model's
     ops.append(head._replace(params=params, stored_bytes=0.0 if tied else head.stored_bytes))
-    logits = p.step.batch * m.vocab_size * p.dtypes.stream_bytes * (t - 1) / t
+    logits = rows * m.vocab_size * p.dtypes.stream_bytes * (t - 1) / t
     return ops + collective("logits_all_gather", "all_gather", logits, t)
 
 

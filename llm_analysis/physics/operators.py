@@ -30,7 +30,7 @@ class Op(NamedTuple):
     name: str
     kind: str  # which efficiency applies: gemm, prefill_attention, decode_attention, elementwise, all_reduce, ...
     part: str = ""  # one of PARTS; empty for collectives and the host
-    last_only: bool = False  # runs on the last position of each sequence, not on every token
+    last_only: bool = False  # in a prefill it runs on the last position of each sequence, not on every token
     grows: bool = False  # its cost depends on the tokens in the cache
     count: Quantity = 1.0  # type: ignore[assignment]  # runs in a pass (a tuple's method of that name gives way)
     format: str = ""  # number format of the kernel, as profiles name it: bf16, fp8, w4a16, ...

@@ -325,6 +325,17 @@ def test_active_parameters_leave_out_the_layers_that_a_text_prompt_skips() -> No
     assert num_active_params(model_named("llama-3.2-11b-vision")) == num_active_params(model_named("llama-3.1-8b"))
 
 
+@pytest.mark.parametrize("layout", [ONE, Parallelism(tp_size=2)], ids=str)
+def test_a_check_of_drafted_tokens_needs_the_logits_of_each(layout: Parallelism) -> None:
+    """3 sequences with 4 drafted tokens and one more each: 15 rows of the head; a prefill needs the last 3 alone."""
+    table = 4096 * 128_256
+    for step, rows in ((Step(3.0, 5.0, 700.0, "decode"), 15), (Step(3.0, 5.0, 700.0), 3)):
+        found = {op.name: op for op in forward(model_named("llama-3.1-8b"), step, BF16, layout)}
+        assert found["output_head"].flops * layout.tp_size == 2 * rows * table
+        if layout.tp_size > 1:
+            assert found["logits_all_gather"].wire_bytes == rows * 128_256 * 2 / 2
+
+
 def test_a_norm_over_all_heads_needs_an_all_reduce_under_tensor_parallelism() -> None:
     """MiniMax-M2 norms queries and keys over all heads: the GPUs add two sums of squares of each token, in fp32."""
     step = Step(4.0, 1.0, 100.0, "decode")
