@@ -177,7 +177,7 @@ class _Stage(NamedTuple):
             for name, held in _Stage.of(draft, 0, draft.scenario.model.num_hidden_layers).weights.items():
                 weights[name] += held
         rows, shared = step.rows, s.layout.share(step).rows
-        stream = s.model.hidden_size * s.dtypes.stream_bytes * (shared / rows)
+        stream = s.model.stream_width * s.dtypes.stream_bytes * (shared / rows)
         widest = _peak(op for op in prefill if not op.last_only) / rows
         head = _peak(op for op in prefill if op.last_only) / step.batch
         cache = budget.kv_cache((first, last), w.seq_len + w.num_tokens_to_generate)

@@ -214,6 +214,11 @@ class ModelConfig(BaseModel):
         return self.hidden_size * (self.norm_weight + (self.norm == "layernorm" and self.norm_bias))
 
     @property
+    def stream_width(self) -> int:
+        """Return the elements of all residual streams of a token together."""
+        return self.hidden_size * max(self.hc_mult, self.altup_num_inputs, 1)
+
+    @property
     def embedding_width(self) -> int:
         """Return the width of the embedding table and of the output head."""
         return self.word_embed_proj_dim or self.hidden_size

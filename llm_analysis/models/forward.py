@@ -162,7 +162,7 @@ def forward(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism)
 
 def stage_sends(model: ModelConfig, step: Step, dtypes: Dtypes, layout: Parallelism) -> list[Op]:
     """Return the sends of the residual stream from each stage to the next, those between nodes last."""
-    message = layout.share(step).rows * model.hidden_size * dtypes.stream_bytes / layout.tp_size
+    message = layout.share(step).rows * model.stream_width * dtypes.stream_bytes / layout.tp_size
     spans = layout.send_spans.items()
     return [op for span, n in spans for op in collective("stage_send", "send", message, 2, count=float(n), span=span)]
 

@@ -336,6 +336,14 @@ def test_a_check_of_drafted_tokens_needs_the_logits_of_each(layout: Parallelism)
             assert found["logits_all_gather"].wire_bytes == rows * 128_256 * 2 / 2
 
 
+@pytest.mark.parametrize(("name", "streams"), [("llama-3.1-8b", 1), ("deepseek-v4-flash", 4), ("gemma-3n-e4b", 4)])
+def test_a_pipeline_stage_sends_every_residual_stream(name: str, streams: int) -> None:
+    """Hyper-connections and AltUp keep four streams, each as wide as the hidden size."""
+    model = model_named(name)
+    ops = forward(model, Step(2.0, 100.0), BF16, Parallelism(pp_size=2))
+    assert [op.wire_bytes for op in ops if op.name == "stage_send"] == [200 * streams * model.hidden_size * 2]
+
+
 def test_a_norm_over_all_heads_needs_an_all_reduce_under_tensor_parallelism() -> None:
     """MiniMax-M2 norms queries and keys over all heads: the GPUs add two sums of squares of each token, in fp32."""
     step = Step(4.0, 1.0, 100.0, "decode")
