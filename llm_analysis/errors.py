@@ -37,6 +37,8 @@ _EXPECTED = {
 # A number as people write it: a currency, digits with commas, a unit.
 _WITH_UNIT = re.compile(r"[$€£]?\s*(?P<digits>\d[\d,_]*(?:\.\d+)?)\s*(?P<unit>%|/?[a-zA-Z/]*)")
 _MULTIPLES = {"k": (10**3, 2**10), "m": (10**6, 2**20), "ki": (2**10,), "mi": (2**20,)}
+# A unit with a prefix: only a flag in this unit takes the number without it.
+_SCALED = re.compile(r"(?P<unit>[kmgtp]i?b|[kmgtp]flop|[mun]s).*")
 
 
 class LLMAnalysisError(ValueError):
@@ -105,15 +107,19 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def without_unit(value: object, *, whole: bool = False) -> str:
+def without_unit(value: object, *, whole: bool = False, name: str = "") -> str:
     """Return how to write a number with a unit, as the end of an error line: 4k is 4000 or 4096, 8/s is 8, 90% is 0.9.
 
-    Empty for a value that is no such number, and with `whole` for a fraction.
+    Empty for a value that is no such number, for a unit such as TB that the flag `name` does not end in, and with
+    `whole` for a fraction.
     """
     match = _WITH_UNIT.fullmatch(value.strip()[:_MAX_CHARACTERS]) if isinstance(value, str) else None
     if match is None:
         return ""
     number, unit = float(re.sub("[,_]", "", match["digits"])), match["unit"].lower()
+    scaled = _SCALED.fullmatch(unit)
+    if scaled and scaled["unit"] not in name.lower().rpartition("_")[2]:
+        return ""
     multiples = _MULTIPLES.get(unit, (0.01,) if unit == "%" else (1,))
     values = [number * multiple for multiple in multiples]
     fraction = whole and not all(value.is_integer() for value in values)
@@ -148,14 +154,14 @@ def one_line(error: ValidationError, known: Iterable[str] = (), where: str = "")
     what = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     # The keys of a file have units of their own: 80 GB are not 80 memory_bytes.
     given_as_flag = not where and first["type"] in ("int_type", "float_type")
-    hint = without_unit(first["input"], whole=first["type"] == "int_type") if given_as_flag else ""
+    hint = without_unit(first["input"], whole=first["type"] == "int_type", name=field) if given_as_flag else ""
     return f"{prefix}{field} must be {what}, not {shown(first['input'])}{hint}"
 
 
 def number(name: str, value: object) -> float:
     """Return `value` as a finite float. Raises BadValue for anything else, also for True and False."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadValue(f"{name} must be a number, not {shown(value)}{without_unit(value)}")
+        raise BadValue(f"{name} must be a number, not {shown(value)}{without_unit(value, name=name)}")
     try:
         found = float(value)
     except OverflowError:
