@@ -67,8 +67,8 @@ class Basis:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Notes on assumptions, on numbers taken from another GPU, format or engine, and on what does not fit."""
-        s, w = self.scenario, self.workload
-        ops = [op for timed in (self.prefill, self.decode) for _, op, _ in timed]
+        s, w, encoder = self.scenario, self.workload, self.scenario.model.is_encoder
+        ops = [op for timed in (self.prefill, () if encoder else self.decode) for _, op, _ in timed]
         found = (
             *s.notes,
             *_grouped(s.method.notes(ops)),
@@ -76,7 +76,7 @@ class Basis:
             *band_notes(s, w.num_sequences),
         )
         tokens, limit = w.seq_len + w.num_tokens_to_generate, s.model.max_position_embeddings
-        if some(tokens > limit):
+        if some(tokens > limit) and not encoder:
             shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
             found += (f"{shown} of prompt and output are more than the {limit} positions of {s.model.name}",)
         if w.max_num_seqs and some(w.num_sequences > w.max_num_seqs):

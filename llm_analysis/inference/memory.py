@@ -256,14 +256,14 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     the prompt, or of a chunk. The operators are built again for each context only if the bytes per token depend on the
     context: in a model that expands or scores the whole context, or with a cached prefix that is gathered.
     """
-    w, weights = budget.workload, sum(stage.weights.values())
-    own = w.num_tokens_to_generate + w.cached_prefix_len
-    positions = budget.scenario.model.max_position_embeddings
-    low, high = own + 1.0, real(maximum(w.seq_len + w.num_tokens_to_generate, positions))
+    w, weights, model = budget.workload, sum(stage.weights.values()), budget.scenario.model
+    generated = 0 if model.is_encoder else w.num_tokens_to_generate
+    asked = real(w.seq_len + generated)
+    low, high = generated + w.cached_prefix_len + 1.0, real(maximum(asked, model.max_position_embeddings))
 
     def longer(tokens: Quantity) -> Workload:
         """Return the workload with a prompt that makes sequences of `tokens`."""
-        return w.model_copy(update={"seq_len": maximum(tokens - w.num_tokens_to_generate, w.cached_prefix_len + 1.0)})
+        return w.model_copy(update={"seq_len": maximum(tokens - generated, w.cached_prefix_len + 1.0)})
 
     def stage_for(tokens: Quantity) -> _Stage:
         """Return the stage for sequences of `tokens`."""
@@ -286,7 +286,6 @@ def _longest_context(budget: _Budget, stage: _Stage) -> Quantity:
     if some(at_low > 0):
         # More of the shorter prompts share a pass. If each gathers a cached prefix, they can need more memory than the
         # prompts asked for.
-        asked = real(w.seq_len + w.num_tokens_to_generate)
         at_asked = over(asked)
         longer_fits = where(at_low > 0, 1.0, 0.0) * where(at_asked <= 0, 1.0, 0.0) > 0
         low, at_low = where(longer_fits, asked, low), where(longer_fits, at_asked, at_low)

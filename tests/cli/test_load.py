@@ -241,8 +241,13 @@ def test_the_answer_for_an_encoder_has_one_pass_and_no_decode(ask: Ask) -> None:
     out = ask("infer", "--model_name", "bge-m3", "--gpu_name", "h100-sxm-80gb", "--batch_size_per_gpu", "8").out
     assert "one pass" in out
     assert "sequences/s" in out
-    for word in ("decode", "TPOT", "32 out", "(n - 1)"):
-        assert word not in out.partition("note:")[0]
+    for word in ("decode", "TPOT", "32 out", "(n - 1)", "positions"):
+        assert word not in out
+
+
+def test_the_longest_context_of_an_encoder_is_its_positions(ask: Ask) -> None:
+    question = ("infer", "--model_name", "bert-base-uncased", "--gpu_name", "h100-sxm-80gb", "--seq_len", "512")
+    assert json.loads(ask(*question, "--format", "json").out)["max_context_len"] == 512
 
 
 def test_a_picture_leaves_csv_and_json_readable(ask: Ask, tmp_path: Path) -> None:
