@@ -105,6 +105,7 @@ class Replica:
         self._stalled: list[tuple[float, float]] = []  # (time of the last token, sequences) during prefill steps
         self._lost: dict[int, float] = {}  # preempted requests: the time of their last token
         self._later: dict[int, float] = {}  # requests: the time that their prompt spent in later stages of a pipeline
+        self._leaving: list[tuple[float, int]] = []  # heap of (end, request): their last token may be in a later stage
 
     @property
     def outstanding(self) -> int:
@@ -122,14 +123,16 @@ class Replica:
     def advance(self, until: float = inf, until_finished: float = inf) -> None:
         """Run until the clock reaches `until`, `until_finished` requests have ended, or all have."""
         while self.finished < until_finished:
-            self._take(self.now, 0.0)
+            self._take(self.now)
             if not (self._running or self._waiting or self._prefilling):
                 coming = self._transit[0][0] if self._transit else self._due()
+                if self._leaving:
+                    coming = min(coming, self._leaving[0][0])
                 if coming == inf or coming >= until:
                     self.now = max(self.now, until) if until < inf else self.now
                     return
                 self.now = max(self.now, coming)
-                self._take(self.now, 0.0)
+                self._take(self.now)
                 if not self._waiting:
                     continue
             if self.now >= until:
@@ -148,13 +151,31 @@ class Replica:
         return start + self.policy.front_serial_seconds + self.policy.front_seconds
 
     def _due(self) -> float:
-        """Return when the next request can be submitted."""
-        if self._next >= len(self.requests) or self._next - self.finished >= self.max_concurrency:
+        """Return when the next request can be submitted, as far as that is known."""
+        if self._next >= len(self.requests):
             return inf
-        return self.requests[self._next].due
+        due = self.requests[self._next].due
+        if self._next - self.finished < self.max_concurrency:
+            return due
+        return max(due, self._leaving[0][0]) if self._leaving else inf
 
-    def _take(self, now: float, not_before: float) -> None:
-        """Submit the requests that are due, and queue those that have reached the engine."""
+    def _take(self, now: float) -> None:
+        """Submit the requests that are due, end those with all tokens, and queue those that have reached the engine.
+
+        A client at its concurrency limit sends the next request when one ends.
+        """
+        self._send(now, 0.0)
+        while self._leaving and self._leaving[0][0] <= now:
+            end, i = heappop(self._leaving)
+            self.ended.append(i)
+            self.finished += 1
+            self._send(now, end)
+        transit = self._transit
+        while transit and transit[0][0] <= now:
+            self._waiting.append(transit.popleft()[1])
+
+    def _send(self, now: float, not_before: float) -> None:
+        """Submit the requests that are due, up to the concurrency limit."""
         requests, policy = self.requests, self.policy
         while self._next < len(requests) and self._next - self.finished < self.max_concurrency:
             due = requests[self._next].due
@@ -166,9 +187,6 @@ class Replica:
             self._front_free = start + policy.front_serial_seconds
             self._transit.append((self._front_free + policy.front_seconds, self._next))
             self._next += 1
-        transit = self._transit
-        while transit and transit[0][0] <= now:
-            self._waiting.append(transit.popleft()[1])
 
     def _schedule(self) -> list[Chunk]:
         """Return the prefill work of the next step within its budget: prompts that are begun, then waiting ones."""
@@ -232,22 +250,21 @@ class Replica:
         if parts:
             seconds = self.times.step_seconds(n, self._context, parts, len(ending))
             if self.times.stages > 1 and ending:
-                later = max(self.times.passage_seconds(n, parts, len(ending)) - seconds, 0.0)
+                later = max(self.times.passage_seconds(n, self._context, parts, len(ending)) - seconds, 0.0)
             self.prefill_steps += 1
             self.steps += 1
         self.sequence_seconds += seconds * (self._running + len(self._prefilling))
         self.gpu_seconds += seconds
         self._note_peaks()
         now = self.now = self.now + seconds
-        self._take(now, 0.0)
+        self._take(now)
         if n:
             self._tokens(1, n, seconds)
         elif self._running and parts and not self._stalled:
             self._stalled.append((now - seconds, float(self._running)))
-        before = self.finished
         if ending:
             self._join(ending, now, later)
-        self._finish(now, before)
+        self._finish(now)
 
     def _note_peaks(self) -> None:
         """Raise the peaks to the sequences and cached tokens of now."""
@@ -330,8 +347,8 @@ class Replica:
         self.gpu_seconds += seconds
         self.sequence_seconds += seconds * n
         self._tokens(m, n, seconds)
-        self._take(self.now, 0.0)
-        self._finish(self.now, self.finished)
+        self._take(self.now)
+        self._finish(self.now)
 
     def _tokens(self, m: int, n: int, seconds: float) -> None:
         """Give each of the running sequences `m` tokens over `seconds`."""
@@ -349,11 +366,8 @@ class Replica:
         self._reserved -= n * m
         self._note_peaks()
 
-    def _finish(self, now: float, before: int) -> None:
-        """End the sequences that have all their tokens.
-
-        A client at its concurrency limit sends the next requests if more have finished than `before` the step.
-        """
+    def _finish(self, now: float) -> None:
+        """End the sequences that have all their tokens."""
         ends, step = self._ends, self._step
         while ends and ends[0][0] <= step:
             end, i = heappop(ends)
@@ -363,14 +377,13 @@ class Replica:
                 self._running -= 1
                 self._context -= held + step - start
                 self._close(i, now)
-        if self.finished > before and self.max_concurrency < inf:
-            self._take(now, max(self.end[i] for i in self.ended[before - self.finished :]))
+        if self._leaving:
+            self._take(now)
 
     def _close(self, i: int, now: float) -> None:
-        """Record the end of a request."""
+        """Record the end of a request, whose last token leaves the pipeline as much later as its first one."""
         self.end[i] = now + self._later.pop(i, 0.0)
-        self.ended.append(i)
-        self.finished += 1
+        heappush(self._leaving, (self.end[i], i))
 
     def _full(self, n: int) -> bool:
         """Return whether the next token of `n` sequences does not fit in the KV cache."""

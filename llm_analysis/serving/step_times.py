@@ -131,13 +131,18 @@ class StepTimes(NamedTuple):
         """Return the seconds of the prefill part of chunks in one stage."""
         return self.prefill_launch + sum(self.chunk_seconds(tokens, context) for tokens, context in chunks)
 
-    def passage_seconds(self, n: int, chunks: Sequence[tuple[float, float]], ending: int) -> float:
-        """Return the seconds in which chunks pass all stages of a pipeline, in one micro-batch of `n` sequences.
+    def passage_seconds(
+        self, n: int, total_context: float, chunks: Sequence[tuple[float, float]], ending: int
+    ) -> float:
+        """Return the seconds in which chunks pass all stages of a pipeline, beside the sequences of one micro-batch.
 
-        `body` divides its rows by the stages, because the rows of a step are in as many micro-batches.
+        `body`, `head` and `decode` divide their `n` sequences by the stages, because those of a step are in as many
+        micro-batches; the chunks are in one.
         """
         rows = n + self.stages * sum(tokens for tokens, _ in chunks)
         seconds = self.body(rows) + self.head(n + ending) + self.stages * self._own_seconds(chunks)
+        if n:
+            seconds += self.decode_line(n, total_context)[0]
         return self.with_host(seconds, n + ending, rows)
 
     def with_host(self, seconds: float, sequences: int, prefill_rows: float) -> float:

@@ -20,7 +20,11 @@ simpy = pytest.importorskip("simpy")
 ROWS = [1.0, 64.0, 512.0, 4096.0, 65536.0]
 
 
-def step_times(host: Host = Host(), kinks: tuple[float, ...] = (0.0, 1e6)) -> StepTimes:  # noqa: B008
+def step_times(
+    host: Host = Host(),  # noqa: B008
+    kinks: tuple[float, ...] = (0.0, 1e6),
+    stages: int = 1,
+) -> StepTimes:
     """A made-up GPU: 5 ms for the weights, 40 us per row beyond 64, 10 ns per cached token."""
     return StepTimes(
         body=Table(ROWS, [0.005 + 4e-5 * max(r - 64, 0.0) for r in ROWS]),
@@ -30,6 +34,7 @@ def step_times(host: Host = Host(), kinks: tuple[float, ...] = (0.0, 1e6)) -> St
         prefill=[Table([1.0, 1e5], [1e-8 * k, 1e-8 * k + 1e-4]) for k in kinks],
         prefill_launch=1e-4,
         host=host,
+        stages=stages,
     )
 
 
@@ -44,6 +49,7 @@ class Sequence:
     cached: int = 0
     prompt: int = 0  # to prefill; after a preemption the generated tokens too
     order: int = 0
+    later: float = 0.0  # seconds in which its prompt was in later stages of a pipeline
 
 
 class Reference:
@@ -116,6 +122,11 @@ class Reference:
         while self.env.peek() <= self.env.now:
             yield self.env.timeout(0)
 
+    def release(self, sequence: Sequence) -> Iterator[Any]:
+        """Let the client send another request when the last token of one leaves the last stage."""
+        yield self.env.timeout(sequence.later)
+        self.slots.release(self.held.pop(sequence.number))
+
     def engine(self) -> Iterator[Any]:
         while True:
             while not (self.waiting or self.prefilling or self.running):
@@ -133,19 +144,27 @@ class Reference:
             ending = [s for s, tokens, before in work if before + tokens >= s.prompt]
             context = sum(s.cached for s in self.running)
             parts = [(float(tokens), float(before)) for _, tokens, before in work]
-            yield self.env.timeout(self.times.step_seconds(len(decoding), context, parts, len(ending)))
+            seconds = self.times.step_seconds(len(decoding), context, parts, len(ending))
+            passage = self.times.passage_seconds(len(decoding), context, parts, len(ending)) if ending else 0.0
+            yield self.env.timeout(seconds)
             for s, tokens, _ in work:
                 s.cached += tokens
             for s in decoding:
                 s.cached += 1
+            for s in ending:
+                if not s.tokens and self.times.stages > 1:
+                    s.later = max(passage - seconds, 0.0)
             for s in [*decoding, *ending]:
-                s.tokens.append(self.env.now)
+                s.tokens.append(self.env.now + s.later)
             for s in ending:
                 self.prefilling.remove(s)
                 self.running.append(s)
             for s in [s for s in self.running if len(s.tokens) >= s.request.output_tokens]:
                 self.running.remove(s)
-                self.slots.release(self.held.pop(s.number))
+                if s.later:
+                    self.env.process(self.release(s))
+                else:
+                    self.slots.release(self.held.pop(s.number))
             yield from self.others_at_this_time()
 
 
@@ -210,6 +229,16 @@ def test_both_agree_on_host_time(name: str, host: str) -> None:
 @pytest.mark.parametrize("name", ["mixed", "prefill first", "small cache"])
 def test_both_agree_on_a_closed_loop(name: str) -> None:
     assert_agree(*both(step_times(), POLICIES[name], load(150, inf, 9), 16))
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("max_concurrency", [1, 16, inf])
+@pytest.mark.parametrize("name", ["mixed", "prefill first", "small cache"])
+def test_both_agree_on_a_pipeline(name: str, max_concurrency: float, stages: int) -> None:
+    """A client in a closed loop sends when the last token leaves the last stage, whatever ends in between."""
+    times = step_times(HOSTS["serial"], stages=stages)
+    assert_agree(*both(times, POLICIES[name], load(150, 6.0, 11), max_concurrency))
+    assert_agree(*both(times, POLICIES[name], load(150, inf, 12), max_concurrency))
 
 
 def test_both_agree_where_a_sliding_window_fills_up() -> None:

@@ -10,7 +10,7 @@ from llm_analysis.inference.scenario import Scenario
 from llm_analysis.models.forward import forward
 from llm_analysis.physics.operators import Step
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
+from llm_analysis.serving.step_times import Host, StepTimes, build_step_times, pass_ops
 
 # Dense; latent attention with experts; sliding windows with experts.
 MODELS = {"llama-3.1-8b": 1, "deepseek-r1": 8, "gpt-oss-120b": 8}
@@ -39,6 +39,18 @@ def test_a_step_takes_as_long_as_its_operators(
     chunks = [(tokens, seen)] if tokens else []
     found = times.step_seconds(sequences, sequences * context, chunks, len(chunks))
     assert found == pytest.approx(float(pass_seconds(asked.timed(both))), rel=3e-3)
+
+
+@pytest.mark.parametrize(("sequences", "tokens"), [(0, 700), (64, 300), (200, 3000)])
+def test_a_prompt_passes_all_stages_beside_the_sequences_of_one_micro_batch(sequences: int, tokens: int) -> None:
+    asked = Scenario.of(
+        get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), layout=Parallelism(pp_size=2), runtime=NONE
+    )
+    times = build_step_times(asked, Host(), 8192, 256, 131072.0)
+    prefill = pass_ops(asked, Step(1.0, tokens))
+    both = mixed_step_ops(pass_ops(asked, Step(sequences, 1.0, 900, "decode")), prefill) if sequences else prefill
+    found = times.passage_seconds(sequences, sequences * 900, [(tokens, 0)], 1)
+    assert found == pytest.approx(float(pass_seconds(asked.timed(both))), rel=5e-3)
 
 
 def test_serial_host_time_adds_and_overlapped_host_time_hides() -> None:
