@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadValue, shown
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.serving.metrics import Summary, summarize
+from llm_analysis.serving.metrics import Summary, saturated_throughput, summarize
 from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import (
     LEAST_PROBE,
@@ -153,7 +153,7 @@ def _part(progress: Progress | None, i: int, count: int) -> Progress | None:
 def _of_trace(q: Question) -> float:
     """Return the requests per second of a trace whose requests are all sent at once."""
     run = q.server.run([request._replace(due=0.0) for request in q.trace], q.max_concurrency)
-    return summarize(run, steady=len(q.trace) >= LEAST_PROBE).request_throughput
+    return saturated_throughput(run) if len(q.trace) >= LEAST_PROBE else summarize(run).request_throughput
 
 
 def _point(q: Question, rate: float, saturation: float, progress: Progress | None) -> Point:

@@ -11,6 +11,7 @@ drain included; `steady` leaves both out, as genai-perf does with its measuremen
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def summarize(run: Run, steady: bool = False) -> Summary:
     requests, start, end = run.requests, 0.0, run.duration
     if steady:
         start, end = _steady_window(run)
-        requests = [r for r in run.requests if start <= r.end <= end] or run.requests
+        requests = [r for r in run.requests if start < r.end <= end]
     tokens_out = sum(r.output_tokens for r in requests)
     tokens_in = sum(r.input_tokens for r in requests)
     seconds = end - start
@@ -74,8 +75,22 @@ def tpot(request: Served) -> float:
     return (request.end - request.first) / (request.output_tokens - 1) if request.output_tokens > 1 else 0.0
 
 
+def saturated_throughput(run: Run) -> float:
+    """Return the requests per second that a server ends while others wait, in a run that sent all at once.
+
+    Requests of one length that start together end together, in waves as large as the most running sequences. The rate
+    is therefore that of a whole wave: its requests over the mean time from the end of a request to the end so many
+    requests later.
+    """
+    ends = sorted(r.end for r in run.requests)
+    first, last = len(ends) // 10, bisect_right(ends, _steady_window(run)[1]) - 1
+    wave = min(run.peak_sequences * len({r.replica for r in run.requests}), last - first)
+    spans = [ends[i + wave] - ends[i] for i in range(first, last - wave + 1)]
+    return wave * len(spans) / sum(spans) if sum(spans) else len(ends) / run.duration
+
+
 def _steady_window(run: Run) -> tuple[float, float]:
-    """Return the start and the end of the steady part of a run.
+    """Return the start and the end of the steady part of a run; a request that ends at its start is not in it.
 
     It starts when the first tenth of the requests has ended, and ends when 90 % have ended or no prompt remains: when
     the last request is sent or, if all were sent at once, has its first token. Later steps only decode.
@@ -84,7 +99,7 @@ def _steady_window(run: Run) -> tuple[float, float]:
     start, late = ends[len(ends) // 10], ends[(9 * len(ends)) // 10]
     last_sent, last_first = max(r.sent for r in run.requests), max(r.first for r in run.requests)
     end = min(late, last_sent if last_sent > start else last_first)
-    return (start, end) if end > start else (0.0, run.duration)
+    return (start, end) if any(start < each <= end for each in ends) else (0.0, run.duration)
 
 
 def distribution(values: Iterable[float]) -> Distribution:

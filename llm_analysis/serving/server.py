@@ -14,7 +14,7 @@ from llm_analysis.models.forward import cached_bytes
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.arrivals import arrival_times
 from llm_analysis.serving.lengths import Lengths, make_requests
-from llm_analysis.serving.metrics import summarize, tpot
+from llm_analysis.serving.metrics import saturated_throughput, tpot
 from llm_analysis.serving.policies import check_room, host_of, policy_of
 from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
@@ -142,7 +142,7 @@ def saturation_rate(server: Server, workload: Workload) -> float:
     """
     one = server._replace(num_replicas=1)
     run = one.run(workload.requests(probe_size(one, workload), inf))
-    return server.num_replicas * summarize(run, steady=True).request_throughput
+    return server.num_replicas * saturated_throughput(run)
 
 
 def attainment(run: Run, limits: Mapping[str, float]) -> float:
