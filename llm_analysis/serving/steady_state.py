@@ -19,8 +19,8 @@ prompt and all: o tokens more to prefill per request, so that dT grows by the fa
 
 A request that finds a free slot waits for half of the step that runs, then for the prompts before it, then for the k
 steps of its own prompt. If prefill and decode share steps, prompts queue for the steps: in each, n / (o - 1) requests
-end and as many prompts come, p of them fit, so that u = n k / (p (o - 1)) of the steps carry prompts, and a prompt
-waits for u / (2 (1 - u)) times its own steps (Pollaczek-Khinchine, constant service). If prefill runs first, the
+end and as many prompts come, and p of them fit. The utilization is u = n k / (p (o - 1)), and a prompt waits for
+u / (2 (1 - u)) times its own steps (Pollaczek-Khinchine, constant service). If prefill runs first, the
 prompts that come together run together.
 
 The requests in flight are the running ones and those that wait for their first token (Little's law):
@@ -194,7 +194,7 @@ class StepSeconds(NamedTuple):
     alone: Quantity  # of a decode step
     added: Quantity  # that one prompt adds
     prompt: Quantity  # of all steps of a prompt
-    carrying: Quantity  # fraction of the steps that carry prompts
+    utilization: Quantity  # prompts that come, as a fraction of those that full steps take
 
 
 class Steps:
@@ -219,13 +219,16 @@ class Steps:
         """Return the operators of a decode step at the mean context."""
         return pass_ops(self.scenario, Step(n, 1.0, self.context, "decode"))
 
+    def _budget(self, n: Quantity) -> Quantity:
+        """Return the most prompt tokens of a step beside `n` running sequences."""
+        return maximum(self.policy.max_num_batched_tokens - (n if self.policy.mixed else 0.0), 1.0)
+
     def _with_prompts(self, n: Quantity) -> tuple[Timed, Quantity, Quantity]:
         """Return the operators of a step that carries prompts, how many, and how many steps they take.
 
         On a pipeline these are the prompts of one micro-batch.
         """
-        policy = self.policy
-        budget = maximum(policy.max_num_batched_tokens - (n if policy.mixed else 0.0), 1.0)
+        policy, budget = self.policy, self._budget(n)
         steps = -floor(-self.new / budget)
         each = n / maximum(self.o - 1.0, 1.0)
         # Sequences end at random times: the mean number of ends in those steps in which one ends (Poisson).
@@ -250,13 +253,15 @@ class Steps:
         launches = where(rows > self.host.graph_rows, self.host.prefill, 0.0)
         busy = self.host.around(maximum(pass_seconds(timed), launches), decoding + prompts)
         shared = alone if self.policy.mixed else 0.0
-        together = prompts * self.scenario.layout.pp_size
+        stages = self.scenario.layout.pp_size
+        together = prompts * stages
+        fit = maximum(self._budget(n) / self.new, 1.0) * stages
         ends = n / maximum(self.o - 1.0, 1.0)
         return StepSeconds(
             alone,
             steps * (busy - where(self.o > 1, shared, 0.0)) / together,
             steps * busy,
-            ends * steps / together,
+            ends * steps / fit,
         )
 
     def first_token(self, n: Quantity, cycle: Quantity, step: StepSeconds) -> Quantity:
@@ -266,8 +271,8 @@ class Steps:
         """
         others = 1.0 - 1.0 / self.asked
         running_step = cycle / maximum(self.o - 1.0, 1.0) / 2 * others
-        carrying = minimum(step.carrying, _MOST_BUSY) if self.policy.mixed else 0.0
-        queue = carrying / (2 * (1 - carrying)) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
+        busy = minimum(step.utilization, _MOST_BUSY) if self.policy.mixed else 0.0
+        queue = busy / (2 * (1 - busy)) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
         front = self.policy.front_seconds + self.policy.front_serial_seconds
         return front + running_step + (1 + queue) * step.prompt
 
