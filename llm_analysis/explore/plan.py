@@ -307,7 +307,7 @@ class _Search:
         self.runtime, self.method, self.utilization, self.modes = runtime, method, utilization, modes
         self.points = 0
         self.curves: list[_Curve] = []
-        # prefill workers, each with the seconds of one prompt including the transfer
+        # prefill workers, each with the seconds of one prompt, the transfer included and HTTP and tokenizer not
         self.prefills: list[tuple[_Curve, float]] = []
         self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
         self.notes: dict[str, None] = {}
@@ -592,14 +592,15 @@ class _Search:
         """
         matched = []
         for curve, seconds in prefills:
-            own = seconds * (curve.ttft_edge if edges else 1.0)
-            service, wait = own / curve.ranks, self.limits.ttft - own
+            edge = curve.ttft_edge if edges else 1.0
+            own, alone = seconds * edge, (seconds + curve.steady.front) * edge
+            service, wait = own / curve.ranks, self.limits.ttft - alone
             if wait < 0:
                 continue
             busy = min(2 * wait / (2 * wait + service), MOST_BUSY) if isfinite(wait) else MOST_BUSY
             busy *= 1 - spare
             workers = ceil(rate * service / max(busy, 1e-9) - 1e-12)
-            first = own + float(mean_wait(rate / workers, service))
+            first = alone + float(mean_wait(rate / workers, service))
             matched.append((workers * curve.gpus, first, workers, curve))
         return min(matched, key=lambda each: each[:2])[1:] if matched else None
 

@@ -1,8 +1,9 @@
 """Continuous batching at a number of sequences in flight, for the search of a plan.
 
-The step times and the queue are those of `serving.steady_state`. With T_d(n) the seconds of a decode step, dT(n) those
-that a prompt adds, and o output tokens, a token takes T = T_d + n dT / (o - 1), and a replica serves n / ((o - 1) T)
-requests per second.
+The step times are those of `serving.steady_state`. With T_d(n) the seconds of a decode step, dT(n) those that a prompt
+adds, and o output tokens, a token takes T = T_d + n dT / (o - 1), and a replica serves n / ((o - 1) T) requests per
+second. A request that arrives waits for half of the step that runs and for the prompts before it, in a queue with
+Poisson arrivals and the constant service time dT.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Steady(NamedTuple):
 
     def ttft(self, rate: Figure) -> Figure:
         """Return the mean time to the first token at `rate` requests per second, at most `self.rate`."""
-        return self.front + self.prompt + mean_wait(rate, self.service)
+        return self.front + self.tpot / 2 + mean_wait(rate, self.service) + self.prompt
 
 
 def steady_state(
