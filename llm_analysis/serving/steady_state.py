@@ -179,7 +179,7 @@ def _running(at: Callable[[Quantity], _Phases], asked: Quantity, most: Quantity)
         below = where(under, found, where(low_stayed > 0, below / 2, below))
         low, high = where(under, middle, low), where(under, high, middle)
         high_stayed, low_stayed = where(under, 1.0, 0.0), where(under, 0.0, 1.0)
-    return maximum((low + high) / 2, _LEAST_RUNNING)
+    return maximum(middle, _LEAST_RUNNING)
 
 
 def _fed(policy: Policy, s: Quantity, o: Quantity) -> Quantity:

@@ -216,6 +216,14 @@ def test_without_preemption_the_throughput_is_at_most_the_saturation_rate(concur
     assert found.request_throughput * found.e2e == pytest.approx(concurrency)
 
 
+@pytest.mark.parametrize("concurrency", [1, 2, 16, 300])
+@pytest.mark.parametrize(("model", "gpu"), [("ernie-4.5-0.3b", "dgx-spark"), ("llama-3.1-8b", "h100-sxm-80gb")])
+def test_the_running_sequences_obey_littles_law(model: str, gpu: str, concurrency: int) -> None:
+    """Half of one request was running where the first step of the search had found the root."""
+    found = steady_state(Scenario.of(get_model(model), get_gpu(gpu), method="ideal"), 3, 492, concurrency)
+    assert found.running_sequences == pytest.approx(found.request_throughput * 491 * found.tpot, rel=1e-3)
+
+
 def test_more_requests_in_flight_never_shorten_the_time_per_token() -> None:
     asked = Scenario.of(
         get_model("qwen3-vl-235b-a22b"),
