@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from llm_analysis.serving.step_times import StepTimes
 
-_SLACK = 1e-9  # rounding of the number of steps in a jump
+SLACK = 1e-9  # rounding of a number of steps or tokens
 
 
 class Policy(NamedTuple):
@@ -221,9 +221,12 @@ class Replica:
         if used + total + p.reserve * (self._reserved + to_come) > p.kv_tokens and count:
             return None
         # What a preempted request had in the cache is lost; a new one of a decode worker comes with its cache.
-        done = (
-            0 if i in self._recompute else total if self.decode_only else min(int(total * p.cached_prefix), total - 1)
-        )
+        if i in self._recompute:
+            done = 0
+        elif self.decode_only:
+            done = total
+        else:
+            done = min(int(total * p.cached_prefix + SLACK), total - 1)
         tokens = total - done
         if tokens > budget:
             if not p.chunked and not alone:
@@ -415,6 +418,6 @@ class Replica:
 def _steps_in(wait: float, a: float, g: float) -> int:
     """Return the least number of steps, at least one, that take `wait` seconds or more."""
     if g <= 0:
-        return max(ceil(wait / a - _SLACK), 1)
+        return max(ceil(wait / a - SLACK), 1)
     half = a - g / 2
-    return max(ceil((sqrt(half * half + 2 * g * wait) - half) / g - _SLACK), 1)
+    return max(ceil((sqrt(half * half + 2 * g * wait) - half) / g - SLACK), 1)

@@ -23,6 +23,8 @@ end and as many prompts come, and p of them fit. The utilization is u = n k / (p
 u / (2 (1 - u)) times its own steps (Pollaczek-Khinchine, constant service). If prefill runs first, the
 prompts that come together run together.
 
+The process that receives the requests one after another limits the rate to 1 / front_serial_seconds.
+
 The requests in flight are the running ones and those that wait for their first token (Little's law):
 
     c = n + rate(n) TTFT(n)
@@ -45,7 +47,7 @@ from llm_analysis.inference.passes import mixed_step_ops
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.policies import host_of, policy_of
-from llm_analysis.serving.scheduler import Policy
+from llm_analysis.serving.scheduler import SLACK, Policy
 from llm_analysis.serving.step_times import Host, pass_ops
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power, where
 
@@ -122,8 +124,10 @@ def steady_state(
     slots = where(o > 1, most, _LEAST_RUNNING)
     full = Steps(scenario, policy, steps.host, s, o, most, context).seconds(slots)
     saturated = most / ((o - 1.0) * full.alone + most * full.added * repeated)
+    received = 1.0 / policy.front_serial_seconds if policy.front_serial_seconds else inf
+    saturated = minimum(saturated, received)
     # Only preemption, which starts when requests wait for the cache, makes a full server slower than one with room.
-    rate = where(repeated > 1.0, rate, minimum(rate, saturated))
+    rate = where(repeated > 1.0, minimum(rate, received), minimum(rate, saturated))
     ttft = asked / rate - decoding
     running = where(o > 1, n, 0.0)
     tpot = decoding / maximum(o - 1.0, 1.0)
@@ -184,7 +188,7 @@ def _running(at: Callable[[Quantity], _Phases], asked: Quantity, most: Quantity)
 
 def _fed(policy: Policy, s: Quantity, o: Quantity) -> Quantity:
     """Return the sequences that prompts keep running if every step is full: n / (o - 1) prompts and n tokens."""
-    new = s * (1 - policy.cached_prefix)
+    new = maximum(s - floor(s * policy.cached_prefix + SLACK), 1.0)
     return maximum(policy.max_num_batched_tokens / (1.0 + new / maximum(o - 1.0, 1.0)), 1.0)
 
 
@@ -211,7 +215,7 @@ class Steps:
         context: Quantity | None = None,
     ) -> None:
         self.scenario, self.policy, self.host, self.s, self.o = scenario, policy, host, s, o
-        self.new = maximum(floor(s * (1 - policy.cached_prefix)), 1.0)
+        self.new = maximum(s - floor(s * policy.cached_prefix + SLACK), 1.0)
         self.asked = asked  # requests in flight of one replica
         self.context = s + o / 2 if context is None else context  # mean cached tokens of a running sequence
 
@@ -231,8 +235,9 @@ class Steps:
         policy, budget = self.policy, self._budget(n)
         steps = -floor(-self.new / budget)
         each = n / maximum(self.o - 1.0, 1.0)
-        # Sequences end at random times: the mean number of ends in those steps in which one ends (Poisson).
-        together = where(self.o > 1, minimum(each / (1.0 - power(e, -each)), maximum(n, 1.0)), self.asked)
+        # Sequences end at random times: the mean number of ends in those steps in which one ends (Poisson). Of single
+        # tokens half of the requests are in a step, while the clients of the other half send theirs.
+        together = where(self.o > 1, minimum(each / (1.0 - power(e, -each)), maximum(n, 1.0)), self.asked / 2)
         stages = self.scenario.layout.pp_size
         prompts = maximum(minimum(together / stages, budget / self.new), 1.0)
         chunk = self.new / steps
@@ -291,8 +296,11 @@ class Steps:
                 found["memory bandwidth"] += runs * where(cost.memory > cost.compute, cost.memory, 0.0)
                 found["network"] += runs * cost.network
                 found["kernel launches"] += runs * cost.launch
+        # Requests that the front end receives in turn while a step runs.
+        together = where(self.o > 1, prompts, carried_by_one) * self.scenario.layout.pp_size
+        received, gpu = self.policy.front_serial_seconds * together, sum(found.values())
         least = self.host.least(n)
-        found["host"] = self.host.waits(n) + where(least >= alone, least, 0.0)
+        found["host"] = self.host.waits(n) + where(least >= alone, least, 0.0) + where(received >= gpu, received, 0.0)
         return found
 
 
@@ -324,6 +332,7 @@ def limiting_resource(
     scenario: Scenario, policy: Policy, host: Host, seq_len: float, num_tokens: float, sequences: float, asked: float
 ) -> str:
     """Return the limit of a replica that runs `sequences` on average, with `asked` requests in flight at most."""
-    step = Steps(scenario, policy, host, seq_len, num_tokens, sequences)
+    # Of single tokens all sequences that run are in one step, half of the requests in flight.
+    step = Steps(scenario, policy, host, seq_len, num_tokens, 2.0 * sequences)
     by_cache = _held(policy, seq_len, num_tokens / 2)
     return str(_limit(step.terms(max(sequences, 1.0)), asked, by_cache, float(policy.max_num_seqs)))
