@@ -123,11 +123,10 @@ def steady_state(
     rate = asked / (ttft + decoding)
     slots = where(o > 1, most, _LEAST_RUNNING)
     full = Steps(scenario, policy, steps.host, s, o, most, context).seconds(slots)
-    saturated = most / ((o - 1.0) * full.alone + most * full.added * repeated)
     received = 1.0 / policy.front_serial_seconds if policy.front_serial_seconds else inf
-    saturated = minimum(saturated, received)
-    # Only preemption, which starts when requests wait for the cache, makes a full server slower than one with room.
-    rate = where(repeated > 1.0, minimum(rate, received), minimum(rate, saturated))
+    saturated = minimum(most / ((o - 1.0) * full.alone + most * full.added * repeated), received)
+    # Preemption starts when requests wait for the cache: a server with room is as fast as one without repeated work.
+    rate = minimum(rate, minimum(most / ((o - 1.0) * full.alone + most * full.added), received))
     ttft = asked / rate - decoding
     running = where(o > 1, n, 0.0)
     tpot = decoding / maximum(o - 1.0, 1.0)

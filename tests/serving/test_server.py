@@ -206,6 +206,18 @@ def test_the_closed_form_agrees_with_the_simulation_if_prefill_takes_most_of_the
     assert found.ttft == pytest.approx(measured.ttft.mean, rel=0.4)
 
 
+@pytest.mark.parametrize(("tokens", "concurrency"), [(2, 2), (3, 2), (3, 16)])
+def test_a_server_with_room_in_its_cache_computes_prompts_no_faster_than_a_full_one(
+    scenario: Scenario, tokens: int, concurrency: int
+) -> None:
+    """Of an engine that preempts when the cache is full, 54 % more prompts were computed than fit in the time."""
+    found = steady_state(scenario, 4000, tokens, concurrency)
+    server = build_server(scenario, 5300.0, 4000 + tokens / 2)
+    workload = Workload(uniform(4000, 0.3), fixed(tokens))
+    measured = summarize(server.run(workload.requests(20 * concurrency + 200, inf), concurrency), steady=True)
+    assert found.request_throughput == pytest.approx(measured.request_throughput, rel=0.1)
+
+
 @pytest.mark.parametrize("concurrency", [1, 4, 8, 16, 64, 256])
 def test_without_preemption_the_throughput_is_at_most_the_saturation_rate(concurrency: int) -> None:
     asked = Scenario.of(
