@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
 from llm_analysis.explore.steady import Steady, steady_state
-from llm_analysis.explore.verify import Servers, Simulated, simulated
+from llm_analysis.explore.verify import PREFILL_SEQUENCES, Servers, Simulated, simulated
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _MOST_BATCH = 1024  # most sequences in flight per replica: the largest default of the engines
 CHUNK = 8192  # most tokens of a prefill pass; limits the activations
-_PREFILL_SEQUENCES = 16  # most sequences in a prefill worker, waiting ones included
 MOST_BUSY = 0.95  # largest utilization of a prefill worker
 FORMATS = ("fp8", "int8", "nvfp4")  # formats to try besides the checkpoint's, on GPUs that support them
 MODES = ("aggregated", "disaggregated")
@@ -219,7 +218,7 @@ class Plan(NamedTuple):
         if best.prefill_layout is None:
             return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK)]
         return [
-            Server(s.model, s.dtypes, best.prefill_layout, _PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
+            Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
             Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode"),
         ]
 

@@ -10,10 +10,11 @@ from llm_analysis.inference.scenario import Scenario
 from llm_analysis.serving.lengths import fixed
 from llm_analysis.serving.metrics import Distribution, distribution, summarize
 from llm_analysis.serving.scheduler import Replica, Request
-from llm_analysis.serving.server import Server, Workload, build_server, kv_link
+from llm_analysis.serving.server import Server, Workload, build_server, kv_link, prefill_and_decode
 from llm_analysis.serving.simulation import Run, collect, simulate
 
 FEWEST, MOST = 500, 3000  # requests of a simulation
+PREFILL_SEQUENCES = 16  # most sequences in a prefill worker, waiting ones included
 _TURNOVERS = 6  # times that all sequences in flight are replaced
 
 
@@ -90,15 +91,15 @@ def _disaggregated(
 ) -> Simulated:
     """Return the latencies with prefill workers that send their caches to decode workers."""
     prefill_scenario = servers.prefill or servers.scenario
-    prefill = _server(prefill_scenario, lengths, limits | {"max_num_seqs": 16})
+    prefill = _server(prefill_scenario, lengths, limits | {"max_num_seqs": PREFILL_SEQUENCES})
     link = kv_link(prefill_scenario, float(lengths[0]))
     only = [request._replace(output_tokens=1) for request in requests]
-    policy = prefill.policy._replace(mixed=False, reserve=0.0)
-    prompts = simulate(prefill.times, policy, only, inf, servers.prefill_workers, "least_loaded").requests
+    first, _ = prefill_and_decode(prefill.policy)
+    _, second = prefill_and_decode(decode.policy)
+    prompts = simulate(prefill.times, first, only, inf, servers.prefill_workers, "least_loaded").requests
     wait = link.latency + link.seconds_per_token * lengths[0]
     ready = sorted((served.first + wait, i) for i, served in enumerate(prompts))
-    late = decode.policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
-    workers = [Replica(decode.times, late, inf, decode_only=True) for _ in range(servers.replicas)]
+    workers = [Replica(decode.times, second, inf, decode_only=True) for _ in range(servers.replicas)]
     for k, worker in enumerate(workers):
         worker.submit([requests[i]._replace(due=time) for time, i in ready[k :: servers.replicas]])
         worker.advance()
