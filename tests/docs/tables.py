@@ -11,7 +11,7 @@ from llm_analysis.inference.bands import cells
 from llm_analysis.inference.engines import engine_of
 from llm_analysis.inference.host_terms import FILE as HOST_TERMS
 from llm_analysis.inference.runtimes import runtime_names
-from llm_analysis.models.reading.families import FAMILIES, SAME_AS
+from llm_analysis.models.reading.families.table import FAMILIES, SAME_AS
 from llm_analysis.names import ALIASES
 
 # GPUs: prefill and decode per token in ms, as examples/fastertransformer/README.md cites them.

@@ -15,7 +15,7 @@ from llm_analysis.errors import BadConfig, nearest, one_line, shown
 from llm_analysis.models.config import MAX_LAYERS, ModelConfig
 from llm_analysis.models.forward import num_params, stored_bytes
 from llm_analysis.models.layers.kinds import FEED_FORWARDS, KV_HEADS, MIXERS, base_name
-from llm_analysis.models.reading.families import Family, family_of
+from llm_analysis.models.reading.families.table import Family, family_of
 from llm_analysis.models.reading.fields import (
     ALIASES,
     IGNORED,

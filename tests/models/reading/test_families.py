@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llm_analysis.errors import BadConfig
 from llm_analysis.models.forward import forward, kv_bytes_per_token, num_active_params, num_params
-from llm_analysis.models.reading.families import FAMILIES, SAME_AS
+from llm_analysis.models.reading.families.table import FAMILIES, SAME_AS
 from llm_analysis.models.reading.reader import read_model
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.operators import Step
