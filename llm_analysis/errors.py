@@ -171,6 +171,14 @@ def number(name: str, value: object) -> float:
     return found
 
 
+def whole_number(name: str, value: object, most: int = 10**6, least: int = 1) -> int:
+    """Return a whole number from `least` to `most`. Raises BadValue for anything else."""
+    found = number(name, value)
+    if found != int(found) or not least <= found <= most:
+        raise BadValue(f"{name} must be a whole number from {least} to {most:,}, not {shown(value)}")
+    return int(found)
+
+
 def one_of(name: str, value: object, allowed: tuple[float, ...]) -> float:
     """Return `value` if it is one of `allowed`. Raises BadValue otherwise."""
     if number(name, value) not in allowed:

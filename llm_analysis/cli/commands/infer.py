@@ -9,7 +9,7 @@ from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
-from llm_analysis.errors import BadValue, choice, number
+from llm_analysis.errors import BadValue, choice, whole_number
 from llm_analysis.inference.analysis import estimate, hourly_cost
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.estimate import Estimate
@@ -183,9 +183,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     from llm_analysis.serving.policies import check_room, policy_of
     from llm_analysis.serving.steady_state import steady_state
 
-    requests = number("max_concurrency", flags["max_concurrency"])
-    if not 1 <= requests <= MOST_REQUESTS or requests != int(requests):
-        raise BadValue(f"max_concurrency must be a whole number from 1 to {MOST_REQUESTS:,}, not {requests:g}")
+    requests = whole_number("max_concurrency", flags["max_concurrency"], MOST_REQUESTS)
     other = [name for name in workload.served if name not in ("cached_prefix_len", "prefill_chunk_size")]
     if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
         names = ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir")
@@ -200,8 +198,8 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     inputs, outputs = float(workload.seq_len), float(workload.num_tokens_to_generate)
     policy = policy_of(engine_for(scenario.runtime.engine_name), scenario, inputs + outputs / 2, **changed)
     check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
-    state = steady_state(scenario, inputs, outputs, requests, policy=policy)
-    found = as_dict(scenario, workload, int(requests), state, hourly_cost(flags["cost_per_gpu_hour"]))
+    state = steady_state(scenario, inputs, outputs, float(requests), policy=policy)
+    found = as_dict(scenario, workload, requests, state, hourly_cost(flags["cost_per_gpu_hour"]))
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import inf, isfinite
+from math import inf
 from time import monotonic
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from llm_analysis.cli.flags import OUTPUT, Flag, flags_of, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.pictures import picture_path, with_picture
 from llm_analysis.cli.writing import path_of
-from llm_analysis.errors import BadValue, choice, number, shown, without_unit
+from llm_analysis.errors import BadValue, choice, number, shown, whole_number, without_unit
 from llm_analysis.explore.ranges import values_of
 from llm_analysis.inference.analysis import hourly_cost
 from llm_analysis.inference.question import check_generates
@@ -99,7 +99,7 @@ def load(
     given = locals()
     scenario, _ = asked(flags | {"draft_model_name": None, "num_draft_tokens": 0} | _no_efficiencies())
     choice("router", router, ROUTERS)
-    count_of("dp_size", scenario.layout.dp_size, MOST_REPLICAS)
+    whole_number("dp_size", scenario.layout.dp_size, MOST_REPLICAS)
     _check_unused(given)
     rates = [inf] if trace is not None else _rates(request_rate)
     picture = None if plot is None else picture_path("plot", plot)
@@ -111,10 +111,10 @@ def load(
     share = number("goodput_attainment", goodput_attainment)
     if not 0 < share <= 1:
         raise BadValue(f"goodput_attainment must be above 0 and at most 1, not {share:g}")
-    count = count_of("num_prompts", num_prompts, MOST_PROMPTS)
+    count = whole_number("num_prompts", num_prompts, MOST_PROMPTS)
     inputs, outputs = _lengths(dataset, random_input_len, random_output_len, random_range_ratio)
     requests: Sequence[Request] = read_trace(path_of("trace", trace)) if trace is not None else ()
-    asked_for = Workload(inputs, outputs, burst, count_of("seed", seed, 2**63, 0))
+    asked_for = Workload(inputs, outputs, burst, whole_number("seed", seed, 2**63, 0))
     sample = list(requests) or asked_for.requests(count, inf)
     check_lengths(sample, scenario.model.max_position_embeddings, scenario.model.name)
     longest = max(request.output_tokens for request in sample)
@@ -126,8 +126,8 @@ def load(
         sum(r.input_tokens + r.output_tokens / 2 for r in sample) / len(sample),
         changed=changed,
         router=router,
-        num_prefill_workers=count_of("num_prefill_workers", num_prefill_workers, MOST_REPLICAS, 0),
-        num_decode_workers=count_of("num_decode_workers", num_decode_workers, MOST_REPLICAS, 0),
+        num_prefill_workers=whole_number("num_prefill_workers", num_prefill_workers, MOST_REPLICAS, 0),
+        num_decode_workers=whole_number("num_decode_workers", num_decode_workers, MOST_REPLICAS, 0),
     )
     question = Question(
         scenario=scenario,
@@ -135,7 +135,7 @@ def load(
         workload=asked_for,
         rates=rates,
         num_prompts=count,
-        max_concurrency=inf if max_concurrency is None else count_of("max_concurrency", max_concurrency),
+        max_concurrency=inf if max_concurrency is None else whole_number("max_concurrency", max_concurrency),
         trace=requests,
         limits=None if goodput is None else parse_limits(goodput),
         share=share,
@@ -204,20 +204,12 @@ def number_above(flag: str, value: object) -> float:
     return found
 
 
-def count_of(flag: str, value: object, most: int = 10**6, least: int = 1) -> int:
-    """Return a whole number from `least` to `most`. Raises BadValue."""
-    found = number(flag, value)
-    if not isfinite(found) or found != int(found) or not least <= found <= most:
-        raise BadValue(f"{flag} must be a whole number from {least} to {most:,}, not {shown(value)}")
-    return int(found)
-
-
 def _lengths(dataset: str | None, tokens_in: int, tokens_out: int, ratio: float) -> tuple[Lengths, Lengths]:
     """Return the length distributions of the requests. Raises BadValue, UnknownName."""
     if dataset is not None and dataset != "random":
         return workload({"azure": "azure-conv"}.get(dataset, dataset))
     most = 10**8
-    pair = count_of("random_input_len", tokens_in, most), count_of("random_output_len", tokens_out, most)
+    pair = whole_number("random_input_len", tokens_in, most), whole_number("random_output_len", tokens_out, most)
     spread = number("random_range_ratio", ratio)
     if not 0 <= spread < 1:
         raise BadValue(f"random_range_ratio must be from 0 to below 1, not {spread:g}")
@@ -228,9 +220,9 @@ def _changed(max_num_seqs: object, max_num_batched_tokens: object, utilization: 
     """Return the engine's settings that the user gave. Raises BadValue."""
     changed: dict[str, float] = {}
     if max_num_seqs is not None:
-        changed["max_num_seqs"] = count_of("max_num_seqs", max_num_seqs, 10**5)
+        changed["max_num_seqs"] = whole_number("max_num_seqs", max_num_seqs, 10**5)
     if max_num_batched_tokens is not None:
-        changed["max_num_batched_tokens"] = count_of("max_num_batched_tokens", max_num_batched_tokens)
+        changed["max_num_batched_tokens"] = whole_number("max_num_batched_tokens", max_num_batched_tokens)
     if utilization is not None:
         found = number("gpu_memory_utilization", utilization)
         if not 0 < found <= 1:

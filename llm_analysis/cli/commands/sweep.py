@@ -13,7 +13,7 @@ from llm_analysis.cli.output import Format, Output, complaint, set_log_level
 from llm_analysis.cli.pictures import picture_path, with_picture
 from llm_analysis.cli.progress import Progress, orderly_stop
 from llm_analysis.cli.writing import existing_folder, path_of
-from llm_analysis.errors import BadValue, choice, number, shown
+from llm_analysis.errors import BadValue, choice, shown, whole_number
 from llm_analysis.explore.columns import COLUMNS, larger_is_better
 from llm_analysis.explore.many import ManyGPUs
 from llm_analysis.explore.sweep import Block, Selection, Sweep, Top
@@ -25,6 +25,7 @@ from llm_analysis.report.tables import FORMATS
 
 FILES = (*PRINTING, "must_fit", "format", "log_level")
 DEFAULT_TOP = 20  # rows of a table for people
+MOST_ROWS = 10**9
 INTERRUPTED = 130
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
@@ -82,9 +83,7 @@ def _answered(
     """Return the rows of a sweep, or write them to a file. Raises LLMAnalysisError."""
     found = Sweep(flags)
     selection = Selection.of(None if columns is None else columns.split(","), where)
-    limit = None if top is None else int(number("top", top))
-    if limit is not None and limit < 1:
-        raise BadValue(f"top must be 1 or more, not {limit}")
+    limit = None if top is None else whole_number("top", top, MOST_ROWS)
     if sort is not None:
         sort = column_named(sort, COLUMNS)
         if sort not in selection.columns:
