@@ -128,7 +128,7 @@ def own_draft(model: ModelConfig, name: str = MTP) -> ModelConfig:
             )
         one |= {"mlp_layer_types": (), "num_experts": 0, "num_experts_per_tok": 0, "moe_intermediate_size": 0}
         one |= {"shared_expert_intermediate_size": 0, "moe_latent_size": 0, "zero_expert_num": 0}
-    return ModelConfig(**(dict(model) | one))
+    return model.model_copy(update=one)
 
 
 def _part(kind: type[_Part], flags: Mapping[str, Any]) -> _Part:

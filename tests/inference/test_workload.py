@@ -180,6 +180,14 @@ def test_mtp_uses_an_additional_layer_of_the_model() -> None:
         own_draft(get_model("llama-3.1-8b"))
 
 
+@pytest.mark.parametrize(("name", "draft"), [("llama-3.1-8b", "eagle"), ("deepseek-v3", "mtp")])
+def test_a_model_that_was_counted_before_gives_the_same_draft(name: str, draft: str) -> None:
+    model = get_model(name)
+    first = num_params(own_draft(model, draft))
+    assert num_params(model) > first
+    assert num_params(own_draft(model, draft)) == first
+
+
 def test_a_draft_runs_inside_the_step_of_the_model() -> None:
     """The scheduler's time of a step is counted once, for any number of drafted tokens."""
     slow = NONE.model_copy(update={"name": "slow", "step_seconds": 1.0, "layer_seconds": 1e-6})
