@@ -90,10 +90,6 @@ _HINTS_OF = {
         "batch_size_per_gpu": "in load --max_num_seqs is the most running sequences of a replica",
         "max_ttft": "load has --goodput, such as ttft:500,tpot:50",
         "max_tpot": "load has --goodput, such as ttft:500,tpot:50",
-        **dict.fromkeys(
-            ("draft_model_name", "num_draft_tokens", "acceptance_rate"),
-            "speculative decoding under load is not simulated; infer estimates it for a batch",
-        ),
         "cached_prefix_len": "in load --prefix_cache_hit_rate is the cached fraction of each prompt",
     },
 }

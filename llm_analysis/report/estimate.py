@@ -10,6 +10,7 @@ from llm_analysis.inference.estimate import Estimate, OperatorTime
 from llm_analysis.report.tables import (
     View,
     csv_of,
+    drafting,
     gigabytes,
     rate,
     scaled,
@@ -91,12 +92,11 @@ def heading(e: Estimate, style: str = "table", view: View = View()) -> str:  # n
 
 def _served(e: Estimate) -> str:
     """Return the serving options of the workload, where there are any."""
-    drafted = "1 token" if e.num_draft_tokens == 1 else f"{e.num_draft_tokens} tokens"
     parts = [
         f"{e.num_samples} samples of each prompt" if e.num_samples > 1 else "",
         f"{e.cached_prefix_len} of the prompt tokens cached" if e.cached_prefix_len else "",
         f"prefill in chunks of {e.prefill_chunk_size}" if _is_chunked(e) else "",
-        f"{drafted} drafted by {e.draft_model_name}" if e.num_draft_tokens else "",
+        drafting(e.draft_model_name, e.num_draft_tokens),
         "prefill and decode on separate GPUs" if e.disaggregated else "",
     ]
     return "".join(f"; {part}" for part in parts if part)

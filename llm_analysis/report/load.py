@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from llm_analysis.report.tables import csv_of, table, wrapped
+from llm_analysis.report.tables import csv_of, drafting, table, wrapped
 from llm_analysis.serving.load import Load, Point
 from llm_analysis.serving.metrics import Distribution
 
@@ -44,9 +44,11 @@ def block(load: Load) -> str:
     point = load.points[0]
     s = point.summary
     rate = "all at once" if point.request_rate is None else f"{point.request_rate:.2f}"
+    drafted = drafting(load.draft_model_name, load.num_draft_tokens)
     lines = [
         f"{load.model_name} on {load.num_gpus} x {load.gpu_name}, {load.dtype_name}, "
         f"{f'runtime {load.runtime}' if load.runtime else load.method}",
+        *([f"{drafted}, {load.tokens_per_step:.2f} tokens per step"] if drafted else []),
         f"{' Serving Benchmark Result ':=^{_WIDTH}}",
         _line("Successful requests:", f"{s.num_requests:,}"),
         _line("Request rate configured (req/s):", rate),

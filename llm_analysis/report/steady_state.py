@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
-from llm_analysis.report.tables import csv_of, rate, seconds, table, wrapped
+from llm_analysis.report.tables import csv_of, drafting, rate, seconds, table, wrapped
 from llm_analysis.serving.steady_state import SteadyState
 
 _NO_CACHE = 1e12  # tokens: a capacity that only a model without a cache has
@@ -40,6 +40,9 @@ def as_dict(
         "max_concurrency": max_concurrency,
         "seq_len": workload.seq_len,
         "num_tokens_to_generate": workload.num_tokens_to_generate,
+        "draft_model_name": s.draft_name if workload.num_draft_tokens else None,
+        "num_draft_tokens": workload.num_draft_tokens,
+        "tokens_per_step": workload.tokens_per_step,
         **state._asdict(),
         "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
         "notes": [*s.notes, *([_NEARLY_FULL] if above else []), _CLOSED_FORM],
@@ -59,6 +62,8 @@ def rendered(answer: dict[str, Any], style: str) -> str:
         f"continuous batching, {a['max_concurrency']} requests in flight, {a['seq_len']} tokens in, "
         f"{a['num_tokens_to_generate']} out"
     )
+    if drafted := drafting(a["draft_model_name"], a["num_draft_tokens"]):
+        heading += f"\n{drafted}, {a['tokens_per_step']:.2f} tokens per step"
     rows = [
         ["TTFT (mean)", seconds(a["ttft"])],
         ["TPOT (mean)", seconds(a["tpot"])],

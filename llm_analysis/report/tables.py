@@ -115,3 +115,9 @@ def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue().rstrip("\n")
+
+
+def drafting(draft_model_name: str | None, num_draft_tokens: int) -> str:
+    """Return what drafts how many tokens of a step; empty without speculative decoding."""
+    tokens = "1 token" if num_draft_tokens == 1 else f"{num_draft_tokens} tokens"
+    return f"{tokens} drafted by {draft_model_name}" if num_draft_tokens else ""

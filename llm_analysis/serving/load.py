@@ -76,6 +76,9 @@ class Load(NamedTuple):
     mean_output_tokens: float
     max_num_seqs: int
     max_num_batched_tokens: int
+    draft_model_name: str | None
+    num_draft_tokens: int
+    tokens_per_step: float  # tokens that a decode step adds to a sequence on average
     kv_cache_tokens: float  # of one replica
     saturation_rate: float | None
     goodput_limits: dict[str, float] | None  # seconds
@@ -135,6 +138,9 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
         mean_output_tokens=sum(r.output_tokens for r in rows) / len(rows),
         max_num_seqs=s.policy.max_num_seqs,
         max_num_batched_tokens=s.policy.max_num_batched_tokens,
+        draft_model_name=scenario.draft_name,
+        num_draft_tokens=s.times.speculation.drafted,
+        tokens_per_step=s.times.speculation.tokens,
         kv_cache_tokens=s.policy.kv_tokens,
         saturation_rate=saturation,
         goodput_limits=dict(q.limits) if q.limits else None,
@@ -194,7 +200,7 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
         limiting_resource=limiting_resource(
             q.scenario,
             s.policy,
-            s.times.host,
+            s.times,
             tokens_in,
             tokens_out,
             run.mean_sequences,

@@ -101,6 +101,7 @@ def _kv_capacity(
     a = scenario
     limits = limits_of(fraction_of, utilization, a.gpu.usable_memory_bytes, runtime_bytes(a.layout))
     tokens: Quantity = inf
+    draft = a.of_draft() if a.draft is not None else None
     rows, last = float(policy.max_num_batched_tokens), float(min(policy.max_num_seqs, policy.max_num_batched_tokens))
     for first, end in a.layout.stages(a.model.num_hidden_layers):
         ops = stage_ops(a.model, Step(1.0, rows), a.dtypes, a.layout, first, end)
@@ -109,7 +110,13 @@ def _kv_capacity(
         ops = stage_ops(a.model, Step(last, 1.0), a.dtypes, a.layout, first, end)
         head = max((float(op.activation_bytes) for op in ops if op.name in HEAD), default=0.0)
         activations = rows * a.model.hidden_size * a.dtypes.stream_bytes + max(widest, head)
-        each = cached_bytes(a.model, Step(1.0, 1.0, mean_context - 1.0, "decode"), a.dtypes, a.layout, first, end)
+        one = Step(1.0, 1.0, mean_context - 1.0, "decode")
+        each = cached_bytes(a.model, one, a.dtypes, a.layout, first, end)
+        if draft is not None:  # on one stage
+            layers = draft.model.num_hidden_layers
+            ops = stage_ops(draft.model, one, draft.dtypes, draft.layout, 0, layers)
+            weights += sum(float(op.count) * op.stored_bytes for op in ops)
+            each += cached_bytes(draft.model, one, draft.dtypes, draft.layout, 0, layers)
         for limit in limits:
             free = (limit.size - weights - limit.activations * activations) / limit.cache
             tokens = minimum(tokens, free * mean_context / maximum(each, _LEAST_BYTES))

@@ -1,8 +1,9 @@
 """Discrete-event simulation of one replica of a serving engine with continuous batching.
 
-Every running sequence gets one token per step, so a sequence that joins at step s with o tokens to come ends at step
-s + o; the end steps are kept in a heap. Between two events (an end, an arrival, prefill work, a full KV cache) the
-batch stays as it is and only the number of cached tokens grows, by n per step, so m steps are one jump:
+Every running sequence gets t tokens per step: one, or more with speculative decoding. A sequence that joins at step s
+with o tokens to come ends at step s + ceil(o / t); the end steps are kept in a heap. Between two events (an end, an
+arrival, prefill work, a full KV cache) the batch stays as it is and only the number of cached tokens grows, by n t per
+step, so m steps are one jump:
 
     seconds(m) = m a + g m (m - 1) / 2        a: first of these steps, g: growth per step (decode attention)
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import ceil, inf, sqrt
 from typing import NamedTuple
@@ -56,9 +58,18 @@ class Chunk(NamedTuple):
     """Prefill work of one request in a step: tokens to compute, tokens computed before, tokens of the prompt."""
 
     request: int
-    tokens: int
-    done: int
-    total: int
+    tokens: float
+    done: float
+    total: float
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A prompt in prefill: its tokens computed so far, and in all."""
+
+    request: int
+    done: float
+    total: float
 
 
 class Replica:
@@ -70,6 +81,7 @@ class Replica:
 
     def __init__(self, times: StepTimes, policy: Policy, max_concurrency: float = inf, decode_only: bool = False):
         self.times, self.policy, self.max_concurrency, self.decode_only = times, policy, max_concurrency, decode_only
+        self._pace = times.speculation.tokens  # tokens of a sequence in a step
         self.now = 0.0
         self.requests: list[Request] = []
         self.sent: list[float] = []
@@ -89,17 +101,18 @@ class Replica:
         self._front_free = 0.0
         self._transit: deque[tuple[float, int]] = deque()  # requests that are submitted, but not yet in the engine
         self._waiting: deque[int] = deque()
-        self._prefilling: list[list[int]] = []  # [request, tokens done, tokens in all]
+        self._prefilling: list[Prompt] = []
         self._ends: list[tuple[int, int]] = []  # heap of (end step, request)
         # running requests in the order of admission; ended ones are removed when they come up
         self._admitted: list[int] = []
         self._end_step: dict[int, int] = {}
-        self._start: dict[int, tuple[int, int]] = {}  # (step of joining, cached tokens then)
+        # running requests: (step of joining, cached tokens then, tokens to come after it)
+        self._start: dict[int, tuple[int, float, float]] = {}
         # preempted requests: (tokens to recompute, output tokens to come)
-        self._recompute: dict[int, tuple[int, int]] = {}
+        self._recompute: dict[int, tuple[float, float]] = {}
         self._running = 0
-        self._context = 0  # cached tokens of the running requests
-        self._held = 0  # KV tokens of prompts in prefill
+        self._context = 0.0  # cached tokens of the running requests
+        self._held = 0.0  # KV tokens of prompts in prefill
         self._reserved = 0.0  # output tokens still to come of the running and prefilling ones
         self._step = 0
         self._stalled: list[tuple[float, float]] = []  # (time of the last token, sequences) during prefill steps
@@ -191,14 +204,14 @@ class Replica:
     def _schedule(self) -> list[Chunk]:
         """Return the prefill work of the next step within its budget: prompts that are begun, then waiting ones."""
         p = self.policy
-        budget = p.max_num_batched_tokens - (self._running if p.mixed else 0)
+        budget = p.max_num_batched_tokens - (self._running * self.times.speculation.checked if p.mixed else 0)
         chunks: list[Chunk] = []
-        for entry in self._prefilling:
+        for prompt in self._prefilling:
             if budget <= 0:
                 break
-            i, done, total = entry
-            chunk = Chunk(i, min(budget, total - done), done, total)
-            entry[1] += chunk.tokens
+            left = prompt.total - prompt.done
+            chunk = Chunk(prompt.request, min(budget, left), prompt.done, prompt.total)
+            prompt.done += chunk.tokens
             budget -= chunk.tokens
             chunks.append(chunk)
         while self._waiting and budget > 0 and self._running + len(self._prefilling) < p.max_num_seqs:
@@ -209,7 +222,7 @@ class Replica:
             chunks.append(admitted)
         return chunks
 
-    def _admit(self, budget: int, alone: bool) -> Chunk | None:
+    def _admit(self, budget: float, alone: bool) -> Chunk | None:
         """Return the first chunk of the first waiting request, and admit it; None if it has to wait.
 
         It waits for KV cache or, uncut beyond the budget, for a step of its own (`alone`).
@@ -222,7 +235,7 @@ class Replica:
             return None
         # What a preempted request had in the cache is lost; a new one of a decode worker comes with its cache.
         if i in self._recompute:
-            done = 0
+            done = 0.0
         elif self.decode_only:
             done = total
         else:
@@ -235,7 +248,7 @@ class Replica:
         self._waiting.popleft()
         self._held += total
         self._reserved += to_come
-        self._prefilling.append([i, done + tokens, total])
+        self._prefilling.append(Prompt(i, done + tokens, total))
         return Chunk(i, tokens, done, total)
 
     def _prefill_step(self, chunks: list[Chunk]) -> None:
@@ -281,7 +294,7 @@ class Replica:
         request come `later`.
         """
         done = set(ending)
-        self._prefilling = [entry for entry in self._prefilling if entry[0] not in done]
+        self._prefilling = [prompt for prompt in self._prefilling if prompt.request not in done]
         joined = 0
         for i in ending:
             total, to_come = self._tokens_of(i)
@@ -296,9 +309,9 @@ class Replica:
             if to_come <= 1:
                 self._close(i, now)
                 continue
-            end = self._step + to_come - 1
+            end = self._step + ceil((to_come - 1) / self._pace - SLACK)
             self._end_step[i] = end
-            self._start[i] = (self._step, total)
+            self._start[i] = (self._step, total, to_come - 1)
             heappush(self._ends, (end, i))
             self._admitted.append(i)
             self._running += 1
@@ -308,27 +321,27 @@ class Replica:
         if self._stalled and joined:
             self._stalled.append((now, float(joined)))
 
-    def _tokens_of(self, i: int) -> tuple[int, int]:
+    def _tokens_of(self, i: int) -> tuple[float, float]:
         """Return the tokens that a request has to prefill, and those that it then generates."""
         return self._recompute.get(i) or (self.requests[i].input_tokens, self.requests[i].output_tokens)
 
     def _jump(self, until: float) -> None:
         """Decode until the next event in one go."""
         p, times = self.policy, self.times
-        n = self._running
-        if self._full(n):
+        n, full = self._running, self._full(self._running)
+        if full:
             self._preempt()
             n = self._running
         ends = self._ends
         while self._end_step.get(ends[0][1]) != ends[0][0]:
             heappop(ends)
-        m = ends[0][0] - self._step
-        free = p.kv_tokens - self._context - self._held - p.block_tokens / 2 * n
-        if free < n * m:
-            m = max(int(free // n), 1)
-        line, slope = times.decode_line(n, self._context)
-        base = times.body(n) + times.head(n) + line
-        a, g = times.with_host(base, n, 0.0), slope * n
+        # A preempted request may fit again after one step if a step adds more than the one token of its recomputation.
+        m = 1 if full and self._pace > 1 else ends[0][0] - self._step
+        free, grown = p.kv_tokens - self._context - self._held - p.block_tokens / 2 * n, n * self._pace
+        if free < grown * m:
+            m = max(int(free // grown), 1)
+        base, slope = times.decode_seconds(n, self._context)
+        a, g = times.with_host(base, n, 0.0), slope * grown
         shown = base + float(times.host.waits(float(n)))
         if a > shown:
             # The host's work beside the GPU is slower, until the attention has grown.
@@ -337,7 +350,7 @@ class Replica:
         if len(times.kinks) > 2:
             mean = self._context / n
             edge = next((k for k in times.kinks if k > mean), inf)
-            m = min(m, max(ceil(edge - mean), 1))
+            m = min(m, max(ceil((edge - mean) / self._pace), 1))
         limit = until
         if n < p.max_num_seqs and not self._waiting:  # otherwise an arrival changes nothing before the next end
             limit = min(limit, self._arrival())
@@ -354,7 +367,7 @@ class Replica:
         self._finish(self.now)
 
     def _tokens(self, m: int, n: int, seconds: float) -> None:
-        """Give each of the running sequences `m` tokens over `seconds`."""
+        """Give each of the running sequences the tokens of `m` steps over `seconds`."""
         each = seconds / m
         if self._stalled:
             first_end = self.now - seconds + each
@@ -365,8 +378,8 @@ class Replica:
         else:
             self.gaps.append((each, float(n * m)))
         self._step += m
-        self._context += n * m
-        self._reserved -= n * m
+        self._context += n * m * self._pace
+        self._reserved -= n * m * self._pace
         self._note_peaks()
 
     def _finish(self, now: float) -> None:
@@ -376,9 +389,11 @@ class Replica:
             end, i = heappop(ends)
             if self._end_step.get(i) == end:
                 del self._end_step[i]
-                start, held = self._start.pop(i)
+                start, held, to_come = self._start.pop(i)
+                made = (step - start) * self._pace
                 self._running -= 1
-                self._context -= held + step - start
+                self._context -= held + made
+                self._reserved -= to_come - made  # below zero if the last step had more tokens than were to come
                 self._close(i, now)
         if self._leaving:
             self._take(now)
@@ -391,7 +406,7 @@ class Replica:
     def _full(self, n: int) -> bool:
         """Return whether the next token of `n` sequences does not fit in the KV cache."""
         p = self.policy
-        return self._context + self._held + n + p.block_tokens / 2 * n > p.kv_tokens and n > 1
+        return self._context + self._held + n * self._pace + p.block_tokens / 2 * n > p.kv_tokens and n > 1
 
     def _preempt(self) -> None:
         """Preempt the sequences that were admitted last until the others' next tokens fit."""
@@ -399,9 +414,10 @@ class Replica:
             i = self._admitted.pop()
             if i not in self._end_step:
                 continue
-            end = self._end_step.pop(i)
-            start, held = self._start.pop(i)
-            cached, to_come = held + self._step - start, end - self._step
+            del self._end_step[i]
+            start, held, to_come = self._start.pop(i)
+            made = (self._step - start) * self._pace
+            cached, to_come = held + made, to_come - made
             self._running -= 1
             self._context -= cached
             self._reserved -= to_come

@@ -18,7 +18,7 @@ from llm_analysis.serving.metrics import saturated_throughput, tpot
 from llm_analysis.serving.policies import check_room, host_of, policy_of
 from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
-from llm_analysis.serving.step_times import StepTimes, build_step_times
+from llm_analysis.serving.step_times import PLAIN, Speculation, StepTimes, build_step_times
 
 _BISECTIONS = 8  # bisection steps below the saturation rate: the result is within 0.4 % of it
 LEAST_PROBE, MOST_PROBE = 500, 8000  # requests on a replica in a run that finds the saturation rate or the goodput
@@ -73,6 +73,7 @@ def build_server(
     router: str = "round_robin",
     num_prefill_workers: int = 0,
     num_decode_workers: int = 0,
+    speculation: Speculation = PLAIN,
 ) -> Server:
     """Return the server of a scenario for requests up to `longest` tokens, `mean_context` on average.
 
@@ -87,7 +88,8 @@ def build_server(
     utilization = utilization or engine.defaults_on(scenario.gpu).gpu_memory_utilization
     check_room(scenario, policy.kv_tokens, longest, utilization)
     rows = policy.max_num_batched_tokens + policy.max_num_seqs
-    times = build_step_times(scenario, host_of(engine, scenario), rows, policy.max_num_seqs, max(longest, 2.0))
+    host = host_of(engine, scenario)
+    times = build_step_times(scenario, host, rows, policy.max_num_seqs, max(longest, 2.0), speculation)
     server = Server(times, policy, scenario.layout.dp_size, router)
     if bool(num_prefill_workers) != bool(num_decode_workers):
         raise BadValue("give num_prefill_workers and num_decode_workers together")

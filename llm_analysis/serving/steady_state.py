@@ -10,7 +10,8 @@ token:
     TPOT     = cycle(n) / (o - 1)
 
 n is at most max_num_seqs, what the KV cache holds, and what steps full of prompts keep running; n_max gives the
-saturation rate. A running sequence is more likely a long one: with outputs of different lengths its mean context is
+saturation rate. With speculative decoding a step has t tokens of a sequence, so that the o - 1 tokens take (o - 1) / t
+steps. A running sequence is more likely a long one: with outputs of different lengths its mean context is
 s + E[o^2] / (2 E[o]), for which `output_spread` is E[o^2] / E[o]^2.
 
 An engine that admits a prompt as soon as the prompt fits (reserve 0) fills the cache with prompts while requests wait.
@@ -48,7 +49,7 @@ from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.scheduler import SLACK, Policy
-from llm_analysis.serving.step_times import Host, pass_ops
+from llm_analysis.serving.step_times import PLAIN, Host, Speculation, StepTimes, pass_ops
 from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power, where
 
 _ROUNDS = 8  # steps of false position to the number of running sequences; it is nearly proportional to those in flight
@@ -82,6 +83,7 @@ def steady_state(
     policy: Policy | None = None,
     host: Host | None = None,
     output_spread: float = 1.0,
+    speculation: Speculation = PLAIN,
 ) -> SteadyState:
     """Return the steady state at `max_concurrency` requests in flight, over all replicas.
 
@@ -98,10 +100,12 @@ def steady_state(
     by_cache = _held(policy, s, cached)
     most = minimum(by_cache, float(policy.max_num_seqs))
     if policy.mixed:
-        most = minimum(most, where(o > 1, _fed(policy, s, o), inf))
+        most = minimum(most, where(o > 1, _fed(policy, s, o, speculation), inf))
     busy_replicas = minimum(max_concurrency * 1.0, dp)
     asked = max_concurrency / busy_replicas
-    steps = Steps(scenario, policy, host or host_of(engine, scenario), s, o, asked, context)
+    host = host or host_of(engine, scenario)
+    host = host._replace(stream=host.stream * speculation.tokens)
+    steps = Steps(scenario, policy, host, s, o, asked, context, speculation)
     # prefill of a request with what preemption repeats, over that of its prompt, while requests wait for the cache
     repeated = where(by_cache < policy.max_num_seqs, 1.0 + o / s, 1.0) if policy.reserve == 0 else 1.0
     repeated = where(o > 1, repeated, 1.0)
@@ -111,7 +115,7 @@ def steady_state(
         step = steps.seconds(n)
         added = step.added * where(asked > by_cache, repeated, 1.0)
         # The prompts between a request's tokens are those of the other requests.
-        cycle = (o - 1.0) * step.alone + n * (1.0 - 1.0 / asked) * added
+        cycle = (o - 1.0) / speculation.tokens * step.alone + n * (1.0 - 1.0 / asked) * added
         return _Phases(steps.first_token(n, cycle, step), cycle, n / maximum(cycle, _LEAST_SECONDS), added)
 
     # A prompt alone (o = 1) holds no slot and is never running: all requests in flight wait for their prefill.
@@ -122,11 +126,12 @@ def steady_state(
     ttft = maximum(phases.first_token, waiting)
     rate = asked / (ttft + decoding)
     slots = where(o > 1, most, _LEAST_RUNNING)
-    full = Steps(scenario, policy, steps.host, s, o, most, context).seconds(slots)
+    full = Steps(scenario, policy, host, s, o, most, context, speculation).seconds(slots)
+    decode = (o - 1.0) / speculation.tokens * full.alone
     received = 1.0 / policy.front_serial_seconds if policy.front_serial_seconds else inf
-    saturated = minimum(most / ((o - 1.0) * full.alone + most * full.added * repeated), received)
+    saturated = minimum(most / (decode + most * full.added * repeated), received)
     # Preemption starts when requests wait for the cache: a server with room is as fast as one without repeated work.
-    rate = minimum(rate, minimum(most / ((o - 1.0) * full.alone + most * full.added), received))
+    rate = minimum(rate, minimum(most / (decode + most * full.added), received))
     ttft = asked / rate - decoding
     running = where(o > 1, n, 0.0)
     tpot = decoding / maximum(o - 1.0, 1.0)
@@ -185,10 +190,16 @@ def _running(at: Callable[[Quantity], _Phases], asked: Quantity, most: Quantity)
     return maximum(middle, _LEAST_RUNNING)
 
 
-def _fed(policy: Policy, s: Quantity, o: Quantity) -> Quantity:
-    """Return the sequences that prompts keep running if every step is full: n / (o - 1) prompts and n tokens."""
+def _fed(policy: Policy, s: Quantity, o: Quantity, speculation: Speculation) -> Quantity:
+    """Return the sequences that prompts keep running if all steps are full: n t / (o - 1) prompts, n (k + 1) rows."""
     new = maximum(s - floor(s * policy.cached_prefix + SLACK), 1.0)
-    return maximum(policy.max_num_batched_tokens / (1.0 + new / maximum(o - 1.0, 1.0)), 1.0)
+    each = speculation.checked + new / _decode_steps(o, speculation)
+    return maximum(policy.max_num_batched_tokens / each, 1.0)
+
+
+def _decode_steps(o: Quantity, speculation: Speculation) -> Quantity:
+    """Return the decode steps of a request, one at least."""
+    return maximum((o - 1.0) / speculation.tokens, 1.0)
 
 
 class StepSeconds(NamedTuple):
@@ -212,19 +223,28 @@ class Steps:
         o: Quantity,
         asked: Quantity,
         context: Quantity | None = None,
+        speculation: Speculation = PLAIN,
     ) -> None:
         self.scenario, self.policy, self.host, self.s, self.o = scenario, policy, host, s, o
         self.new = maximum(s - floor(s * policy.cached_prefix + SLACK), 1.0)
+        self.speculation, self.decode_steps = speculation, _decode_steps(o, speculation)
+        self.draft = scenario.of_draft() if speculation.drafted else None
         self.asked = asked  # requests in flight of one replica
         self.context = s + o / 2 if context is None else context  # mean cached tokens of a running sequence
 
     def _decode(self, n: Quantity) -> list[Op]:
-        """Return the operators of a decode step at the mean context."""
-        return pass_ops(self.scenario, Step(n, 1.0, self.context, "decode"))
+        """Return the operators of a decode step at the mean context, those of the drafts included."""
+        spec = self.speculation
+        ops = pass_ops(self.scenario, Step(n, spec.checked, self.context, "decode"))
+        if self.draft is None:
+            return ops
+        drafted = pass_ops(self.draft, Step(n, 1.0, self.context, "decode"))
+        return ops + [op._replace(name=f"draft_{op.name}", count=op.count * spec.drafted) for op in drafted]
 
     def _budget(self, n: Quantity) -> Quantity:
         """Return the most prompt tokens of a step beside `n` running sequences."""
-        return maximum(self.policy.max_num_batched_tokens - (n if self.policy.mixed else 0.0), 1.0)
+        decoding = n * self.speculation.checked if self.policy.mixed else 0.0
+        return maximum(self.policy.max_num_batched_tokens - decoding, 1.0)
 
     def _with_prompts(self, n: Quantity) -> tuple[Timed, Quantity, Quantity]:
         """Return the operators of a step that carries prompts, how many, and how many steps they take.
@@ -233,14 +253,17 @@ class Steps:
         """
         policy, budget = self.policy, self._budget(n)
         steps = -floor(-self.new / budget)
-        each = n / maximum(self.o - 1.0, 1.0)
+        each = n / self.decode_steps
         # Sequences end at random times: the mean number of ends in those steps in which one ends (Poisson). Of single
         # tokens half of the requests are in a step, while the clients of the other half send theirs.
         together = where(self.o > 1, minimum(each / (1.0 - power(e, -each)), maximum(n, 1.0)), self.asked / 2)
         stages = self.scenario.layout.pp_size
         prompts = maximum(minimum(together / stages, budget / self.new), 1.0)
         chunk = self.new / steps
-        prefill = pass_ops(self.scenario, Step(prompts, chunk, self.s - self.new + (self.new - chunk) / 2))
+        part = Step(prompts, chunk, self.s - self.new + (self.new - chunk) / 2)
+        prefill = pass_ops(self.scenario, part)
+        if self.draft is not None:
+            prefill += [op._replace(name=f"draft_prefill_{op.name}") for op in pass_ops(self.draft, part)]
         ops = mixed_step_ops(self._decode(n), prefill) if policy.mixed else prefill
         return self.scenario.timed(ops), prompts, steps
 
@@ -253,14 +276,14 @@ class Steps:
         decoding = n if self.policy.mixed else 0.0
         alone = self.host.around(pass_seconds(self.scenario.timed(self._decode(n))), n)
         timed, prompts, steps = self._with_prompts(n)
-        rows = decoding + prompts * self.new / steps
+        rows = decoding * self.speculation.checked + prompts * self.new / steps
         launches = where(rows > self.host.graph_rows, self.host.prefill, 0.0)
         busy = self.host.around(maximum(pass_seconds(timed), launches), decoding + prompts)
         shared = alone if self.policy.mixed else 0.0
         stages = self.scenario.layout.pp_size
         together = prompts * stages
         fit = maximum(self._budget(n) / self.new, 1.0) * stages
-        ends = n / maximum(self.o - 1.0, 1.0)
+        ends = n / self.decode_steps
         return StepSeconds(
             alone,
             steps * (busy - where(self.o > 1, shared, 0.0)) / together,
@@ -274,7 +297,7 @@ class Steps:
         `cycle` are the seconds from its first to its last token.
         """
         others = 1.0 - 1.0 / self.asked
-        running_step = cycle / maximum(self.o - 1.0, 1.0) / 2 * others
+        running_step = cycle / self.decode_steps / 2 * others
         busy = minimum(step.utilization, _MOST_BUSY) if self.policy.mixed else 0.0
         queue = busy / (2 * (1 - busy)) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
         front = self.policy.front_seconds + self.policy.front_serial_seconds
@@ -284,7 +307,7 @@ class Steps:
         """Return the seconds of the mean step by limiting term; each operator counts under its largest term."""
         decode = self.scenario.timed(self._decode(n))
         alone = pass_seconds(decode)
-        prompts = n / maximum(self.o - 1.0, 1.0) / self.scenario.layout.pp_size
+        prompts = n / self.decode_steps / self.scenario.layout.pp_size
         found: dict[str, Quantity] = dict.fromkeys(_RESOURCES, 0.0)
         timed, carried_by_one, steps = self._with_prompts(n)
         busy = where(self.o > 1, prompts / carried_by_one, 1.0)
@@ -328,10 +351,16 @@ def _limit(terms: dict[str, Quantity], asked: Quantity, by_cache: Quantity, by_s
 
 
 def limiting_resource(
-    scenario: Scenario, policy: Policy, host: Host, seq_len: float, num_tokens: float, sequences: float, asked: float
+    scenario: Scenario,
+    policy: Policy,
+    times: StepTimes,
+    seq_len: float,
+    num_tokens: float,
+    sequences: float,
+    asked: float,
 ) -> str:
     """Return the limit of a replica that runs `sequences` on average, with `asked` requests in flight at most."""
     # Of single tokens all sequences that run are in one step, half of the requests in flight.
-    step = Steps(scenario, policy, host, seq_len, num_tokens, 2.0 * sequences)
+    step = Steps(scenario, policy, times.host, seq_len, num_tokens, 2.0 * sequences, speculation=times.speculation)
     by_cache = _held(policy, seq_len, num_tokens / 2)
     return str(_limit(step.terms(max(sequences, 1.0)), asked, by_cache, float(policy.max_num_seqs)))

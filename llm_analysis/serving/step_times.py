@@ -14,6 +14,9 @@ For a given number of sequences the decode part is linear in the cached tokens b
 up), so two points per stretch are exact. The prefill part over the chunk's tokens is linear in both arguments for the
 same reason. The other tables are linear between grid points whose ratio is 2^(1/4).
 
+With speculative decoding a step checks the k drafted tokens of each sequence beside its last one: n (k + 1) rows pass
+the body and the head. The k passes of the draft model, and its prefill of the prompts, have tables of their own.
+
 The engine's host time is added where the GPU waits for it; work beside the GPU counts if it is the slower of the two.
 """
 
@@ -22,10 +25,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.scenario import Scenario
+from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import stage_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum
@@ -82,6 +86,26 @@ class Table:
         return found
 
 
+class Speculation(NamedTuple):
+    """Speculative decoding: drafted tokens of a sequence in each step, and the tokens that the step adds on average."""
+
+    drafted: int = 0
+    tokens: float = 1.0
+
+    @staticmethod
+    def of(workload: Workload) -> Speculation:
+        """Return that of a workload."""
+        return Speculation(workload.num_draft_tokens, workload.tokens_per_step)
+
+    @property
+    def checked(self) -> float:
+        """Rows of a sequence in a step: its last token and the drafted ones."""
+        return 1.0 + self.drafted
+
+
+PLAIN = Speculation()
+
+
 class StepTimes(NamedTuple):
     """Seconds of the parts of a step (see the head of this file)."""
 
@@ -93,6 +117,8 @@ class StepTimes(NamedTuple):
     prefill_launch: float  # once for all chunks of a step
     host: Host
     stages: int = 1  # of a pipeline; chunks pass one after another, each of which is busy with them for its own layers
+    speculation: Speculation = PLAIN
+    draft: Any = None  # StepTimes of the draft model; None without one, or for n-grams
 
     def decode_line(self, n: int, total_context: float) -> tuple[float, float]:
         """Return (seconds, seconds per cached token) of the decode part at `n` sequences.
@@ -119,13 +145,29 @@ class StepTimes(NamedTuple):
         It runs `n` decode sequences with `total_context` cached tokens, and `chunks` as (tokens, context of each), of
         which `ending` complete a prompt.
         """
-        rows = n + sum(tokens for tokens, _ in chunks)
-        seconds = self.body(rows) + (self.head(n + ending) if n + ending else 0.0)
+        checked = n * self.speculation.checked
+        rows = checked + sum(tokens for tokens, _ in chunks)
+        seconds = self.body(rows) + (self.head(checked + ending) if n + ending else 0.0)
         if n:
             seconds += self.decode_line(n, total_context)[0]
         if chunks:
             seconds += self._own_seconds(chunks)
+        if self.draft:
+            seconds += self._draft_seconds(n, total_context)[0] if n else 0.0
+            seconds += self.draft.step_seconds(0, 0.0, chunks, 0) if chunks else 0.0
         return self.with_host(seconds, n + ending, rows if chunks else 0.0)
+
+    def decode_seconds(self, n: int, total_context: float) -> tuple[float, float]:
+        """Return (seconds, seconds per cached token) of the GPU in a step of `n` decode sequences alone."""
+        checked = n * self.speculation.checked
+        line, slope = self.decode_line(n, total_context)
+        drafted, more = self._draft_seconds(n, total_context) if self.draft else (0.0, 0.0)
+        return self.body(checked) + self.head(checked) + line + drafted, slope + more
+
+    def _draft_seconds(self, n: int, total_context: float) -> tuple[float, float]:
+        """Return (seconds, seconds per cached token) of the draft model's passes in a step of `n` sequences."""
+        seconds, slope = self.draft.decode_seconds(n, total_context)
+        return self.speculation.drafted * seconds, self.speculation.drafted * slope
 
     def _own_seconds(self, chunks: Sequence[tuple[float, float]]) -> float:
         """Return the seconds of the prefill part of chunks in one stage."""
@@ -139,8 +181,9 @@ class StepTimes(NamedTuple):
         `body`, `head` and `decode` divide their `n` sequences by the stages, because those of a step are in as many
         micro-batches; the chunks are in one.
         """
-        rows = n + self.stages * sum(tokens for tokens, _ in chunks)
-        seconds = self.body(rows) + self.head(n + ending) + self.stages * self._own_seconds(chunks)
+        checked = n * self.speculation.checked
+        rows = checked + self.stages * sum(tokens for tokens, _ in chunks)
+        seconds = self.body(rows) + self.head(checked + ending) + self.stages * self._own_seconds(chunks)
         if n:
             seconds += self.decode_line(n, total_context)[0]
         return self.with_host(seconds, n + ending, rows)
@@ -153,11 +196,30 @@ class StepTimes(NamedTuple):
 
 
 def build_step_times(
-    scenario: Scenario, host: Host, max_rows: float, max_sequences: float, max_context: float
+    scenario: Scenario,
+    host: Host,
+    max_rows: float,
+    max_sequences: float,
+    max_context: float,
+    speculation: Speculation = PLAIN,
 ) -> StepTimes:
-    """Return the tables of a scenario, up to the given rows, sequences and context."""
-    rows, sequences = _grid(max_rows), _grid(max_sequences)
-    kinks = sorted({0.0, max_context, *(k for k in scenario.model.decode_kinks if 0 < k < max_context)})
+    """Return the tables of a scenario, up to the given rows, sequences and context. Raises LLMAnalysisError."""
+    draft = scenario.of_draft() if speculation.drafted else None
+    bends = [*scenario.model.decode_kinks, *(draft.model.decode_kinks if draft else ())]
+    kinks = sorted({0.0, max_context, *(k for k in bends if 0 < k < max_context)})
+    checked = speculation.checked
+    times = _tables(scenario, kinks, _grid(max_rows * checked), _grid(max_sequences * checked), checked)
+    return times._replace(
+        host=host._replace(stream=host.stream * speculation.tokens),
+        speculation=speculation,
+        draft=None if draft is None else _tables(draft, kinks, _grid(max_rows), _grid(max_sequences)),
+    )
+
+
+def _tables(
+    scenario: Scenario, kinks: list[float], rows: list[float], sequences: list[float], checked: float = 1.0
+) -> StepTimes:
+    """Return the tables of one model without host time; a decode step has `checked` rows per sequence."""
     common = {(op.name, op.kind) for op in pass_ops(scenario, Step(1.0, 2.0))}
     common &= {(op.name, op.kind) for op in pass_ops(scenario, Step(1.0, 1.0, 2.0, "decode"))}
 
@@ -166,7 +228,7 @@ def build_step_times(
         return round(float(pass_seconds(scenario.timed(ops))), _DIGITS)
 
     def decode_at(context: float) -> Table:
-        return Table(sequences, [seconds(Step(n, 1.0, context, "decode"), "own") for n in sequences])
+        return Table(sequences, [seconds(Step(n, checked, context, "decode"), "own") for n in sequences])
 
     launch = sum(
         float(op.count) * float(cost.launch)
@@ -187,7 +249,7 @@ def build_step_times(
         decode=[decode_at(context) for context in kinks],
         prefill=[prefill_at(context) for context in kinks],
         prefill_launch=round(launch / stages, _DIGITS),
-        host=host,
+        host=Host(),
         stages=stages,
     )
 

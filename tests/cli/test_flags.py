@@ -56,7 +56,6 @@ BAD_FLAGS: list[Case] = [
     ([*INFER, "--lora_rank", "16"], 2, r"--lora_rank; LoRA adapters are not modelled"),
     ([*INFER, "--request_rate", "8"], 2, r"--request_rate; load and plan have it"),
     (["plan", *INFER[1:], "--tp", "8"], 2, r"--tp; plan searches layouts"),
-    (["load", *INFER[1:], "--draft_model", "eagle"], 2, r"--draft_model; speculative decoding under load is not"),
     (["gpus", "--vendor", "AMD"], 2, r"--vendor; give --family$"),
     (["sweep", *INFER[1:], "--tp_size", "1-8"], 1, r"tp_size '1-8' is not a range; write 1:8$"),
     (["sweep", *INFER[1:], "--tp_size", "1..8"], 1, r"tp_size '1..8' is not a range; write 1:8$"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis.serving.scheduler import Policy, Replica, Request
-from llm_analysis.serving.step_times import Host, StepTimes, Table
+from llm_analysis.serving.step_times import PLAIN, Host, Speculation, StepTimes, Table
 
 simpy = pytest.importorskip("simpy")
 
@@ -24,9 +24,10 @@ def step_times(
     host: Host = Host(),  # noqa: B008
     kinks: tuple[float, ...] = (0.0, 1e6),
     stages: int = 1,
+    speculation: Speculation = PLAIN,
 ) -> StepTimes:
     """A made-up GPU: 5 ms for the weights, 40 us per row beyond 64, 10 ns per cached token."""
-    return StepTimes(
+    times = StepTimes(
         body=Table(ROWS, [0.005 + 4e-5 * max(r - 64, 0.0) for r in ROWS]),
         head=Table([1.0, 1e4], [1e-4, 1e-2]),
         kinks=list(kinks),
@@ -35,7 +36,9 @@ def step_times(
         prefill_launch=1e-4,
         host=host,
         stages=stages,
+        speculation=speculation,
     )
+    return times._replace(draft=times._replace(host=Host(), speculation=PLAIN)) if speculation.drafted else times
 
 
 @dataclass
@@ -46,8 +49,9 @@ class Sequence:
     request: Request
     sent: float = 0.0
     tokens: list[float] = field(default_factory=list)  # when each was given
-    cached: int = 0
-    prompt: int = 0  # to prefill; after a preemption the generated tokens too
+    cached: float = 0
+    made: float = 0  # tokens that it was given; each time of `tokens` stands for those of a step
+    prompt: float = 0  # to prefill; after a preemption the generated tokens too
     order: int = 0
     later: float = 0.0  # seconds in which its prompt was in later stages of a pipeline
 
@@ -98,8 +102,8 @@ class Reference:
                 budget -= tokens
         while self.waiting and budget > 0:
             sequence, count = self.waiting[0], len(self.running) + len(self.prefilling)
-            to_come = sequence.request.output_tokens - len(sequence.tokens)
-            reserved = sum(s.request.output_tokens - len(s.tokens) for s in self.running + self.prefilling)
+            to_come = sequence.request.output_tokens - sequence.made
+            reserved = sum(s.request.output_tokens - s.made for s in self.running + self.prefilling)
             need = self.used() + sequence.prompt + p.block_tokens / 2 * (count + 1) + p.reserve * (reserved + to_come)
             if count >= p.max_num_seqs or (count and need > p.kv_tokens):
                 break
@@ -115,7 +119,8 @@ class Reference:
 
     def full(self) -> bool:
         n = len(self.running)
-        return n > 1 and self.used() + n + self.policy.block_tokens / 2 * n > self.policy.kv_tokens
+        coming = n * self.times.speculation.tokens
+        return n > 1 and self.used() + coming + self.policy.block_tokens / 2 * n > self.policy.kv_tokens
 
     def others_at_this_time(self) -> Iterator[Any]:
         """Let the client send all that is due now."""
@@ -133,7 +138,8 @@ class Reference:
                 self.wake = self.env.event()
                 yield self.wake
                 yield from self.others_at_this_time()
-            work = self.admit(self.policy.max_num_batched_tokens - (len(self.running) if self.policy.mixed else 0))
+            checked = len(self.running) * (1 + self.times.speculation.drafted)
+            work = self.admit(self.policy.max_num_batched_tokens - (checked if self.policy.mixed else 0))
             decoding = self.running if self.policy.mixed or not work else []
             while decoding and self.full():
                 victim = max(self.running, key=lambda s: s.order)
@@ -150,7 +156,10 @@ class Reference:
             for s, tokens, _ in work:
                 s.cached += tokens
             for s in decoding:
-                s.cached += 1
+                s.cached += self.times.speculation.tokens
+                s.made += self.times.speculation.tokens
+            for s in ending:
+                s.made += 1
             for s in ending:
                 if not s.tokens and self.times.stages > 1:
                     s.later = max(passage - seconds, 0.0)
@@ -159,7 +168,7 @@ class Reference:
             for s in ending:
                 self.prefilling.remove(s)
                 self.running.append(s)
-            for s in [s for s in self.running if len(s.tokens) >= s.request.output_tokens]:
+            for s in [s for s in self.running if s.made >= s.request.output_tokens - 1e-9]:
                 self.running.remove(s)
                 if s.later:
                     self.env.process(self.release(s))
@@ -239,6 +248,31 @@ def test_both_agree_on_a_pipeline(name: str, max_concurrency: float, stages: int
     times = step_times(HOSTS["serial"], stages=stages)
     assert_agree(*both(times, POLICIES[name], load(150, 6.0, 11), max_concurrency))
     assert_agree(*both(times, POLICIES[name], load(150, inf, 12), max_concurrency))
+
+
+@pytest.mark.parametrize("tokens", [1.0, 2.19, 4.0])
+@pytest.mark.parametrize("name", POLICIES)
+def test_both_agree_on_speculative_decoding(name: str, tokens: float) -> None:
+    """Three drafted tokens are checked in each step, of which some are accepted."""
+    times = step_times(HOSTS["both"], speculation=Speculation(3, tokens))
+    assert_agree(*both(times, POLICIES[name], load(150, 6.0, 13)))
+    assert_agree(*both(times, POLICIES[name], load(150, inf, 14), 16))
+
+
+def test_one_request_with_drafts_takes_a_step_for_each_group_of_accepted_tokens() -> None:
+    """10 further tokens, 4 in each step: 3 steps of 4 rows and 3 passes of the draft."""
+    times = step_times(speculation=Speculation(3, 4.0))
+    replica = Replica(times, Policy())
+    replica.submit([Request(0.0, 100, 11)])
+    replica.advance()
+    first = times.step_seconds(0, 0, [(100.0, 0.0)], 1)
+    steps = [times.step_seconds(1, 100 + 4 * i, [], 0) for i in range(3)]
+    assert replica.first[0] == pytest.approx(first)
+    assert replica.end[0] == pytest.approx(first + sum(steps))
+    plain = step_times()
+    assert steps[0] == pytest.approx(
+        plain.body(4) + plain.head(4) + 4 * plain.decode_line(1, 100)[0] + 3 * (plain.body(1) + plain.head(1))
+    )
 
 
 def test_both_agree_where_a_sliding_window_fills_up() -> None:

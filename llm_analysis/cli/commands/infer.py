@@ -182,9 +182,11 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     from llm_analysis.report.steady_state import rendered as steady_text
     from llm_analysis.serving.policies import check_room, policy_of
     from llm_analysis.serving.steady_state import steady_state
+    from llm_analysis.serving.step_times import Speculation
 
     requests = whole_number("max_concurrency", flags["max_concurrency"], MOST_REQUESTS)
-    other = [name for name in workload.served if name not in ("cached_prefix_len", "prefill_chunk_size")]
+    known = ("cached_prefix_len", "prefill_chunk_size", "num_draft_tokens")
+    other = [name for name in workload.served if name not in known]
     if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
         names = ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir")
         plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
@@ -198,7 +200,8 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     inputs, outputs = float(workload.seq_len), float(workload.num_tokens_to_generate)
     policy = policy_of(engine_for(scenario.runtime.engine_name), scenario, inputs + outputs / 2, **changed)
     check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
-    state = steady_state(scenario, inputs, outputs, float(requests), policy=policy)
+    speculation = Speculation.of(workload)
+    state = steady_state(scenario, inputs, outputs, float(requests), policy=policy, speculation=speculation)
     found = as_dict(scenario, workload, requests, state, hourly_cost(flags["cost_per_gpu_hour"]))
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 

@@ -22,6 +22,7 @@ from llm_analysis.serving.load import Question, answer, parse_limits
 from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import Workload, build_server
 from llm_analysis.serving.simulation import ROUTERS
+from llm_analysis.serving.step_times import Speculation
 
 NOT_SHARED = (  # flags of infer that do not apply to a server
     "batch_size_per_gpu",
@@ -32,9 +33,6 @@ NOT_SHARED = (  # flags of infer that do not apply to a server
     "prefill_chunk_size",
     "use_kv_cache",
     "disaggregated",
-    "draft_model_name",
-    "num_draft_tokens",
-    "acceptance_rate",
     *PRINTING,
     "must_fit",
     "max_num_seqs",
@@ -97,7 +95,7 @@ def load(
     The flags and the result block are those of `vllm bench serve`.
     """
     given = locals()
-    scenario, _ = asked(flags | {"draft_model_name": None, "num_draft_tokens": 0} | _no_efficiencies())
+    scenario, served = asked(flags | _no_efficiencies())
     choice("router", router, ROUTERS)
     whole_number("dp_size", scenario.layout.dp_size, MOST_REPLICAS)
     _check_unused(given)
@@ -128,6 +126,7 @@ def load(
         router=router,
         num_prefill_workers=whole_number("num_prefill_workers", num_prefill_workers, MOST_REPLICAS, 0),
         num_decode_workers=whole_number("num_decode_workers", num_decode_workers, MOST_REPLICAS, 0),
+        speculation=Speculation.of(served),
     )
     question = Question(
         scenario=scenario,
