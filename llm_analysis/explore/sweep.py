@@ -22,6 +22,7 @@ from llm_analysis.explore.where import Condition, column_named, parse_where
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.question import model_of, scenario_of, workload_of
+from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 
 if TYPE_CHECKING:
@@ -134,19 +135,24 @@ class Sweep:
                     lost = prod(len(values) for values in part.values())
                     self.skipped[str(error)] = self.skipped.get(str(error), 0) + lost
                     continue
-                if block is not None:
-                    yielded = True
-                    yield block
+                yielded = True
+                yield block
         if not yielded and first is not None:
             raise first
 
     def _groups_gpus(self) -> bool:
-        """Return whether all GPUs of a sweep can be estimated at once: few points each, and no prompt is too long."""
+        """Return whether all GPUs of a sweep can be estimated at once: few points each, no prompt too long or short."""
         each = prod(len(values) for values in self._open.values())
         inner = prod(len(values) for values in self._within_gpu().values())
         if not can_be_grouped(self.values) or each * inner * len(self.values["gpu_name"]) > 4 * self.block:
             return False
-        longest = max(value for value in self._open["seq_len"] if isinstance(value, int))
+        shortest, longest = (of(v for v in self._open["seq_len"] if isinstance(v, int)) for of in (min, max))
+        prefix, ranks = (
+            max((v for v in self.values[name] if isinstance(v, int)), default=0)
+            for name in ("cached_prefix_len", "cp_size")
+        )
+        if shortest < prefix + max(ranks, 1):
+            return False
         return all(longest <= self._positions(name) for name in self.values["model_name"])
 
     def _positions(self, name: Value) -> int:
@@ -219,31 +225,54 @@ class Sweep:
                 for name, step in zip(names, steps, strict=True)
             }
 
-    def _estimated(
-        self, number: int, choice: Mapping[str, Value], part: Mapping[str, tuple[Value, ...]]
-    ) -> Block | None:
-        """Return the block of a scenario and a part of the open axes; None if no prompt of it is short enough."""
+    def _estimated(self, number: int, choice: Mapping[str, Value], part: Mapping[str, tuple[Value, ...]]) -> Block:
+        """Return the block of a scenario and a part of the open axes, without prompt lengths that are invalid."""
         import numpy as np
 
         scenario = scenario_of(choice, self._known)
-        limit = scenario.model.max_position_embeddings
         flags: dict[str, Any] = dict(choice)
         shape = []
-        for i, (name, values) in enumerate(part.items()):
-            if name == "seq_len" and len(values) > 1:
-                kept = tuple(v for v in values if not isinstance(v, (int, float)) or v <= limit)
-                if lost := len(values) - len(kept):
-                    reason = f"seq_len is more than the {limit} positions of {scenario.model.name}"
-                    others = prod(len(v) for other, v in part.items() if other != name)
-                    self.skipped[reason] = self.skipped.get(reason, 0) + lost * others
-                if not kept:
-                    return None
-                values = kept
+        for i, (name, values) in enumerate(self._valid(scenario, choice, part).items()):
             index = tuple(slice(None) if j == i else None for j in range(len(part)))
             flags[name] = values[0] if len(values) == 1 else np.array(values)[index]
             shape.append(len(values))
         cost = flags.get("cost_per_gpu_hour")
         return Block(number, tuple(shape), estimate(scenario, workload_of(flags, scenario), cost))
+
+    def _valid(
+        self, scenario: Scenario, choice: Mapping[str, Value], part: Mapping[str, tuple[Value, ...]]
+    ) -> Mapping[str, tuple[Value, ...]]:
+        """Return a part with the prompt lengths that are valid, and count the points of the others.
+
+        Raises the error of the first length if none is valid.
+        """
+        lengths, others = part["seq_len"], prod(len(values) for name, values in part.items() if name != "seq_len")
+        if len(lengths) == 1:
+            return part
+        single = {**choice, **{name: values[0] for name, values in part.items()}}
+        limit = scenario.model.max_position_embeddings
+
+        def error_of(length: Value) -> LLMAnalysisError | None:
+            if isinstance(length, (int, float)) and length > limit:
+                return Unsupported(f"seq_len is more than the {limit} positions of {scenario.model.name}")
+            try:
+                workload_of({**single, "seq_len": length}, scenario).check_shared_by(scenario.layout.cp_size)
+            except LLMAnalysisError as error:
+                return error
+            return None
+
+        ends = sorted(lengths, key=lambda length: float(length or 0))
+        if (
+            error_of(ends[0]) is None and error_of(ends[-1]) is None
+        ):  # a length is invalid if it is too short or too long
+            return part
+        errors = [error_of(length) for length in lengths]
+        if errors[0] is not None and all(errors):
+            raise errors[0]
+        for reason in (str(error) for error in errors if error is not None):
+            self.skipped[reason] = self.skipped.get(reason, 0) + others
+        kept = tuple(length for length, error in zip(lengths, errors, strict=True) if error is None)
+        return {**part, "seq_len": kept}
 
 
 class Top:

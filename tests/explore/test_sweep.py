@@ -127,6 +127,21 @@ def test_prompts_beyond_the_positions_of_the_model_are_skipped_with_a_note() -> 
     assert table.notes == ("skipped 1 points: seq_len is more than the 4096 positions of llama-2-7b",)
 
 
+@pytest.mark.parametrize("gpus", ["h100-sxm-80gb", "h100-sxm-80gb,h200-sxm-141gb,a100-sxm-80gb,l40s-48gb"])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"cached_prefix_len": "5"}, "cached_prefix_len 5 must be below seq_len 4"),
+        ({"cp_size": "8"}, "cp_size 8 is more than the 4 tokens of a prompt in one pass; try cp_size 4"),
+    ],
+)
+def test_a_prompt_that_is_too_short_takes_no_longer_one_with_it(gpus: str, given: dict[str, str], reason: str) -> None:
+    table = Sweep(flags(model_name="llama-3.1-8b", gpu_name=gpus, seq_len="4,100,3000", **given)).table()
+    count = len(gpus.split(","))
+    assert table["seq_len"].tolist() == [100, 3000] * count
+    assert table.notes == (f"skipped {count} points: {reason}",)
+
+
 def test_a_sweep_without_a_valid_point_gives_the_first_reason() -> None:
     with pytest.raises(Unsupported, match="tp_size 3 does not divide"):
         Sweep(flags(model_name="llama-3.1-8b", gpu_name="h100-sxm-80gb", tp_size="3,5")).table()
