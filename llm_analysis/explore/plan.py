@@ -455,12 +455,12 @@ class _Search:
 
     def _exceeded(self, run: Simulated) -> str:
         """Return the limit that the means of a simulation exceed; empty if there is none."""
-        low = self.limits
+        limits = self.limits
         for name, value, limit in (
-            ("TTFT", run.ttft.mean, low.ttft),
-            ("TPOT", run.tpot.mean, low.tpot),
-            ("request latency", run.e2e.mean, low.request_latency),
-            ("TPOT", run.tpot.mean, 1 / low.tokens_per_second if low.tokens_per_second else inf),
+            ("TTFT", run.ttft.mean, limits.ttft),
+            ("TPOT", run.tpot.mean, limits.tpot),
+            ("request latency", run.e2e.mean, limits.request_latency),
+            ("TPOT", run.tpot.mean, 1 / limits.tokens_per_second if limits.tokens_per_second else inf),
         ):
             if value > limit:
                 return f"the simulation gives a {name} of {value * 1e3:,.1f} ms"
@@ -503,27 +503,28 @@ class _Search:
         """Return replicas that prefill and decode, at the largest batch within the limits; None if there is none."""
         import numpy as np
 
-        a, b = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
+        ttft_edge, tpot_edge = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
 
         def meets(of: _Curve) -> dict[str, Any]:
-            return self._meets(of.steady.ttft(of.steady.rate) * a, of.steady.tpot * b)
+            return self._meets(of.steady.ttft(of.steady.rate / tpot_edge) * ttft_edge, of.steady.tpot * tpot_edge)
 
         curve = self._refined(curve, meets)
         s = curve.steady
         batch, limited_by = _largest(meets(curve), curve.batch)
         if batch == 0:
             return None
-        capacity = float(np.interp(batch, curve.batch, s.rate)) * curve.ranks
+        rates = s.rate / tpot_edge
+        capacity = float(np.interp(batch, curve.batch, rates)) * curve.ranks
         if self.demand.concurrency is not None:
             replicas = ceil(self.demand.concurrency / (batch * curve.ranks * (1 - spare)))
             in_flight = self.demand.concurrency / (replicas * curve.ranks)
-            rate = float(np.interp(in_flight, curve.batch, s.rate)) * replicas * curve.ranks
+            rate = float(np.interp(in_flight, curve.batch, rates)) * replicas * curve.ranks
         else:
             rate = float(self.demand.request_rate or 0.0)
             replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
-            in_flight = float(np.interp(rate / (replicas * curve.ranks), s.rate, curve.batch))
-        own = float(np.interp(in_flight, curve.batch, s.tpot)) * b
-        first = float(np.interp(in_flight, curve.batch, s.ttft(rate / (replicas * curve.ranks)))) * a
+            in_flight = float(np.interp(rate / (replicas * curve.ranks), rates, curve.batch))
+        own = float(np.interp(in_flight, curve.batch, s.tpot)) * tpot_edge
+        first = float(np.interp(in_flight, curve.batch, s.ttft(rate / (replicas * curve.ranks)))) * ttft_edge
         return self._configured(
             curve,
             None,
@@ -551,13 +552,13 @@ class _Search:
             return
         first, workers, prefill = matched
         for coarse in curves:
-            b = coarse.tpot_edge if edges else 1.0
+            tpot_edge = coarse.tpot_edge if edges else 1.0
 
-            def meets(of: _Curve, b: float = b) -> dict[str, Any]:
-                return self._meets(np.full_like(of.steady.step, first), of.steady.step * b)
+            def meets(of: _Curve, tpot_edge: float = tpot_edge) -> dict[str, Any]:
+                return self._meets(np.full_like(of.steady.step, first), of.steady.step * tpot_edge)
 
             curve = self._refined(coarse, meets)
-            step = curve.steady.step * b
+            step = curve.steady.step * tpot_edge
             batch, limited_by = _largest(meets(curve), curve.batch)
             self.points += 1
             if batch == 0:
@@ -605,21 +606,21 @@ class _Search:
 
     def _rate(self) -> float:
         """Return the requests per second; of a number in flight, as if each met the limits on latency."""
-        d, low = self.demand, self.limits
+        d, limits = self.demand, self.limits
         if d.request_rate is not None:
             return d.request_rate
-        tpot = low.tpot if isfinite(low.tpot) else 0.05
-        first = low.ttft if isfinite(low.ttft) else 1.0
+        tpot = limits.tpot if isfinite(limits.tpot) else 0.05
+        first = limits.ttft if isfinite(limits.ttft) else 1.0
         return float(d.concurrency or 0) / (first + (d.output_tokens - 1) * tpot)
 
     def _meets(self, ttft: Array, tpot: Array) -> dict[str, Any]:
         """Return, for each limit on latency, whether it is met at each batch."""
-        low, steps = self.limits, self.demand.output_tokens - 1
+        limits, steps = self.limits, self.demand.output_tokens - 1
         return {
-            "TTFT": ttft <= low.ttft,
-            "TPOT": tpot <= low.tpot,
-            "request latency": ttft + steps * tpot <= low.request_latency,
-            "tokens/s of one user": tpot * low.tokens_per_second <= 1.0,
+            "TTFT": ttft <= limits.ttft,
+            "TPOT": tpot <= limits.tpot,
+            "request latency": ttft + steps * tpot <= limits.request_latency,
+            "tokens/s of one user": tpot * limits.tokens_per_second <= 1.0,
         }
 
     def _configured(
@@ -682,16 +683,16 @@ class _Search:
 
     def _miss(self, found: Sequence[Configuration], edges: bool, gpu: str) -> Miss:
         """Return the nearest miss of a GPU: beyond the cost or the number of GPUs, else nearest to the latencies."""
-        low, own = self.limits, [c for c in found if c.gpu_name == gpu]
+        limits, own = self.limits, [c for c in found if c.gpu_name == gpu]
         if own:
             nearest = min(own, key=_order)
             hourly = nearest.cost_per_hour or 0.0
             needed: dict[str, float] = {}
-            if nearest.num_gpus > low.gpus:
+            if nearest.num_gpus > limits.gpus:
                 needed["max_gpus"] = nearest.num_gpus
-            if hourly > low.cost_per_hour:
+            if hourly > limits.cost_per_hour:
                 needed["max_cost_per_hour"] = hourly
-            return Miss(_described(nearest), needed, max(nearest.num_gpus / low.gpus, hourly / low.cost_per_hour))
+            return Miss(_described(nearest), needed, max(nearest.num_gpus / limits.gpus, hourly / limits.cost_per_hour))
         misses = [self._miss_of(curve, edges) for curve in self.curves if curve.scenario.gpu.name == gpu]
         if misses and "aggregated" not in self.modes and gpu not in {c.scenario.gpu.name for c, _ in self.prefills}:
             return Miss(f"{gpu}, whose bandwidth between servers is unknown; leave out mode disaggregated", {}, inf)
@@ -704,19 +705,20 @@ class _Search:
         """Return the batch of a scenario that is nearest to the limits, with the replicas that serve the load."""
         import numpy as np
 
-        a, b = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
-        s, low, steps = curve.steady, self.limits, self.demand.output_tokens - 1
-        ttft, tpot = s.ttft(s.rate) * a, s.tpot * b
+        ttft_edge, tpot_edge = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
+        s, limits, steps = curve.steady, self.limits, self.demand.output_tokens - 1
+        rates = s.rate / tpot_edge
+        ttft, tpot = s.ttft(rates) * ttft_edge, s.tpot * tpot_edge
         ratios = {
-            "max_ttft": (ttft, ttft / low.ttft),
-            "max_tpot": (tpot, tpot / low.tpot),
-            "max_request_latency": (ttft + steps * tpot, (ttft + steps * tpot) / low.request_latency),
-            "min_tokens_per_second": (1 / tpot, tpot * low.tokens_per_second),
+            "max_ttft": (ttft, ttft / limits.ttft),
+            "max_tpot": (tpot, tpot / limits.tpot),
+            "max_request_latency": (ttft + steps * tpot, (ttft + steps * tpot) / limits.request_latency),
+            "min_tokens_per_second": (1 / tpot, tpot * limits.tokens_per_second),
         }
-        replicas = np.ceil(self._rate() / (s.rate * curve.ranks) - 1e-12)
+        replicas = np.ceil(self._rate() / (rates * curve.ranks) - 1e-12)
         gpus = replicas * curve.gpus
         hourly = gpus * (curve.price or 0.0)
-        ratios |= {"max_gpus": (gpus, gpus / low.gpus), "max_cost_per_hour": (hourly, hourly / low.cost_per_hour)}
+        ratios |= {"max_gpus": (gpus, gpus / limits.gpus), "max_cost_per_hour": (hourly, hourly / limits.cost_per_hour)}
         worst = np.max(np.stack([ratio for _, ratio in ratios.values()]), axis=0)
         i = int(np.argmin(worst))
         needed = {name: float(value[i]) for name, (value, ratio) in ratios.items() if ratio[i] > 1}

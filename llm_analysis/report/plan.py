@@ -63,16 +63,16 @@ def _demand_text(d: Demand) -> str:
     return f"{d.input_tokens:,} tokens in, {d.output_tokens:,} out, {load}"
 
 
-def _limits_text(low: Limits) -> str:
+def _limits_text(limits: Limits) -> str:
     """Return the limits in words; empty if there are none."""
     found = [
         f"{name} {seconds(value)}"
-        for name, value in (("TTFT", low.ttft), ("TPOT", low.tpot), ("request latency", low.request_latency))
+        for name, value in (("TTFT", limits.ttft), ("TPOT", limits.tpot), ("request latency", limits.request_latency))
         if isfinite(value)
     ]
-    found += [f"{low.tokens_per_second:g} tokens/s of one user at least"] if low.tokens_per_second else []
-    found += [f"cost {low.cost_per_hour:,.2f} an hour"] if isfinite(low.cost_per_hour) else []
-    found += [f"{low.gpus:g} GPUs"] if isfinite(low.gpus) else []
+    found += [f"{limits.tokens_per_second:g} tokens/s of one user at least"] if limits.tokens_per_second else []
+    found += [f"cost {limits.cost_per_hour:,.2f} an hour"] if isfinite(limits.cost_per_hour) else []
+    found += [f"{limits.gpus:g} GPUs"] if isfinite(limits.gpus) else []
     return f"; within {', '.join(found)}" if found else ""
 
 
@@ -163,7 +163,7 @@ def _unit(best: Configuration) -> str:
 
 def _load_table(found: Plan, c: Configuration, style: str) -> str:
     """Return the table of load and latencies of the best configuration, beside the limits."""
-    low = found.limits
+    limits = found.limits
     of = "data-parallel rank" if c.layout.dp_size > 1 else "replica" if c.mode == "aggregated" else "decode worker"
     rows = [
         ("used", f"{c.load:.0%}", f"of the capacity; {c.margin:.0%} is left"),
@@ -172,7 +172,7 @@ def _load_table(found: Plan, c: Configuration, style: str) -> str:
         (
             "tokens/s of one user",
             f"{1 / c.tpot:,.1f}",
-            f"at least {low.tokens_per_second:g}" if low.tokens_per_second else "",
+            f"at least {limits.tokens_per_second:g}" if limits.tokens_per_second else "",
         ),
         ("generated tokens/s", f"{c.tokens_per_sec:,.0f}", f"{c.tokens_per_sec_per_gpu:,.0f} per GPU"),
     ]
@@ -189,12 +189,12 @@ def _time(value: float) -> str:
 
 def _latencies(found: Plan, c: Configuration) -> list[tuple[str, str, str]]:
     """Return the rows of latencies: closed form; limit, simulated mean and 99th percentile."""
-    low, run = found.limits, c.simulated
+    limits, run = found.limits, c.simulated
     rows = []
     for name, value, limit, simulated in (
-        ("TTFT", c.ttft, low.ttft, run and run.ttft),
-        ("TPOT", c.tpot, low.tpot, run and run.tpot),
-        ("request latency", c.request_latency, low.request_latency, run and run.e2e),
+        ("TTFT", c.ttft, limits.ttft, run and run.ttft),
+        ("TPOT", c.tpot, limits.tpot, run and run.tpot),
+        ("request latency", c.request_latency, limits.request_latency, run and run.e2e),
     ):
         cells = [f"limit {_time(limit)}"] if isfinite(limit) else []
         if simulated:

@@ -85,6 +85,16 @@ def test_a_request_waits_for_half_of_the_running_step(inputs: int, outputs: int,
     assert float(np.interp(in_flight, grid, steady.ttft(rate))) == pytest.approx(run.ttft.mean, rel=0.15)
 
 
+@pytest.mark.parametrize("within", ["estimate", "band"])
+@pytest.mark.parametrize("mode", ["aggregated", "disaggregated"])
+def test_the_sequences_in_flight_obey_littles_law_also_at_the_band_edge(within: str, mode: str) -> None:
+    """Replicas with longer steps serve fewer requests; with the rate of the estimate too few were counted at the edge."""
+    c = small(prices=None, within=within, modes=(mode,), simulate=False).best
+    assert c is not None
+    own = c.request_rate / (c.replicas * c.layout.dp_size)
+    assert c.in_flight == pytest.approx(own * 199 * c.tpot, rel=0.01)
+
+
 def test_the_best_configuration_meets_demand_and_limits() -> None:
     found = small(prices=None)
     best = found.best
