@@ -58,8 +58,8 @@ def array_of(name: str, value: Any, shape: tuple[int, ...]) -> Column:
     return column.astype(np.int64) if name in WHOLE and not missing else column
 
 
-def joined(name: str, parts: Sequence[Column]) -> Column:
-    """Return columns of several blocks as one; whole numbers become floats if some are missing."""
+def joined(parts: Sequence[Column]) -> Column:
+    """Return the parts of a column from several blocks as one; whole numbers become floats if some are missing."""
     import numpy as np
 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -138,7 +138,7 @@ class ManyGPUs(NamedTuple):
                 parts.append(array_of(name, value, (len(group.rows), *self.shape[2:])))
             places += [row * self.shape[1] + group.inner for row in group.rows]
         order = np.argsort(np.array(places), kind="stable")
-        column = joined(name, parts).reshape(len(places), each)
+        column = joined(parts).reshape(len(places), each)
         return column[order].reshape(-1)
 
 

@@ -202,7 +202,7 @@ class Sweep:
                 raise BadValue(f"more than {_MOST_ROWS:,} rows; give --where, or write a file")
             if progress:
                 progress(block.points)
-        columns = {name: joined(name, each) if each else array_of(name, 0, (0,)) for name, each in parts.items()}
+        columns = {name: joined(each) if each else array_of(name, 0, (0,)) for name, each in parts.items()}
         return Table(columns, self.points, misfits, self.notes)
 
     @property
@@ -286,7 +286,7 @@ class Top:
     def add(self, columns: dict[str, Column]) -> None:
         """Add the rows of a block, and keep the first ones."""
         parts = [self.table, Table(columns)] if self.table is not None else [Table(columns)]
-        both = Table({name: joined(name, [part[name] for part in parts]) for name in columns})
+        both = Table({name: joined([part[name] for part in parts]) for name in columns})
         if self.sort is not None:
             both = both.sort(self.sort, descending=self.descending)
         self.table = both.head(self.count)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.serving.lengths import fixed
-from llm_analysis.serving.metrics import Distribution, distribution, summarize
+from llm_analysis.serving.metrics import Distribution, distribution, summarize, tpot
 from llm_analysis.serving.scheduler import Replica, Request
 from llm_analysis.serving.server import Server, Workload, build_server, kv_link, prefill_and_decode
 from llm_analysis.serving.simulation import Run, collect, simulate
@@ -114,7 +114,7 @@ def _summed(run: Run, due: Sequence[float]) -> Simulated:
     span = kept[-1][0].end - kept[0][0].end
     return Simulated(
         distribution(served.first - start for served, start in kept),
-        distribution((served.end - served.first) / (served.output_tokens - 1) for served, _ in kept),
+        distribution(tpot(served) for served, _ in kept),
         distribution(served.end - start for served, start in kept),
         (len(kept) - 1) / span if span > 0 else 0.0,
         len(kept),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from textwrap import fill
 
 from llm_analysis.explore.compare import Comparison, Difference, Row
 from llm_analysis.inference.estimate import Estimate
-from llm_analysis.report.tables import csv_of, seconds, table
+from llm_analysis.report.tables import csv_of, seconds, table, wrapped
 from llm_analysis.units import GB
 
 _LETTERS = "ABCDEF"
+_COLUMNS = 80  # width of a sentence
 _LABELS = {
     "prefill_latency": "prefill (TTFT)",
     "decode_latency": "decode per token (TPOT)",
@@ -40,7 +40,11 @@ def rendered(found: Comparison, style: str) -> str:
         return csv_of([_plain(row, letters) for row in found.rows])
     rows = [[_LABELS[row.name], *(_cell(row.name, value) for value in row.values)] for row in found.rows]
     ratios = [[_LABELS[row.name], *map(_ratio, row.ratios[1:])] for row in found.rows]
-    parts = ["\n".join(wrapped(f"{letter}: {_named(e)}") for letter, e in zip(letters, found.estimates, strict=True))]
+    parts = [
+        "\n".join(
+            wrapped(f"{letter}: {_named(e)}", _COLUMNS) for letter, e in zip(letters, found.estimates, strict=True)
+        )
+    ]
     if len(letters) <= 3:
         both = [a + b[1:] for a, b in zip(rows, ratios, strict=True)]
         parts.append(table(both, ["", *letters, *(f"{letter}/A" for letter in letters[1:])], style))
@@ -48,17 +52,14 @@ def rendered(found: Comparison, style: str) -> str:
         parts.append(table(rows, ["", *letters], style))
         differ = [cells for cells in ratios if set(cells[1:]) != {"1.00"}]
         parts.append(table(differ, ["", *(f"{letter}/A" for letter in letters[1:])], style))
-    parts.append("\n".join(wrapped(_sentence(each, letters)) for each in found.differences))
+    parts.append("\n".join(wrapped(_sentence(each, letters), _COLUMNS) for each in found.differences))
     notes = [(letter, note) for letter, e in zip(letters, found.estimates, strict=True) for note in e.notes]
     of: dict[str, str] = {}
     for letter, note in notes:
         of[note] = of.get(note, "") + letter
-    return "\n\n".join([*parts, *(wrapped(f"note on {', '.join(which)}: {note}") for note, which in of.items())])
-
-
-def wrapped(text: str) -> str:
-    """Return a sentence in lines of at most 80 characters, indented from the second on."""
-    return fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join(
+        [*parts, *(wrapped(f"note on {', '.join(which)}: {note}", _COLUMNS) for note, which in of.items())]
+    )
 
 
 def _named(e: Estimate) -> str:

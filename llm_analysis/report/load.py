@@ -6,7 +6,7 @@ import json
 
 from llm_analysis.report.tables import csv_of, drafting, table, wrapped
 from llm_analysis.serving.load import Load, Point
-from llm_analysis.serving.metrics import Distribution
+from llm_analysis.serving.metrics import Distribution, tpot
 
 _WIDTH = 62
 _COLUMNS = 80  # width of a note
@@ -139,7 +139,7 @@ def _request_rows(point: Point) -> list[dict[str, float]]:
             "first_token": r.first,
             "end": r.end,
             "ttft": r.first - r.sent,
-            "tpot": (r.end - r.first) / (r.output_tokens - 1) if r.output_tokens > 1 else 0.0,
+            "tpot": tpot(r),
             "e2e": r.end - r.sent,
             "input_tokens": r.input_tokens,
             "output_tokens": r.output_tokens,
