@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from math import inf
+from math import inf, nextafter
 from typing import NamedTuple
 
 from llm_analysis.errors import BadValue
@@ -104,8 +104,8 @@ def simulate_disaggregated(
 ) -> Run:
     """Return the run of `requests` on prefill workers that send the KV cache of each prompt to decode workers.
 
-    Each goes to the worker with the fewest requests in it. No worker is simulated beyond the time of a cache that could
-    still reach it.
+    Each goes to the worker with the fewest requests in it. No worker is simulated beyond the time of a request or a
+    cache that could still reach it.
     """
     _check_requests(decode, requests)
     _check_requests(prefill, [request._replace(output_tokens=1) for request in requests])
@@ -116,32 +116,33 @@ def simulate_disaggregated(
     sent = [0.0] * len(requests)
     events: list[tuple[float, int, int]] = []  # (time, 0: client sends, 1: cache arrives, request)
     client = 0  # the first request that the client has not sent
-    finished, now = 0, 0.0
+    slots = [0.0] * int(min(max_concurrency, len(requests)))  # heap: from when the client may send another request
+    least = prefill.front_seconds + times.step_seconds(0, 0, [(1.0, 0.0)], 1) + link.latency  # from sending to cache
+    finished = 0
     while finished < len(requests):
-        while client < len(requests) and client - finished < max_concurrency:
-            heappush(events, (max(requests[client].due, now), 0, client))
+        while client < len(requests) and slots:
+            heappush(events, (max(requests[client].due, heappop(slots)), 0, client))
             client += 1
         soonest = events[0][0] if events else inf
+        # In a closed loop the client does not send another request before the clock of a busy decode worker.
+        no_end = min((w.now for w in receivers if w.outstanding), default=inf) if client < len(requests) else inf
         for k, worker in enumerate(senders):
             if worker.outstanding:
-                worker.advance(soonest, worker.finished + 1)
+                worker.advance(min(soonest, nextafter(no_end, inf)), worker.finished + 1)
             for j in _newly_ended(worker):
                 i = at_sender[k][j]
                 arrival = worker.end[j] + link.latency + link.seconds_per_token * requests[i].input_tokens
                 heappush(events, (arrival, 1, i))
         # No cache can reach a decode worker before the next event, nor before the clock of a busy prefill worker.
-        horizon = min([*(w.now for w in senders if w.outstanding), events[0][0] if events else inf])
-        before = finished
+        horizon = min([*(w.now for w in senders if w.outstanding), events[0][0] if events else inf, no_end + least])
         for worker in receivers:
             if worker.outstanding:
-                worker.advance(horizon, worker.finished + 1 if max_concurrency < inf else inf)
-            ended = _newly_ended(worker)
-            finished += len(ended)
-            if ended and max_concurrency < inf:
-                now = max(now, worker.now)
-        if finished > before and max_concurrency < inf:
+                worker.advance(horizon)
+            for j in _newly_ended(worker):
+                finished += 1
+                heappush(slots, worker.end[j])
+        if slots and client < len(requests):
             continue  # the client sends the next requests first
-        now = max(now, horizon) if horizon < inf else now
         while events and events[0][0] <= horizon:
             at, kind, i = heappop(events)
             group, lists = (receivers, at_receiver) if kind else (senders, at_sender)
@@ -150,6 +151,8 @@ def simulate_disaggregated(
                 sent[i] = at
             lists[k].append(i)
             tokens = requests[i].output_tokens if kind else 1
+            if not group[k].outstanding:
+                group[k].advance(at)
             group[k].submit([Request(at, requests[i].input_tokens, tokens)])
         if progress:
             progress(finished / len(requests))

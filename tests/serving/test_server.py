@@ -87,6 +87,17 @@ def test_disaggregated_workers_serve_each_request_once(
     assert tokens == sum(r.output_tokens - 1 for r in run.requests)
 
 
+@pytest.mark.parametrize(("prefill", "decode", "concurrency"), [(1, 1, 7), (2, 3, 7), (2, 3, 40), (3, 1, 20)])
+def test_a_client_of_separate_workers_sends_when_a_request_ends(
+    scenario: Scenario, prefill: int, decode: int, concurrency: int
+) -> None:
+    """With several decode workers it waited for the last of them: 5.7 requests were in flight instead of 7."""
+    server = build_server(scenario, 4096.0, 600.0, num_prefill_workers=prefill, num_decode_workers=decode)
+    run = server.run(CHAT.requests(300, inf), concurrency)
+    sent, ends = sorted(r.sent for r in run.requests), sorted(r.end for r in run.requests)
+    assert sent == [0.0] * concurrency + ends[:-concurrency]
+
+
 def test_a_closed_loop_never_has_more_in_flight_than_asked(server: Server) -> None:
     run = server.run(CHAT.requests(200, inf), 7)
     events = sorted([(r.sent, 1) for r in run.requests] + [(r.end, -1) for r in run.requests])
