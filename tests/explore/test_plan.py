@@ -88,7 +88,7 @@ def test_a_request_waits_for_half_of_the_running_step(inputs: int, outputs: int,
 @pytest.mark.parametrize("within", ["estimate", "band"])
 @pytest.mark.parametrize("mode", ["aggregated", "disaggregated"])
 def test_the_sequences_in_flight_obey_littles_law_also_at_the_band_edge(within: str, mode: str) -> None:
-    """Replicas with longer steps serve fewer requests; with the rate of the estimate too few were counted at the edge."""
+    """Longer steps serve fewer requests: with the rate of the estimate too few replicas were counted at the edge."""
     c = small(prices=None, within=within, modes=(mode,), simulate=False).best
     assert c is not None
     own = c.request_rate / (c.replicas * c.layout.dp_size)
