@@ -86,8 +86,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ),
     _ADDED,
 )
-# Its pass is a loop in C++ too, but the kernels are its own.
-_ALLOWED["llama.cpp"] = FACTORS
+_ALLOWED["llama.cpp"] = FACTORS  # a loop in C++ too, but with kernels of its own
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
 # from the kernels alone agreed with an unpublished measurement of it within 6 to 8 %.
@@ -118,8 +117,9 @@ _RELATIVES = {
     "sglang-rocm": "sglang",
     "tensorrt-llm": "tensorrt-llm-0.20",
 }
-_ALONE = ("llama.cpp",)  # no scheduler and one sequence: not comparable to the servers of _POOL
 _RELATIVES |= dict.fromkeys(_OLD_ATTENTION, "tensorrt-llm-0.20")
+# These fits start from no terms: without a scheduler and with one sequence they are not like the servers of _POOL.
+_ALONE = ("llama.cpp",)
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
@@ -180,11 +180,10 @@ def _fitted(rows: Rows, name: str, prior: Runtime, fp4: Mapping[str, float] = NO
 
     `fp4` are the factors of `fp4_factors`, for an engine that has them.
     """
-    facts = {"name": name, **FACTS.get(name, {}), **({FP4: fp4[""]} if fp4 else {})}
-    allowed = _ALLOWED.get(name, TERMS)
+    facts = {"name": name, **FACTS.get(name, {})} | ({FP4: fp4[""]} if fp4 else {})
+    allowed, always = _ALLOWED.get(name, TERMS), ("step_seconds",) if name in _SYNCHRONOUS else ()
     by_key = {fold_key(rows.measurements[fold[0]], rows.by_model): fold for fold in folds(rows)}
     given = {key: {FP4: fp4.get(rows.measurements[fold[0]].source, fp4[""])} for key, fold in by_key.items() if fp4}
-    always = ("step_seconds",) if name in _SYNCHRONOUS else ()
     tries = [(start, chosen_terms(rows, start, prior, allowed, given, always)) for start in _starts(facts, prior)]
     start, terms = min(tries, key=lambda t: loss(rows, out_of_sample(rows, t[0], t[1], prior, given)))
     whole = fit(rows, start, terms, prior=prior)
