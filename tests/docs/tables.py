@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
-from llm_analysis.calibration.fitting.runtime_fit import FACTORS
+from llm_analysis.calibration.fitting.runtime_fit import FACTORS, FP4
 from llm_analysis.calibration.load_scores import BANDS, GOODPUT
 from llm_analysis.catalog import names
 from llm_analysis.files import read_json
@@ -14,8 +14,8 @@ from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families.table import FAMILIES, SAME_AS
 from llm_analysis.names import ALIASES
 
-# GPUs: prefill and decode per token in ms, as examples/fastertransformer/README.md cites them.
-MEASURED = {1: (63.17, 22.0), 2: (45.45, 13.5)}
+# GPUs: prefill, decode per token and total in ms, as examples/fastertransformer/README.md cites them.
+MEASURED = {1: (63.17, 22.0, 283.6), 2: (45.45, 13.5, 180.9)}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -46,8 +46,8 @@ def benchmark() -> str:
     rows = []
     for gpus, measured in MEASURED.items():
         estimates = [benchmark_estimate(gpus, method) for method in ("calibrated", "published", "ideal")]
-        for i, phase in enumerate(("prefill", "decode per token")):
-            ms = [1e3 * (e.prefill_latency, e.decode_latency)[i] for e in estimates]
+        for i, phase in enumerate(("prefill", "decode per token", "total")):
+            ms = [1e3 * (e.prefill_latency, e.decode_latency, e.total_latency)[i] for e in estimates]
             cells = [f"{value:.2f} ({100 * (value / measured[i] - 1):+.1f} %)" for value in ms]
             rows.append([f"{gpus} A100, {phase}", str(measured[i]), *cells])
     return table(header, rows)
@@ -67,7 +67,7 @@ def runtime_row(r: Runtime) -> list[str]:
     seconds = [(r.step_seconds, 1e3), *((value, 1e6) for value in (r.layer_seconds, r.sequence_seconds))]
     seconds.append((r.collective_seconds, 1e6))
     added = [f"{value * unit:.3g}" if value else "" for value, unit in seconds]
-    factors = ", ".join(f"`{name}` {getattr(r, name):.2f}" for name in FACTORS if getattr(r, name) != 1.0)
+    factors = ", ".join(f"`{name}` {getattr(r, name):.2f}" for name in (*FACTORS, FP4) if getattr(r, name) != 1.0)
     e = r.evidence
     errors = e.note if e.median_error is None or e.p90_error is None else f"{e.median_error:.1%}, {e.p90_error:.1%}"
     return [f"`{r.name}`", str(e.rows), *added, factors, errors]
