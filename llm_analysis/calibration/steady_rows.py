@@ -60,6 +60,7 @@ def _tpots(rows: Sequence[Measurement], runtime: Runtime, terms: HostTerms | Non
         np.array([getattr(m, name) for m in rows]) for name in ("seq_len", "num_tokens", "batch_size")
     )
     policy = policy_of(engine, scenario, tokens + outputs / 2, version=version)
+    policy = policy._replace(front_seconds=terms.front_seconds, front_serial_seconds=terms.front_serial_seconds)
     host = host_from(engine, terms, scenario)
     found = steady_state(scenario, tokens, outputs, requests, policy=policy, host=host)
     return [float(seconds) for seconds in np.broadcast_to(found.tpot, len(rows))]

@@ -149,7 +149,7 @@ def _steady_jobs(paths: Iterable[Path]) -> list[Job]:
 
 def _terms_in(job: Job) -> Any:
     """Return the values of a job that the host terms change."""
-    return job.terms[:4] if isinstance(job, Steady) else (job.times.host, job.policy)
+    return job.terms if isinstance(job, Steady) else (job.times.host, job.policy)
 
 
 def _values(job: Job) -> dict[str, tuple[str, float]]:
