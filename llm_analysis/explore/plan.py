@@ -695,7 +695,7 @@ class _Search:
             return Miss(_described(nearest), needed, max(nearest.num_gpus / limits.gpus, hourly / limits.cost_per_hour))
         misses = [self._miss_of(curve, edges) for curve in self.curves if curve.scenario.gpu.name == gpu]
         if misses and "aggregated" not in self.modes and gpu not in {c.scenario.gpu.name for c, _ in self.prefills}:
-            return Miss(f"{gpu}, whose bandwidth between servers is unknown; leave out mode disaggregated", {}, inf)
+            return Miss(f"{gpu}: its bandwidth between servers is unknown; leave out mode disaggregated", {}, inf)
         if misses:
             return min(misses, key=lambda each: each.excess)
         missing, dtype = min((bytes_, dtype) for (name, dtype), bytes_ in self.unfit.items() if name == gpu)

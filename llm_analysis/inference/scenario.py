@@ -26,7 +26,7 @@ from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
-_GGUF_RUNTIME = "llama.cpp"  # the runtime whose kernels multiply GGUF formats
+_GGUF_RUNTIME = "llama.cpp"  # the runtime with kernels for GGUF formats
 NGRAM = "ngram"  # instead of a draft model: proposes the tokens that followed the same n-gram earlier in the text
 
 

@@ -399,7 +399,7 @@ class Replica:
             self._take(now)
 
     def _close(self, i: int, now: float) -> None:
-        """Record the end of a request, whose last token leaves the pipeline as much later as its first one."""
+        """Record the end of a request. Its last token leaves the pipeline as much later as its first one."""
         self.end[i] = now + self._later.pop(i, 0.0)
         heappush(self._leaving, (self.end[i], i))
 

@@ -92,9 +92,9 @@ class Reference:
         """KV tokens of running sequences and of prompts in prefill."""
         return sum(s.cached for s in self.running) + sum(s.prompt for s in self.prefilling)
 
-    def admit(self, budget: int) -> list[tuple[Sequence, int, int]]:
+    def admit(self, budget: float) -> list[tuple[Sequence, float, float]]:
         """(sequence, tokens, tokens before) of the prefill work of a step."""
-        p, work = self.policy, []
+        p, work = self.policy, list[tuple[Sequence, float, float]]()
         for sequence in self.prefilling:
             tokens = min(budget, sequence.prompt - sequence.cached)
             if tokens > 0:

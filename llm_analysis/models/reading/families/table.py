@@ -283,7 +283,7 @@ SAME_AS = {
     "RefinedWebModel": "falcon",
 }
 
-# Types whose files have the keys of a Llama, but whose layers differ.
+# Types with the keys of a Llama and other layers.
 UNLIKE = {"jetmoe": "its attention has experts", "jina_embeddings_v3": "its matrices have adapters"}
 AS_A_LLAMA = "read as a Llama (RMSNorm, gated feed-forward, rotary positions, no bias unless the file has one)"
 # Keys that a file of an unknown type needs to be read as a Llama, and prefixes of keys that exclude this.
