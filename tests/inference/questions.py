@@ -386,7 +386,7 @@ class Laws:
             yield law("the largest batch fits", self._fits(batch_size_per_gpu=batch), str(batch))
         if batch < 10**8:
             yield law("one sequence more does not fit", not self._fits(batch_size_per_gpu=batch + 1), str(batch + 1))
-        context, n = e.max_context_len, w.num_tokens_to_generate
+        context, n = e.max_context_len, 0 if self.s.model.is_encoder else w.num_tokens_to_generate
         limit = max(self.s.model.max_position_embeddings, w.seq_len + n)
         if context > n + w.cached_prefix_len:
             yield law("the longest context fits", self._fits(seq_len=context - n), str(context))
