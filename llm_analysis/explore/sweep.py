@@ -262,9 +262,8 @@ class Sweep:
             return None
 
         ends = sorted(lengths, key=lambda length: float(length or 0))
-        if (
-            error_of(ends[0]) is None and error_of(ends[-1]) is None
-        ):  # a length is invalid if it is too short or too long
+        # A length is invalid if it is too short or too long, so the shortest and the longest show whether any is.
+        if error_of(ends[0]) is None and error_of(ends[-1]) is None:
             return part
         errors = [error_of(length) for length in lengths]
         if errors[0] is not None and all(errors):

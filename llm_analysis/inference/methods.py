@@ -32,7 +32,7 @@ from llm_analysis.units import Quantity
 METHODS = ("calibrated", "published", "ideal")
 _DEFAULT_METHOD = "calibrated"
 _LEAST_FRACTION = 1e-6  # a smaller efficiency is a typing error, and its times would overflow
-# An operator without time of its own: the measured attention kernels rotate Q and K and write the cache themselves.
+# Takes no time: the measured attention kernels include rotary embedding and the write to the KV cache.
 _FREE = Found(Efficiency(memory=inf), Evidence())
 
 

@@ -86,7 +86,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ),
     _ADDED,
 )
-_ALLOWED["llama.cpp"] = FACTORS  # a loop in C++ too, but with kernels of its own
+_ALLOWED["llama.cpp"] = FACTORS  # its loop is C++ too; its kernels differ from the measured ones
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
 # from the kernels alone agreed with an unpublished measurement of it within 6 to 8 %.
