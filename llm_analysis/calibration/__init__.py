@@ -6,6 +6,7 @@ timing             many measurements timed at once, as arrays
 validation         errors of the estimates against measurements
 steady_rows        serving rows of such a CSV, estimated in steady state
 load_runs          a CSV of published runs of serving under load
+load_definitions   how their benchmarks work: lengths, settings, repeated prompts
 load_estimates     such runs as simulations
 load_scores        errors of these simulations
 load_measurements  such runs as rows for a calibration

@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
 
+from llm_analysis.calibration.load_definitions import (
+    cached_prefix,
+    lengths_of,
+    requests_of,
+    settings_of,
+    version_of,
+)
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, transport_of
 from llm_analysis.calibration.measurements import formats_of, gpu_named, model_named
 from llm_analysis.errors import BadValue, shown
-from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.engines import Engine, engine_for
 from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
 from llm_analysis.serving.metrics import Summary, summarize
 from llm_analysis.serving.policies import host_from, policy_of
 from llm_analysis.serving.scheduler import Policy
@@ -36,46 +41,10 @@ from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
 MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only the steady part is used
 _WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
-_LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled
-_MOST_OF_VLLM = 1024  # default `max_num_seqs` of vLLM from 0.8 on, for offline runs that do not state theirs
 _TENSORRT_LLM = "tensorrt-llm"
 _CHAT = "chat endpoint"  # words in the notes of a run
-_CHUNKED = "chunked prefill TRUE"  # the same, in versions of vLLM with a flag for it
-# Versions that are those of another product, or a date, and the engine that was in it.
-_VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
-_ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
-
-
-def _lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
-    """Return the input and output lengths of a run, with its means."""
-    if not run.mean_output > 0:
-        raise BadValue("mean_output_tokens is missing")
-    inputs, outputs = fixed(run.mean_input), fixed(run.mean_output)
-    if run.lengths.startswith("uniform from 0"):
-        return uniform(run.mean_input, 1.0), uniform(run.mean_output, 1.0)
-    if run.lengths == "fixed" or run.dataset in ("random", "synthetic") or "longctx" in run.dataset:
-        return inputs, outputs
-    shape_in, shape_out = workload("sharegpt")
-    if "CNN" in run.dataset:
-        return workload("arxiv-summarization")[0].scaled_to(run.mean_input), outputs
-    if "multi-turn" in run.dataset:
-        shape_in, shape_out = workload("sharegpt-multiturn")
-    if "LongBench" in run.dataset:
-        shape_in, shape_out = workload("mooncake-conversation")
-        shape_in = shape_in._replace(cap=_LONGEST_OF_MLPERF)
-    capped = next((c for name, c in _CAPS.items() if name in run.dataset or name in run.lengths), inf)
-    return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
-
-
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
-_CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
-
-
-def _version_of(run: LoadRun) -> str:
-    """Return the version of a run's engine."""
-    if run.runtime != _TENSORRT_LLM:
-        return run.version
-    return next((known for start, known in _VERSIONS.items() if run.version.startswith(start)), run.version)
+_ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
 
 
 def _engine_of(run: LoadRun, version: tuple[int, int] | None) -> Engine:
@@ -83,7 +52,7 @@ def _engine_of(run: LoadRun, version: tuple[int, int] | None) -> Engine:
 
     The server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
     """
-    name = of_version(run.runtime, _version_of(run))
+    name = of_version(run.runtime, version_of(run))
     if name.startswith(_TENSORRT_LLM) and name != _TENSORRT_LLM:
         older = {"host_overlapped": False, "runtimes": ["tensorrt-llm-0.20"]}
         return engine_for(_TENSORRT_LLM).model_copy(update=older)
@@ -99,7 +68,7 @@ def scenario_of(run: LoadRun) -> Scenario:
         ep_size=run.ep_size,
         dp_size=run.dp_size if run.ep_size > run.tp_size else 1,
     )
-    name = of_version(run.runtime, _version_of(run))
+    name = of_version(run.runtime, version_of(run))
     if name not in runtime_names():
         raise BadValue(f"unknown runtime {shown(run.runtime)}")
     runtime = build_for(get_runtime(name), gpu).without(run.source, gpu.name, model.name)
@@ -177,14 +146,6 @@ def saturation_of(prepared: Prepared) -> float:
     return float(found.saturation_rate) / scenario.layout.dp_size
 
 
-def limits_of(run: LoadRun) -> dict[str, float]:
-    """Return MLPerf's limits on the latencies of a run, in seconds; empty for other benchmarks."""
-    if "LoadGen" not in run.notes or run.arrival != "poisson":
-        return {}
-    scenarios: dict[str, dict[str, float]] = read_json(DATA / "mlperf_limits.json")["limits"].get(run.model_name, {})
-    return next((limits for name, limits in scenarios.items() if name in run.notes), {})
-
-
 def goodput_of(prepared: Prepared, limits: Mapping[str, float]) -> float:
     """Return the highest request rate at which 99 % of the requests meet the limits, of all replicas."""
     server = Server(prepared.times, prepared.policy)
@@ -193,33 +154,20 @@ def goodput_of(prepared: Prepared, limits: Mapping[str, float]) -> float:
     return rate * prepared.run.dp_size
 
 
-def _settings_of(run: LoadRun) -> dict[str, float]:
-    """Return the settings of a run that differ from the engine's defaults."""
-    names = ("max_num_seqs", "max_num_batched_tokens")
-    changed: dict[str, float] = {name: int(value) for name in names if (value := getattr(run, name)) > 0}
-    if _CHUNKED in run.notes:
-        changed |= {"mixed": True, "chunked": True}
-    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
-        changed["gpu_memory_utilization"] = 0.95
-        if run.arrival == "offline" and run.runtime.startswith("vllm"):
-            changed.setdefault("max_num_seqs", _MOST_OF_VLLM)
-        if all(name in changed for name in names):
-            # The stated budget is for prompts: submissions with 256 tokens ran 400 sequences at a time.
-            changed["max_num_batched_tokens"] += changed["max_num_seqs"]
-    return changed
-
-
 def prepare(run: LoadRun) -> Prepared:
     """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
-    inputs, outputs = _lengths_of(run)
-    version = VERSION.search(_version_of(run))
+    inputs, outputs = lengths_of(run)
+    version = VERSION.search(version_of(run))
     stated = (int(version[1]), int(version[2])) if version else None
     engine = _engine_of(run, stated)
     context = run.mean_input + run.mean_output / 2
-    policy = policy_of(engine, scenario, context, version=stated, **_settings_of(run))
+    policy = policy_of(
+        engine, scenario, context, version=stated, **settings_of(run, engine.defaults_on(scenario.gpu, stated))
+    )
+    policy = policy._replace(cached_prefix=cached_prefix(run, engine, policy))
     dp = run.dp_size
-    sent = run.num_requests / dp if run.num_requests > 0 else inf
+    sent = requests_of(run) / dp
     concurrency = max(float(round(run.concurrency / dp)), 1.0) if run.concurrency < inf else inf
     most = max(MOST_REQUESTS, int(_WAVES * min(policy.max_num_seqs, concurrency)))
     count = most if sent > most else max(round(sent), 1)

@@ -36,6 +36,7 @@ _AT_ONCE = ("burst", "offline")
 # Words in the notes of a run for the way in which requests reached the engine; the default is HTTP.
 _IN_PROCESS = ("in-process", "one request at a time", "LoadGen")
 _OFFLINE = ("offline engine", "offline batch")
+_SAME_PROMPTS = "seed 0"  # the same in the statement of the lengths: the benchmark draws the same prompts in each run
 
 
 class LoadRun(NamedTuple):
@@ -66,6 +67,7 @@ class LoadRun(NamedTuple):
     notes: str
     grade: str  # A: precisely defined, B: one unknown, C: something that matters is missing; empty if not given
     values: tuple[tuple[str, str, float], ...]
+    repeats_prompts: bool = False  # the server had the same prompts before, in a run at another load
 
     @property
     def at_once(self) -> bool:
@@ -87,7 +89,31 @@ def read_runs(path: Path) -> tuple[list[LoadRun], list[Skipped]]:
             skipped.append(skipped_row(row, error))
             continue
         runs[run] = runs[run]._replace(values=(*runs[run].values, value))
-    return [_with_data_parallel_attention(run) for run in runs.values()], skipped
+    return _with_repeated_prompts([_with_data_parallel_attention(run) for run in runs.values()]), skipped
+
+
+def _with_repeated_prompts(runs: list[LoadRun]) -> list[LoadRun]:
+    """Return the runs, marked if they repeat the prompts of another run.
+
+    `vllm bench serve` draws the same prompts for each run with the same seed. Of the runs that send them to one server
+    the one with the highest load is taken to be the first: that of IOG's tables (32 requests/s), the only one with
+    whole prompts in its steps.
+    """
+    first: dict[LoadRun, tuple[float, float]] = {}
+    for run in runs:
+        key, load = _series(run), (run.rate, run.concurrency)
+        first[key] = max(first.get(key, load), load)
+    return [
+        run._replace(repeats_prompts=(run.rate, run.concurrency) < first[_series(run)])
+        if _SAME_PROMPTS in run.lengths
+        else run
+        for run in runs
+    ]
+
+
+def _series(run: LoadRun) -> LoadRun:
+    """Return what the runs with the same prompts on the same server have in common."""
+    return run._replace(rate=0.0, concurrency=0.0, mean_output=0.0, values=())
 
 
 def _with_data_parallel_attention(run: LoadRun) -> LoadRun:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_analysis.calibration.columns import Skipped
-from llm_analysis.calibration.load_estimates import goodput_of, limits_of, metric_of, prepare, saturation_of
+from llm_analysis.calibration.load_definitions import limits_of
+from llm_analysis.calibration.load_estimates import goodput_of, metric_of, prepare, saturation_of
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, read_runs
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.files import DATA, read_json

@@ -104,6 +104,7 @@ class Engine(BaseModel):
     # how the engine chooses the format of the KV cache without a flag
     kv_cache: Literal["activations", "checkpoint"] = "activations"
     host_overlapped: bool = False  # the next step is prepared while the GPU works
+    prefix_caching: bool = False  # the KV cache of earlier prompts is kept and reused, without a flag
     one_process: bool = False  # a program that imports the engine runs it in its own process
     graph_rows: Annotated[int, Field(ge=0)] = 512  # most rows of a step with prompts that is replayed from a CUDA graph
     source: str = ""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Ask
 
-from llm_analysis.calibration.load_estimates import limits_of, metric_of, prepare
+from llm_analysis.calibration.load_definitions import limits_of
+from llm_analysis.calibration.load_estimates import metric_of, prepare
 from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs, transport_of
 from llm_analysis.calibration.load_scores import class_of
 

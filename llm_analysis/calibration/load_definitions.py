@@ -1,0 +1,108 @@
+"""How the benchmarks behind published runs under load work: lengths, settings, repeated prompts, limits.
+
+A table states means, and its notes the rest. What is read between the lines is here, each with its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from math import inf
+
+from llm_analysis.calibration.load_runs import LoadRun
+from llm_analysis.errors import BadValue
+from llm_analysis.files import DATA, read_json
+from llm_analysis.inference.engines import Engine, ServerDefaults
+from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
+from llm_analysis.serving.scheduler import Policy
+
+_LONGEST_OF_MLPERF = 20000.0  # tokens of a prompt in MLPerf's data set for Llama-3.1-405B; recalled
+_MOST_OF_VLLM = 1024  # default `max_num_seqs` of vLLM from 0.8 on, for offline runs that do not state theirs
+_LEAST_PASS = 2048  # least `max_num_batched_tokens` of vLLM before 0.8, whatever the longest context
+_CHUNKED = "chunked prefill TRUE"  # the same, in versions of vLLM with a flag for it
+_CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
+_MEDIAN = re.compile(r"in p50 (\d+)")
+_LONGEST_CONTEXT = re.compile(r"max.model.len (\d+)")
+_SHORT_TAIL = 0.25  # a median this close to the mean (fraction of it) excludes the long tail of ShareGPT's lengths
+# AccelMark states 200 requests at random times for its long prompts. At 0.5 requests/s an H100, on which they hardly
+# queue, has served all after 204 s: they are 100.
+_LONG_PROMPTS, _LONG_REQUESTS = "longctx", 100.0
+# Versions that are those of another product, or a date, and the version of TensorRT-LLM that was in it.
+_VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
+
+
+def version_of(run: LoadRun) -> str:
+    """Return the version of a run's engine."""
+    if run.runtime != "tensorrt-llm":
+        return run.version
+    return next((known for start, known in _VERSIONS.items() if run.version.startswith(start)), run.version)
+
+
+def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
+    """Return the input and output lengths of a run, with its means. Raises BadValue."""
+    if not run.mean_output > 0:
+        raise BadValue("mean_output_tokens is missing")
+    inputs, outputs = fixed(run.mean_input), fixed(run.mean_output)
+    if run.lengths.startswith("uniform from 0"):
+        return uniform(run.mean_input, 1.0), uniform(run.mean_output, 1.0)
+    if run.lengths == "fixed" or run.dataset in ("random", "synthetic") or _LONG_PROMPTS in run.dataset:
+        return inputs, outputs
+    shape_in, shape_out = workload("sharegpt")
+    if "CNN" in run.dataset:
+        return workload("arxiv-summarization")[0].scaled_to(run.mean_input), outputs
+    if "multi-turn" in run.dataset:
+        shape_in, shape_out = workload("sharegpt-multiturn")
+    if "LongBench" in run.dataset:
+        shape_in, shape_out = workload("mooncake-conversation")
+        shape_in = shape_in._replace(cap=_LONGEST_OF_MLPERF)
+    stated = _MEDIAN.search(run.lengths)
+    if stated and abs(int(stated[1]) / run.mean_input - 1.0) < _SHORT_TAIL:
+        shape_in = uniform(run.mean_input, 1.0)
+    capped = next((c for name, c in _CAPS.items() if name in run.dataset or name in run.lengths), inf)
+    return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
+
+
+def requests_of(run: LoadRun) -> float:
+    """Return the number of requests of a run; infinity if it is not stated."""
+    stated = run.num_requests if run.num_requests > 0 else inf
+    return min(stated, _LONG_REQUESTS) if _LONG_PROMPTS in run.dataset else stated
+
+
+def settings_of(run: LoadRun, defaults: ServerDefaults) -> dict[str, float]:
+    """Return the settings of a run that differ from the defaults of its server."""
+    names = ("max_num_seqs", "max_num_batched_tokens")
+    changed: dict[str, float] = {name: int(value) for name in names if (value := getattr(run, name)) > 0}
+    context = _LONGEST_CONTEXT.search(run.notes)
+    if context and defaults.max_num_batched_tokens is None:
+        changed.setdefault("max_num_batched_tokens", max(int(context[1]), _LEAST_PASS))
+    if _CHUNKED in run.notes:
+        changed |= {"mixed": True, "chunked": True}
+    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
+        changed["gpu_memory_utilization"] = 0.95
+        if run.arrival == "offline" and run.runtime.startswith("vllm"):
+            changed.setdefault("max_num_seqs", _MOST_OF_VLLM)
+        if all(name in changed for name in names):
+            # The stated budget is for prompts: submissions with 256 tokens ran 400 sequences at a time.
+            changed["max_num_batched_tokens"] += changed["max_num_seqs"]
+    return changed
+
+
+def cached_prefix(run: LoadRun, engine: Engine, policy: Policy) -> float:
+    """Return the fraction of each prompt that the engine has in its prefix cache because it was sent before.
+
+    The cache drops the blocks that were used longest ago. If it holds all tokens of a run, a prompt is found but for
+    its last block, because at least one token is computed; if not, each prompt is dropped before it comes again.
+    """
+    if not (run.repeats_prompts and engine.prefix_caching):
+        return 0.0
+    tokens = requests_of(run) / run.dp_size * (run.mean_input + run.mean_output)
+    if tokens > policy.kv_tokens:
+        return 0.0
+    return max(1.0 - (policy.block_tokens + 1) / 2 / run.mean_input, 0.0)
+
+
+def limits_of(run: LoadRun) -> dict[str, float]:
+    """Return MLPerf's limits on the latencies of a run, in seconds; empty for other benchmarks."""
+    if "LoadGen" not in run.notes or run.arrival != "poisson":
+        return {}
+    scenarios: dict[str, dict[str, float]] = read_json(DATA / "mlperf_limits.json")["limits"].get(run.model_name, {})
+    return next((limits for name, limits in scenarios.items() if name in run.notes), {})
