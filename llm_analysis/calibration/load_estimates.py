@@ -43,6 +43,7 @@ MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only t
 _WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
 _TENSORRT_LLM = "tensorrt-llm"
 _CHAT = "chat endpoint"  # words in the notes of a run
+_HARNESS = "LoadGen"  # the same: MLPerf's, which passes tokens to the engine
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
 _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
 
@@ -100,11 +101,11 @@ class Prepared(NamedTuple):
     link: Link | None = None  # link between prefill and decode workers
 
     def under(self, terms: HostTerms) -> Prepared:
-        """Return the run with other host terms; those of the front end count only for requests over HTTP."""
-        transport, front, serial = transport_of(self.run), 0.0, 0.0
-        if transport == "http":
-            front, serial = terms.front_seconds, terms.front_serial_seconds
-            front += terms.chat_seconds if _CHAT in self.run.notes else 0.0
+        """Return the run with other host terms; the process that takes requests in is there for HTTP only."""
+        transport = transport_of(self.run)
+        front = 0.0 if transport == "offline" or _HARNESS in self.run.notes else terms.front_seconds
+        front += terms.chat_seconds if _CHAT in self.run.notes else 0.0
+        serial = terms.front_serial_seconds if transport == "http" else 0.0
         return self._replace(
             times=self.times._replace(host=host_from(self.engine, terms, self.scenario, transport)),
             policy=self.policy._replace(front_seconds=front, front_serial_seconds=serial),

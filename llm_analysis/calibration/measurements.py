@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -176,13 +176,26 @@ def gpu_named(name: str) -> GPU:
 def read_measurements(path: Path) -> tuple[list[Measurement], list[Skipped]]:
     """Return the rows of a table, and (id, reason) of rows that cannot be read. Raises BadConfig if it is no table."""
     rows = read_table(path, REQUIRED)
-    good, bad = [], []
+    good: dict[Measurement, Measurement] = {}
+    bad = []
     for row in rows:
         try:
-            good.append(_read_row(row))
+            found = _read_row(row)
         except BadValue as error:
             bad.append(skipped_row(row, error))
-    return good, bad
+            continue
+        first = good.setdefault(_run_of(found), found)
+        if first is not found:
+            bad.append((found.id, f"the same run as {first.id}"))
+    return list(good.values()), bad
+
+
+def _run_of(m: Measurement) -> Measurement:
+    """Return a row without what differs if a run is printed twice: its id, and digits of its time.
+
+    Only a run with a TTFT is recognized. One time alone can be the same in two runs.
+    """
+    return replace(m, id="", seconds=float(f"{m.seconds:.3g}")) if m.ttft else m
 
 
 def _read_row(row: Row) -> Measurement:

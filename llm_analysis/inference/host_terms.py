@@ -4,9 +4,10 @@
     beside_sequence_seconds the same per sequence of a step
     stream_seconds          per output token, in the process that streams the answers
     launch_seconds          per kernel of a step with prompts that is not replayed from a CUDA graph
-    front_seconds           per request, HTTP and tokenizer; requests do not wait for each other
+    front_seconds           per request, HTTP, tokenizer and hand-over to the scheduler; requests do not wait for each
+                            other
     chat_seconds            the same again where the benchmark used the chat endpoint
-    front_serial_seconds    per request, in the one process that takes requests in
+    front_serial_seconds    per request, in the one process that takes HTTP requests in
 
 Host time for which the GPU waits is a term of the runtime (`data/runtimes/`), here as in a static estimate.
 

@@ -21,6 +21,7 @@ Facts:
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
+    dequantizes           whether weights of 8 or 4 bits are written to memory in 16 bits before each product
     ports                 the runtime for GPUs of another vendor
     base                  the runtime that `calibrate` started from: the engine with its scheduler and its defaults
 
@@ -132,6 +133,7 @@ class Runtime(BaseModel):
     narrow_launch: bool = False
     fp16_accumulate: bool = False
     fused_quantize: bool = False
+    dequantizes: bool = False
     ports: dict[str, str] = {}
     base: Annotated[str, AfterValidator(printable)] = ""
     evidence: RuntimeEvidence = RuntimeEvidence()
@@ -177,6 +179,8 @@ class Runtime(BaseModel):
         narrow = op.format.startswith(("w8", "w4"))
         fp4 = self.fp4_matmul if op.format == "nvfp4" and kind == "gemm" else 1.0
         memory = self.matmul_memory * fp4 * (self.narrow_memory if narrow else 1.0)
+        if narrow and self.dequantizes:  # w bits are read, 16 written, and 16 read by the product
+            memory *= _bits(op.format) / (_bits(op.format) + 2 * 16)
         launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
         gain = gpu.fastest(op.rate) / gpu.peak_flops[op.rate] if self.fp16_accumulate else 1.0
         return _scaled(numbers, self.matmul_flops * fp4 * gain, memory, launch, most=gain)
@@ -191,6 +195,11 @@ class Runtime(BaseModel):
             return numbers
         fraction = self.cuda_core_flops * clocks / gpu.peak_flops[op.rate]
         return numbers.model_copy(update={"flops": fraction, "sharpness": inf, "fill": 0.0})
+
+
+def _bits(format_name: str) -> int:
+    """Return the bits of a weight in a weight-only format: 8 of w8a16."""
+    return int(format_name[1])
 
 
 def _scaled(

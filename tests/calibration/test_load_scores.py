@@ -111,7 +111,8 @@ def test_notes_say_how_requests_reached_the_engine(tmp_path: Path, notes: str, t
     run = read_runs(path)[0][0]
     assert transport_of(run) == transport
     found = prepare(run)
-    assert (found.policy.front_seconds > 0) == (transport == "http")
+    assert (found.policy.front_seconds > 0) == (transport != "offline")
+    assert (found.policy.front_serial_seconds > 0) == (transport == "http")
     assert (found.times.host.stream > 0) == (transport != "offline")
 
 

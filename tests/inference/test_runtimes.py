@@ -279,6 +279,19 @@ def test_an_attention_of_several_kernels_moves_its_scores() -> None:
     assert (several - fused) * bandwidth == pytest.approx(16 * 32 * 32 * 4096 * 4097 / 2)
 
 
+@pytest.mark.parametrize(("dtype", "factor"), [("w8a16", 5.0), ("int4", 9.0), ("bf16", 1.0)])
+def test_weights_that_are_written_in_16_bits_first_move_these_bytes_too(dtype: str, factor: float) -> None:
+    """Of 8 bits one byte is read, two are written and two are read again: five bytes instead of one."""
+
+    def memory_time(runtime: Runtime) -> float:
+        scenario = Scenario.of(get_model("llama-2-7b"), get_gpu("a100-sxm-80gb"), get_dtypes(dtype), runtime=runtime)
+        ops = forward(scenario.model, Step(1.0, 1.0, 10.0, "decode"), scenario.dtypes, scenario.layout)
+        return sum(float(op.count * c.memory) for _, op, c in scenario.timed(ops) if op.name == "mlp_down")
+
+    fused, apart = Runtime(name="own"), Runtime(name="own", dequantizes=True)
+    assert memory_time(apart) == pytest.approx(factor * memory_time(fused))
+
+
 def test_products_in_nvfp4_outside_experts_have_a_factor() -> None:
     """Dense Llama gets faster by the factor on its matrix products; the experts of gpt-oss are in mxfp4."""
     plain, faster = Runtime(name="own"), Runtime(name="own", fp4_matmul=1.5)

@@ -50,7 +50,8 @@ _STEP = 0.25  # step of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
 _SOFT = 0.3  # residual from which the loss grows linearly
 _SHARED = HostTerms(*[0.5] * len(HostTerms._fields))._replace(beside_seconds=1e-3, launch_seconds=1e-3)
-_OWN = 0.3
+# Requests are taken in by the process that schedules (vLLM before 0.8) or by another: the times differ by engine.
+_OWN = HostTerms(*[0.3] * len(HostTerms._fields))._replace(front_seconds=0.5)
 # Spread of the factor on the latencies of a group: kernels of other versions differ by up to a factor of 2.
 _KERNELS = 0.7
 
@@ -206,7 +207,7 @@ def _solved(line: Line, left_out: str = "") -> Array:
     import numpy as np
     from scipy.optimize import least_squares
 
-    prior = np.log(np.array(list(_PRIOR.values())))
+    prior, own_spread = np.log(np.array(list(_PRIOR.values()))), np.array(_OWN)
     engines, terms = line.at.shape
     used = np.array([source != left_out for source in line.sources])
     r, slopes, k = line.residuals[used], line.slopes[used], line.engines[used]
@@ -224,12 +225,12 @@ def _solved(line: Line, left_out: str = "") -> Array:
     pulls = np.zeros((engines * terms + terms + factors, count + factors))
     for e in range(engines):
         rows = np.arange(terms) + e * terms
-        pulls[rows, terms + rows] = 1.0 / _OWN
-        pulls[rows, np.arange(terms)] = -1.0 / _OWN
+        pulls[rows, terms + rows] = 1.0 / own_spread
+        pulls[rows, np.arange(terms)] = -1.0 / own_spread
     own = engines * terms
     pulls[own + np.arange(terms), np.arange(terms)] = 1.0 / np.array(_SHARED)
     pulls[own + terms + np.arange(factors), count + np.arange(factors)] = 1.0 / _KERNELS
-    still = np.concatenate([((line.at - prior) / _OWN).ravel(), np.zeros(terms + factors)])
+    still = np.concatenate([((line.at - prior) / own_spread).ravel(), np.zeros(terms + factors)])
 
     def loss(x: Array) -> Array:
         now = (r + moves @ x) / _SOFT

@@ -69,6 +69,8 @@ FACTS: dict[str, dict[str, Any]] = {
     # and written by the softmax, read by the second product.
     "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True, "score_bytes": 16.0},
     "hf-transformers": {"collective": "nccl"},
+    # `dequantize` in csrc/transformer/inference, before the product in 16 bits; recalled
+    "deepspeed-inference": {"collective": "nccl", "dequantizes": True},
     "exllama": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
     "tinychat": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
     "autoawq": {"collective": "nccl"},
@@ -88,6 +90,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
 )
 _ALLOWED["llama.cpp"] = FACTORS  # its loop is C++ too; its kernels differ from the measured ones
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
+_ALLOWED["deepspeed-inference"] = ()  # one source, one GPU
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
 # from the kernels alone agreed with an unpublished measurement of it within 6 to 8 %.
 _WITHOUT_ROWS = ("lmdeploy",)
