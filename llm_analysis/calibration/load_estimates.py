@@ -32,7 +32,6 @@ from llm_analysis.serving.server import (
     goodput_rate,
     kv_link,
     prefill_and_decode,
-    probe_size,
     saturation_rate,
 )
 from llm_analysis.serving.simulation import Link, simulate, simulate_disaggregated
@@ -41,23 +40,10 @@ from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
 MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only the steady part is used
 _WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
-_TENSORRT_LLM = "tensorrt-llm"
 _CHAT = "chat endpoint"  # words in the notes of a run
 _HARNESS = "LoadGen"  # the same: MLPerf's, which passes tokens to the engine
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
 _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
-
-
-def _engine_of(run: LoadRun, version: tuple[int, int] | None) -> Engine:
-    """Return the engine of a run.
-
-    The server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
-    """
-    name = of_version(run.runtime, version_of(run))
-    if name.startswith(_TENSORRT_LLM) and name != _TENSORRT_LLM:
-        older = {"host_overlapped": False, "runtimes": ["tensorrt-llm-0.20"]}
-        return engine_for(_TENSORRT_LLM).model_copy(update=older)
-    return engine_for(name, version)
 
 
 def scenario_of(run: LoadRun) -> Scenario:
@@ -151,7 +137,7 @@ def goodput_of(prepared: Prepared, limits: Mapping[str, float]) -> float:
     """Return the highest request rate at which 99 % of the requests meet the limits, of all replicas."""
     server = Server(prepared.times, prepared.policy)
     w = prepared.workload
-    rate = goodput_rate(server, w, limits, _ATTAINMENT, saturation_rate(server, w), probe_size(server, w))
+    rate = goodput_rate(server, w, limits, _ATTAINMENT, saturation_rate(server, w))
     return rate * prepared.run.dp_size
 
 
@@ -161,7 +147,7 @@ def prepare(run: LoadRun) -> Prepared:
     inputs, outputs = lengths_of(run)
     version = VERSION.search(version_of(run))
     stated = (int(version[1]), int(version[2])) if version else None
-    engine = _engine_of(run, stated)
+    engine = engine_for(of_version(run.runtime, version_of(run)), stated)
     context = run.mean_input + run.mean_output / 2
     policy = policy_of(
         engine, scenario, context, version=stated, **settings_of(run, engine.defaults_on(scenario.gpu, stated))

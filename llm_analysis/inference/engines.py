@@ -24,6 +24,7 @@ from llm_analysis.units import Quantity
 
 Version = tuple[int, int]
 _NEWEST_VLLM = "vllm-v1"
+_OLD_TENSORRT_LLM = "tensorrt-llm-"  # before 1.0, with the number of the version
 _SIXTEEN = 16
 _Count = Annotated[int, Field(gt=0)]
 
@@ -151,11 +152,24 @@ def engine_of(runtime: str) -> Engine | None:
     return _engines().get(runtime)
 
 
+def server_notes(runtime: str) -> tuple[str, ...]:
+    """Return a note if the server of a runtime is not known, so that another one is simulated."""
+    if runtime.startswith(_OLD_TENSORRT_LLM):
+        return (f"server: {runtime} is assumed to schedule like {_engines()['tensorrt-llm'].name} 1.0",)
+    if engine_of(runtime) or engine_of(runtime.removesuffix("-rocm")):
+        return ()
+    return (f"server: scheduler and defaults of vLLM; those of {runtime} are not known",)
+
+
 def engine_for(runtime: str, version: Version | None = None) -> Engine:
     """Return the engine of a runtime; the newest vLLM for a runtime without a known server.
 
-    The runtime for AMD GPUs covers all versions of vLLM: with `version`, its engine is vLLM's in that version.
+    The runtime for AMD GPUs covers all versions of vLLM: with `version`, its engine is vLLM's in that version. The
+    server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
     """
     if version is not None and runtime.startswith("vllm-rocm"):
         runtime = of_version("vllm", f"{version[0]}.{version[1]}")
-    return _engines().get(runtime) or _engines()[_NEWEST_VLLM]
+    if runtime.startswith(_OLD_TENSORRT_LLM):
+        older = {"host_overlapped": False, "runtimes": [_OLD_TENSORRT_LLM + "0.20"]}
+        return _engines()["tensorrt-llm"].model_copy(update=older)
+    return _engines().get(runtime) or _engines().get(runtime.removesuffix("-rocm")) or _engines()[_NEWEST_VLLM]

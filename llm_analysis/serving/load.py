@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from llm_analysis.errors import BadValue, shown
+from llm_analysis.inference.engines import server_notes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.serving.metrics import Summary, saturated_throughput, summarize
 from llm_analysis.serving.scheduler import Request
@@ -17,7 +18,6 @@ from llm_analysis.serving.server import (
     Workload,
     attainment,
     goodput_rate,
-    probe_size,
     saturation_rate,
 )
 from llm_analysis.serving.simulation import Progress, Run
@@ -114,7 +114,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
     saturation = _of_trace(q) if q.trace else saturation_rate(s, q.workload)
     best = None
     if q.limits and not q.trace:
-        best = goodput_rate(s, q.workload, q.limits, q.share, saturation, probe_size(s, q.workload))
+        best = goodput_rate(s, q.workload, q.limits, q.share, saturation)
     points = tuple(_point(q, rate, saturation, _part(progress, i, len(q.rates))) for i, rate in enumerate(q.rates))
     scenario, layout = q.scenario, q.scenario.layout
     replicas = s.num_prefill_workers + s.num_decode_workers or s.num_replicas
@@ -147,7 +147,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
         goodput_attainment=q.share,
         goodput_rate=best,
         points=points,
-        notes=scenario.notes,
+        notes=(*scenario.notes, *(server_notes(scenario.runtime.engine_name) if scenario.method.serves else ())),
     )
 
 

@@ -18,7 +18,8 @@ s + E[o^2] / (2 E[o]), for which `output_spread` is E[o^2] / E[o]^2.
 
 An engine that admits a prompt as soon as the prompt fits (reserve 0) fills the cache with prompts while requests wait.
 Each of the o tokens that a request then generates takes its place from a sequence that is preempted and recomputed,
-prompt and all: o tokens more to prefill per request, so that dT grows by the factor 1 + o / s.
+prompt and all: o tokens more to prefill per request, as if its prompt had s + o tokens. A sequence that waits between
+two preemptions counts in TTFT here; it has its first token, so that TPOT is longer and TTFT shorter by as much.
 
 A request that finds a free slot waits for the rest of the step that runs, then for the prompts before it, then for the
 k steps of its own prompt. The step began when the previous request of the client ended, so that the front end's time is
@@ -54,7 +55,7 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.policies import host_of, policy_of
 from llm_analysis.serving.scheduler import SLACK, Policy
 from llm_analysis.serving.step_times import PLAIN, Host, Speculation, StepTimes, pass_ops
-from llm_analysis.units import NUMBER, Quantity, floor, maximum, minimum, power, some, where
+from llm_analysis.units import NUMBER, Mask, Quantity, floor, maximum, minimum, power, some, where
 
 _ROUNDS = 8  # steps of false position to the number of running sequences; it is nearly proportional to those in flight
 _LEAST_RUNNING = 0.01  # sequences
@@ -110,15 +111,22 @@ def steady_state(
     host = host or host_of(engine, scenario)
     host = host._replace(stream=host.stream * speculation.tokens)
     steps = Steps(scenario, policy, host, s, o, asked, context, speculation)
-    # prefill of a request with what preemption repeats, over that of its prompt, while requests wait for the cache
-    repeated = where(by_cache < policy.max_num_seqs, 1.0 + o / s, 1.0) if policy.reserve == 0 else 1.0
-    repeated = where(o > 1, repeated, 1.0)
+    # While requests wait for the cache, a request prefills o tokens more: what preemption repeats.
+    repeats = (by_cache < policy.max_num_seqs) & (o > 1) if policy.reserve == 0 else o < 0
+    longer = where(repeats, s + o, s)
+
+    def added_with_repeats(in_flight: Quantity, n: Quantity) -> Quantity:
+        """Return the seconds that one prompt adds, with what preemption repeats of it."""
+        return Steps(scenario, policy, host, longer, o, in_flight, context, speculation).seconds(n).added
+
     present = minimum(asked, most)  # c, or the slots if more requests wait for one
 
     def at(n: Quantity) -> _Phases:
         """Return the phases of a request beside `n` running sequences."""
         step = steps.seconds(n)
-        added = step.added * where(asked > by_cache, repeated, 1.0)
+        added = step.added
+        if some(repeats & (asked > by_cache)):
+            added = where(repeats & (asked > by_cache), added_with_repeats(asked, n), added)
         # cycle = alone + others cycle / (cycle - own): the formula at the head of this file, with C inserted
         alone = (o - 1.0) / speculation.tokens * step.alone
         others = n * maximum(1.0 - step.together / present, 0.0) * added
@@ -138,11 +146,14 @@ def steady_state(
     full = Steps(scenario, policy, host, s, o, most, context, speculation).seconds(slots)
     decode = (o - 1.0) / speculation.tokens * full.alone
     received = 1.0 / policy.front_serial_seconds if policy.front_serial_seconds else inf
-    saturated = minimum(most / (decode + most * full.added * repeated), received)
+    full_added = added_with_repeats(most, slots) if some(repeats) else full.added
+    saturated = minimum(most / (decode + most * full_added), received)
     # Preemption starts when requests wait for the cache: a server with room is as fast as one without repeated work.
     rate = minimum(rate, minimum(most / (decode + most * full.added), received))
     ttft = asked / rate - decoding
     running = where(o > 1, n, 0.0)
+    places = minimum(by_cache, float(policy.max_num_seqs))
+    waits = (asked > places) & (running >= places)
     tpot = decoding / maximum(o - 1.0, 1.0)
     return SteadyState(
         ttft=ttft,
@@ -154,7 +165,7 @@ def steady_state(
         kv_capacity_tokens=policy.kv_tokens,
         kv_used_fraction=running * context / policy.kv_tokens,
         saturation_rate=saturated * dp,
-        limiting_resource=_limit(steps.terms(n), where(o > 1, asked, 0.0), by_cache, float(policy.max_num_seqs)),
+        limiting_resource=_limit(steps.terms(n), waits, by_cache, float(policy.max_num_seqs)),
     )
 
 
@@ -380,19 +391,18 @@ def mean_wait(rate: Quantity, service: Quantity) -> Quantity:
     return busy * service / (2 * (1 - busy))
 
 
-def _limit(terms: dict[str, Quantity], asked: Quantity, by_cache: Quantity, by_slots: float) -> Any:
+def _limit(terms: dict[str, Quantity], waits: Mask, by_cache: Quantity, by_slots: float) -> Any:
     """Return the limit of the server: free slots if requests wait for them, else the largest term of a step."""
-    if all(isinstance(value, NUMBER) for value in (*terms.values(), asked, by_cache)):
-        if asked > min(by_cache, by_slots):
+    if all(isinstance(value, NUMBER) for value in (*terms.values(), by_cache)) and isinstance(waits, bool):
+        if waits:
             return "KV cache" if by_cache < by_slots else "max_num_seqs"
         return max(terms, key=lambda name: terms[name])
     import numpy as np
 
     names = np.array(list(terms))
-    values = np.broadcast_arrays(*terms.values(), asked, by_cache)
+    values = np.broadcast_arrays(*terms.values(), by_cache, waits)
     largest = names[np.argmax(np.stack(values[: len(names)]), axis=0)]
-    waiting = np.where(values[-1] < by_slots, "KV cache", "max_num_seqs")
-    return np.where(values[-2] > np.minimum(values[-1], by_slots), waiting, largest)
+    return np.where(values[-1], np.where(values[-2] < by_slots, "KV cache", "max_num_seqs"), largest)
 
 
 def limiting_resource(
@@ -408,4 +418,7 @@ def limiting_resource(
     # Of single tokens all sequences that run are in one step, half of the requests in flight.
     step = Steps(scenario, policy, times.host, seq_len, num_tokens, 2.0 * sequences, speculation=times.speculation)
     by_cache = _held(policy, seq_len, num_tokens / 2)
-    return str(_limit(step.terms(max(sequences, 1.0)), asked, by_cache, float(policy.max_num_seqs)))
+    slots = min(float(by_cache), float(policy.max_num_seqs))
+    # If fewer than half of the slots are taken on average, requests wait for prefill and not for a slot.
+    waits = asked > slots and sequences >= slots / 2
+    return str(_limit(step.terms(max(sequences, 1.0)), waits, by_cache, float(policy.max_num_seqs)))

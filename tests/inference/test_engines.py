@@ -7,7 +7,7 @@ import pytest
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.analysis import estimate
-from llm_analysis.inference.engines import Engine, engine_for, engine_of, limits_of
+from llm_analysis.inference.engines import Engine, engine_for, engine_of, limits_of, server_notes
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.runtimes import get_runtime, runtime_names
 from llm_analysis.inference.scenario import Scenario
@@ -138,3 +138,22 @@ def test_the_largest_batch_fits_and_one_more_does_not(runtime: str) -> None:
     most = int(at(1).max_batch)
     assert at(most).fits
     assert not at(most + 1).fits
+
+
+@pytest.mark.parametrize(
+    ("runtime", "engine", "note"),
+    [
+        ("tensorrt-llm-0.9", "TensorRT-LLM", "assumed to schedule like TensorRT-LLM 1.0"),
+        ("sglang-rocm", "SGLang", ""),
+        ("vllm-rocm", "vLLM", ""),
+        ("llama.cpp", "vLLM", "those of llama.cpp are not known"),
+    ],
+)
+def test_a_runtime_without_a_known_server_has_that_of_another_and_a_note(runtime: str, engine: str, note: str) -> None:
+    assert engine_for(runtime).name == engine
+    assert note in " ".join(server_notes(runtime))
+    assert bool(server_notes(runtime)) == bool(note)
+
+
+def test_the_runtime_for_amd_gpus_has_the_server_of_the_versions_it_is_fitted_to() -> None:
+    assert engine_for("vllm-rocm").usual_version == engine_for("vllm").usual_version
