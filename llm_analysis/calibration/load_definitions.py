@@ -1,6 +1,6 @@
 """How the benchmarks behind published runs under load work: lengths, settings, repeated prompts, limits.
 
-A table states means, and its notes the rest. What is read between the lines is here, each with its reason.
+A table states means, and its notes the rest. This module has what is inferred from them, with the reasons.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from llm_analysis.serving.scheduler import Policy
 # times at the 90th, 95th and 99th percentile: about even from 0.3 to 1.7 times.
 _SPREAD_OF_LONGBENCH = 0.7
 _MOST_OF_VLLM = 1024  # default `max_num_seqs` of vLLM from 0.8 on, for offline runs that do not state theirs
+_MEMORY_OF_MLPERF = 0.95  # fraction of the memory that harnesses take; assumed
 _LEAST_PASS = 2048  # least `max_num_batched_tokens` of vLLM before 0.8, whatever the longest context
-_CHUNKED = "chunked prefill TRUE"  # the same, in versions of vLLM with a flag for it
-_CHUNK_OF_OLD_VLLM = 512  # its tokens of a step then (vllm/config.py of 0.6.3)
+_CHUNKED = "chunked prefill TRUE"  # in the notes of runs of vLLM 0.6 with chunked prefill
+_CHUNK_OF_OLD_VLLM = 512  # default tokens of a step with chunked prefill (vllm/config.py of 0.6.3)
 _CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
 _MEDIAN = re.compile(r"in p50 (\d+)")
 _LONGEST_CONTEXT = re.compile(r"max.model.len (\d+)")
@@ -30,7 +31,7 @@ _SHORT_TAIL = 0.25  # a median this close to the mean (fraction of it) excludes 
 # AccelMark states 200 requests at random times for its long prompts. At 0.5 requests/s an H100, on which they hardly
 # queue, has served all after 204 s: they are 100.
 _LONG_PROMPTS, _LONG_REQUESTS = "longctx", 100.0
-# Versions that are those of another product, or a date, and the version of TensorRT-LLM that was in it.
+# Versions of another product, or a date, and the version of TensorRT-LLM in it.
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 
 
@@ -42,7 +43,7 @@ def version_of(run: LoadRun) -> str:
 
 
 def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
-    """Return the input and output lengths of a run, with its means. Raises BadValue."""
+    """Return the input and output lengths of a run, scaled to its mean lengths. Raises BadValue."""
     if not run.mean_output > 0:
         raise BadValue("mean_output_tokens is missing")
     inputs, outputs = fixed(run.mean_input), fixed(run.mean_output)
@@ -82,8 +83,8 @@ def settings_of(run: LoadRun, defaults: ServerDefaults) -> dict[str, float]:
     if _CHUNKED in run.notes:
         changed |= {"mixed": True, "chunked": True}
         changed.setdefault("max_num_batched_tokens", _CHUNK_OF_OLD_VLLM)
-    if "LoadGen" in run.notes:  # a harness of the submitter, which takes nearly all memory
-        changed["gpu_memory_utilization"] = 0.95
+    if run.of_mlperf:
+        changed["gpu_memory_utilization"] = _MEMORY_OF_MLPERF
         if run.arrival == "offline" and run.runtime.startswith("vllm"):
             changed.setdefault("max_num_seqs", _MOST_OF_VLLM)
         if all(name in changed for name in names):
@@ -108,7 +109,7 @@ def cached_prefix(run: LoadRun, engine: Engine, policy: Policy) -> float:
 
 def limits_of(run: LoadRun) -> dict[str, float]:
     """Return MLPerf's limits on the latencies of a run, in seconds; empty for other benchmarks."""
-    if "LoadGen" not in run.notes or run.arrival != "poisson":
+    if not run.of_mlperf or run.arrival != "poisson":
         return {}
     scenarios: dict[str, dict[str, float]] = read_json(DATA / "mlperf_limits.json")["limits"].get(run.model_name, {})
     return next((limits for name, limits in scenarios.items() if name in run.notes), {})

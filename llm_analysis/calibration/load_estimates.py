@@ -41,7 +41,6 @@ from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only the steady part is used
 _WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
 _CHAT = "chat endpoint"  # words in the notes of a run
-_HARNESS = "LoadGen"  # the same: MLPerf's, which passes tokens to the engine
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
 _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
 
@@ -87,9 +86,12 @@ class Prepared(NamedTuple):
     link: Link | None = None  # link between prefill and decode workers
 
     def under(self, terms: HostTerms) -> Prepared:
-        """Return the run with other host terms; the process that takes requests in is there for HTTP only."""
+        """Return the run with other host terms.
+
+        Only HTTP runs have the serial front-end time; offline runs and MLPerf's have no front-end time.
+        """
         transport = transport_of(self.run)
-        front = 0.0 if transport == "offline" or _HARNESS in self.run.notes else terms.front_seconds
+        front = 0.0 if transport == "offline" or self.run.of_mlperf else terms.front_seconds
         front += terms.chat_seconds if _CHAT in self.run.notes else 0.0
         serial = terms.front_serial_seconds if transport == "http" else 0.0
         return self._replace(

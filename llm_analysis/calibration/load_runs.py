@@ -6,7 +6,7 @@ are one run, and the first of them describes it.
 
 from __future__ import annotations
 
-from math import inf, nan
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,10 @@ _SAME_PROMPTS = "seed 0"  # the same in the statement of the lengths: the benchm
 
 
 class LoadRun(NamedTuple):
-    """One run of a benchmark, with its measured values as (id, metric, value)."""
+    """One run of a benchmark, with its measured values as (id, metric, value): seconds, requests/s or tokens/s.
+
+    What the source does not state is 0 or empty; the rate and the concurrency are infinite then.
+    """
 
     source: str
     runtime: str
@@ -56,7 +59,7 @@ class LoadRun(NamedTuple):
     arrival: str
     rate: float
     concurrency: float
-    num_requests: float  # nan if the source does not state it
+    num_requests: float
     dataset: str
     lengths: str
     mean_input: float
@@ -68,6 +71,11 @@ class LoadRun(NamedTuple):
     grade: str  # A: precisely defined, B: one unknown, C: something that matters is missing; empty if not given
     values: tuple[tuple[str, str, float], ...]
     repeats_prompts: bool = False  # the server had the same prompts before, in a run at another load
+
+    @property
+    def of_mlperf(self) -> bool:
+        """Whether MLPerf's LoadGen sent the requests, through a harness in the engine's process."""
+        return "LoadGen" in self.notes
 
     @property
     def at_once(self) -> bool:
@@ -112,7 +120,10 @@ def _with_repeated_prompts(runs: list[LoadRun]) -> list[LoadRun]:
 
 
 def _series(run: LoadRun) -> LoadRun:
-    """Return what the runs with the same prompts on the same server have in common."""
+    """Return a run without what differs between runs with the same prompts on one server.
+
+    With the load the mean output differs too, by a few tokens.
+    """
     return run._replace(rate=0.0, concurrency=0.0, mean_output=0.0, values=())
 
 
@@ -122,7 +133,7 @@ def _with_data_parallel_attention(run: LoadRun) -> LoadRun:
     A latent cache has one head, so tensor parallelism would hold all of it on each GPU. MLPerf's submitters, and SGLang
     with data-parallel attention, instead give each GPU requests of its own and share only the experts.
     """
-    replicas = "deepseek" in run.model_name and ("LoadGen" in run.notes or "data-parallel attention" in run.notes)
+    replicas = "deepseek" in run.model_name and (run.of_mlperf or "data-parallel attention" in run.notes)
     if not replicas or run.tp_size == 1:
         return run
     return run._replace(tp_size=1, dp_size=run.dp_size * run.tp_size, ep_size=run.tp_size)
@@ -146,13 +157,13 @@ def _run(row: Row) -> LoadRun:
         arrival=read_word(row, "arrival", _ARRIVALS),
         rate=read_number(row, "request_rate_per_s", inf),
         concurrency=read_number(row, "concurrency", inf),
-        num_requests=read_number(row, "num_requests", nan),
+        num_requests=read_number(row, "num_requests", 0.0),
         dataset=read_text(row, "dataset"),
         lengths=read_text(row, "length_distribution"),
         mean_input=read_number(row, "mean_input_tokens", _UNKNOWN_INPUT),
-        mean_output=read_number(row, "mean_output_tokens", nan),
-        max_num_batched_tokens=read_number(row, "max_num_batched_tokens", nan),
-        max_num_seqs=read_number(row, "max_num_seqs", nan),
+        mean_output=read_number(row, "mean_output_tokens", 0.0),
+        max_num_batched_tokens=read_number(row, "max_num_batched_tokens", 0.0),
+        max_num_seqs=read_number(row, "max_num_seqs", 0.0),
         disagg=read_text(row, "disagg"),
         notes=read_text(row, "notes"),
         values=(),

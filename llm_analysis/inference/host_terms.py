@@ -1,4 +1,4 @@
-"""Host time of serving engines beside the GPU's, fitted to published runs (`data/host_terms.json`).
+"""Host time of serving engines that overlaps the GPU's or precedes the first step (`data/host_terms.json`).
 
     beside_seconds          per step: preparation of the next one, in engines that schedule asynchronously
     beside_sequence_seconds the same per sequence of a step
@@ -6,7 +6,7 @@
     launch_seconds          per kernel of a step with prompts that is not replayed from a CUDA graph
     front_seconds           per request, HTTP, tokenizer and hand-over to the scheduler; requests do not wait for each
                             other
-    chat_seconds            the same again where the benchmark used the chat endpoint
+    chat_seconds            more per request where the benchmark used the chat endpoint
     front_serial_seconds    per request, in the one process that takes HTTP requests in
 
 Host time for which the GPU waits is a term of the runtime (`data/runtimes/`), here as in a static estimate.
@@ -27,7 +27,7 @@ from llm_analysis.units import Quantity
 
 FILE = DATA / "host_terms.json"
 _BESIDE, _BESIDE_SEQUENCE = BESIDE = ("host_beside", "host_beside_sequence")
-NEWEST = "vllm-v1"  # whose terms an engine without runs gets
+NEWEST = "vllm-v1"  # its terms are used for an engine without runs
 
 
 class HostTerms(NamedTuple):

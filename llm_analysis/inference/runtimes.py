@@ -105,7 +105,7 @@ class Band(BaseModel):
 
     @property
     def bias(self) -> str:
-        """`low` or `high` if the whole band lies above or below the estimate, otherwise empty."""
+        """`low` if estimates are too low (the whole band is above 1), `high` if too high, otherwise empty."""
         return "low" if self.low > 1 else "high" if self.high < 1 else ""
 
 
@@ -146,7 +146,10 @@ class Runtime(BaseModel):
         return self.base or self.name
 
     def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:
-        """Return this runtime as fitted without the rows of a source and GPU (for some, and model); or itself."""
+        """Return this runtime as fitted without the rows of a source and GPU; or itself.
+
+        The folds of hf-transformers are models of one source and GPU.
+        """
         fold = f"{source} | {gpu_name}"
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 

@@ -17,7 +17,7 @@ from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.step_times import HEAD, Host
 from llm_analysis.units import Quantity, maximum, minimum
 
-_LEAST_BYTES = 1e-3  # tokens of the cache of a model without a KV cache: any number fits
+_LEAST_BYTES = 1e-3  # bytes per token of a model without a KV cache: any number of tokens fits
 # Most tokens of a pass for an engine whose limit is the longest context; users lower that context.
 _LARGEST_PASS, _LEAST_PASS = 8192, 2048
 
@@ -46,7 +46,7 @@ def policy_of(
 
 
 def check_room(scenario: Scenario, kv_tokens: float, tokens: float, utilization: float) -> None:
-    """Raise Unsupported if a KV cache of `kv_tokens` holds no request of `tokens`: what would fit."""
+    """Raise Unsupported, with a remedy, if a KV cache of `kv_tokens` cannot hold one request of `tokens`."""
     if kv_tokens >= tokens:
         return
     one = Workload(seq_len=max(int(tokens) - 1, 1), num_tokens_to_generate=1, gpu_memory_utilization=utilization)

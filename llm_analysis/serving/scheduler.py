@@ -11,8 +11,9 @@ Policies
     mixed          each step decodes all sequences and fills the rest of the token budget with prefill (vLLM from 0.8,
                    TensorRT-LLM); otherwise prefill steps run alone and first (SGLang, vLLM before 0.8)
     chunked        a prompt beyond the budget is cut; otherwise it waits for a step that can take it whole
-    reserve        fraction of its output that a request needs as free KV cache to be admitted: 0 for vLLM, which
-                   preempts when the cache is full; 1 for TensorRT-LLM's GUARANTEED_NO_EVICT
+    reserve        fraction of the output tokens to come, of a new request and of all running ones, for which the KV
+                   cache must have room to admit it: 0 for vLLM, which preempts when the cache is full; 0.3 for SGLang;
+                   1 for TensorRT-LLM's GUARANTEED_NO_EVICT
 Preemption is by recomputation: the sequence that was admitted last frees its cache and queues first, with the tokens it
 has generated as a part of its prompt.
 """
@@ -96,7 +97,7 @@ class Replica:
         self.gpu_seconds = 0.0  # seconds in which a step ran
         self.sequence_seconds = 0.0  # integral of running sequences
         self.finished = 0
-        self.ended: list[int] = []  # records in the order of their ends
+        self.ended: list[int] = []  # indices of ended requests, in that order
         self._next = 0  # index of the first request that is not submitted
         self._front_free = 0.0
         self._transit: deque[tuple[float, int]] = deque()  # requests that are submitted, but not yet in the engine

@@ -75,7 +75,7 @@ class SteadyState(NamedTuple):
     running_sequences: Quantity  # running sequences of one replica
     kv_capacity_tokens: Quantity  # of one replica
     kv_used_fraction: Quantity
-    saturation_rate: Quantity  # with more requests waiting at all times, so that an engine without reserve preempts
+    saturation_rate: Quantity  # with requests waiting at all times, recomputation after preemption included
     limiting_resource: Any  # one of _RESOURCES; for arrays an array of them
 
 

@@ -11,8 +11,8 @@ of both; the output head sees one row per sequence that gets a token; each atten
     prefill   operators of a prefill pass alone (attention, the expanded products of MLA), by tokens and context
 
 For a given number of sequences the decode part is linear in the cached tokens between two kinks (where a window fills
-up), so two points per stretch are exact. The prefill part over the chunk's tokens is linear in both arguments for the
-same reason. The other tables are linear between grid points whose ratio is 2^(1/4).
+up), so two points per stretch are exact. The prefill part divided by the chunk's tokens is linear in both arguments for
+the same reason. The other tables are linear between grid points whose ratio is 2^(1/4).
 
 With speculative decoding a step checks the k drafted tokens of each sequence beside its last one: n (k + 1) rows pass
 the body and the head. The k passes of the draft model, and its prefill of the prompts, have tables of their own.

@@ -5,7 +5,7 @@
 The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and throughput of the runs, and
 of the TPOT of serving rows (the other tables) in the closed form. Each source, model, GPU and class of metrics weighs
 the same. The loss is soft-L1, which limits the weight of a run that is estimated beyond saturation. A term x of engine
-e has two pulls (Tikhonov), in units of its logarithm:
+e is regularized (Tikhonov), in units of its logarithm:
 
     log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
 
@@ -49,6 +49,7 @@ _ROUNDS = 1
 _STEP = 0.25  # step of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
 _SOFT = 0.3  # residual from which the loss grows linearly
+# Spreads of the logarithms; 1e-3: the engines share no shift.
 _SHARED = HostTerms(*[0.5] * len(HostTerms._fields))._replace(beside_seconds=1e-3, launch_seconds=1e-3)
 # Requests are taken in by the process that schedules (vLLM before 0.8) or by another: the times differ by engine.
 _OWN = HostTerms(*[0.3] * len(HostTerms._fields))._replace(front_seconds=0.5)
@@ -256,7 +257,10 @@ def _terms(logs: Array) -> dict[str, dict[str, float]]:
 
 
 def _errors(line: Line, logs: Mapping[str, Array]) -> dict[str, float]:
-    """Return the weighted median of |residual| of the values of each source under the terms for that source."""
+    """Return the weighted median of |residual| of the values of each source under the terms for that source.
+
+    The residuals are those of the linear model: nothing is simulated again.
+    """
     import numpy as np
 
     found = {}
@@ -295,7 +299,7 @@ def build_host_terms(line: Line) -> None:
     """Fit the terms to a line, with all sources and without each of them, and write the file."""
     held_out = {source: _solved(line, source) for source in sorted(set(line.sources))}
     data: dict[str, Any] = {
-        "about": "Host time of serving engines in seconds (inference/host_terms.py says which), fitted to published "
+        "about": "Host time of serving engines in seconds (the terms of inference/host_terms.py), fitted to published "
         "runs under load; held_out: the terms of a fit without the runs of a source, by which validate --load "
         "scores that source",
         "date": FIT_DATE,
