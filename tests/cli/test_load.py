@@ -215,6 +215,16 @@ def test_flags_that_do_not_apply_to_the_steady_state_are_refused(ask: Ask, flags
     assert part in answer.err
 
 
+def test_a_steady_state_that_must_fit_and_does_not_exits_with_status_3(ask: Ask) -> None:
+    question = ("infer", "--model_name", "llama-3.1-70b", "--gpu_name", "h100-sxm-80gb", "--must_fit")
+    answer, static = ask(*question, "--max_concurrency", "32"), ask(*question)
+    assert (answer.status, answer.out, static.status) == (3, "", 3)
+    assert answer.err.startswith("llm-analysis: does not fit: needs ")
+    assert static.err.startswith("llm-analysis: does not fit: needs ")
+    assert ask(*question[:-1], "--max_concurrency", "32").status == 1
+    assert ask(*question, "--max_concurrency", "32", "--tp_size", "4").status == 0
+
+
 def test_an_encoder_has_no_kv_cache(ask: Ask) -> None:
     question = ("--model_name", "bge-m3", "--gpu_name", "h100-sxm-80gb", "--num_tokens_to_generate", "1")
     line = next(x for x in ask("infer", *question, "--max_concurrency", "8").out.splitlines() if "KV cache per" in x)

@@ -9,7 +9,7 @@ from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
-from llm_analysis.errors import BadValue, choice, whole_number
+from llm_analysis.errors import BadValue, DoesNotFit, Unsupported, choice, whole_number
 from llm_analysis.inference.analysis import estimate, hourly_cost
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.estimate import Estimate
@@ -185,6 +185,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     from llm_analysis.serving.step_times import Speculation
 
     requests = whole_number("max_concurrency", flags["max_concurrency"], MOST_REQUESTS)
+    hourly = hourly_cost(flags["cost_per_gpu_hour"])
     known = ("cached_prefix_len", "prefill_chunk_size", "num_draft_tokens")
     other = [name for name in workload.served if name not in known]
     if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
@@ -199,10 +200,15 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
             changed[settings.get(name, name)] = getattr(workload, name)
     inputs, outputs = float(workload.seq_len), float(workload.num_tokens_to_generate)
     policy = policy_of(engine_for(scenario.runtime.engine_name), scenario, inputs + outputs / 2, **changed)
-    check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
+    try:
+        check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
+    except Unsupported as error:
+        if flags["must_fit"]:
+            raise DoesNotFit(str(error)) from None
+        raise
     speculation = Speculation.of(workload)
     state = steady_state(scenario, inputs, outputs, float(requests), policy=policy, speculation=speculation)
-    found = as_dict(scenario, workload, requests, state, hourly_cost(flags["cost_per_gpu_hour"]))
+    found = as_dict(scenario, workload, requests, state, hourly)
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
 
