@@ -206,13 +206,49 @@ def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
         (("--max_concurrency", "8", "--num_samples", "2"), "takes no num_samples"),
         (("--max_concurrency", "8", "--disaggregated"), "takes no disaggregated"),
         (("--max_concurrency", "8", "--use_kv_cache", "False"), "takes no use_kv_cache"),
+        (("--max_concurrency", "8", "--operators"), "takes no operators"),
+        (("--max_concurrency", "8", "--summary"), "takes no summary"),
+        (("--max_concurrency", "8", "--output_dir", "x"), "takes no output_dir"),
+        (("--max_concurrency", "8", "--output_file_prefix", "x"), "takes no output_file_prefix"),
+        (("--max_concurrency", "8", "--output_file_suffix", "x"), "takes no output_file_suffix"),
+        (("--max_concurrency", "8", "--prefill_chunk_size", "0"), "takes no prefill_chunk_size 0"),
+        (("--max_concurrency", "8", "--seq_len", "200000"), "more than the 131072 positions of llama-3.1-8b"),
         (("--max_concurrency", "8", "--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
     ],
 )
 def test_flags_that_do_not_apply_to_the_steady_state_are_refused(ask: Ask, flags: tuple[str, ...], part: str) -> None:
     answer = ask("infer", *SERVER[1:], *flags)
-    assert answer.status == 1
+    assert (answer.status, answer.out, answer.err.count("\n")) == (1, "", 1)
     assert part in answer.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cp_size", "2"),
+        ("--tp_size", "2"),
+        ("--pp_size", "2"),
+        ("--dp_size", "2"),
+        ("--prefill_chunk_size", "256"),
+        ("--max_num_seqs", "16"),
+        ("--gpu_memory_utilization", "0.5"),
+        ("--cached_prefix_len", "100"),
+        ("--kv_cache_dtype_bytes", "1"),
+        ("--layernorm_dtype_bytes", "4"),
+    ],
+)
+def test_flags_that_apply_to_the_steady_state_change_it(ask: Ask, flags: tuple[str, ...]) -> None:
+    question = ("infer", *SERVER[1:], "--max_concurrency", "64", "--format", "json")
+    plain, changed = (json.loads(ask(*question, *each).out) for each in ((), flags))
+    figures = ("ttft", "tpot", "request_throughput", "kv_used_fraction")
+    assert [plain[name] for name in figures] != [changed[name] for name in figures]
+
+
+def test_a_method_without_a_server_is_refused_in_the_words_of_load(ask: Ask) -> None:
+    flags = (*SERVER[1:], "--method", "published")
+    steady, simulated = ask("infer", *flags, "--max_concurrency", "8"), ask("load", *flags)
+    assert (steady.status, steady.out) == (1, "")
+    assert steady.err == simulated.err
 
 
 def test_a_steady_state_that_must_fit_and_does_not_exits_with_status_3(ask: Ask) -> None:

@@ -10,7 +10,7 @@ from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
 from llm_analysis.errors import BadValue, DoesNotFit, Unsupported, choice, whole_number
-from llm_analysis.inference.analysis import estimate, hourly_cost
+from llm_analysis.inference.analysis import check_positions, estimate, hourly_cost
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import METHODS
@@ -30,7 +30,10 @@ _efficiency = partial(Flag, group="Efficiency (method published)")
 _output = partial(Flag, group=OUTPUT)
 MOST_REQUESTS = 10**6  # requests in flight
 # Flags of infer that other commands do not have: its output, and the steady state of a server.
-PRINTING = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix", "max_concurrency")
+SUMMARIES = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix")
+PRINTING = (*SUMMARIES, "max_concurrency")
+# Flags of infer that a server with continuous batching does not have.
+OF_A_BATCH = ("batch_size_per_gpu", "num_samples", "use_kv_cache", "disaggregated", *SUMMARIES)
 
 
 def infer(
@@ -176,6 +179,18 @@ def infer(
     return output._replace(folder=output_folder(output_dir), files=summary_files(found, *affixes))
 
 
+def _check_served(scenario: Scenario, workload: Workload, flags: Mapping[str, Any]) -> None:
+    """Raise LLMAnalysisError for a method without a server, and for flags that would have no effect on one."""
+    if scenario.method.name == "published":
+        raise Unsupported("method published has no serving engine: use calibrated or ideal")
+    check_positions(scenario.model, workload)
+    plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
+    wrong = next((name for name in OF_A_BATCH if flags[name] != plain[name]), None)
+    wrong = "prefill_chunk_size 0" if wrong is None and flags["prefill_chunk_size"] == 0 else wrong
+    if wrong:
+        raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
+
+
 def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str, Any]) -> Output:
     """Return the answer for a server with `max_concurrency` requests in flight. Raises LLMAnalysisError."""
     from llm_analysis.report.steady_state import as_dict
@@ -186,13 +201,7 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
 
     requests = whole_number("max_concurrency", flags["max_concurrency"], MOST_REQUESTS)
     hourly = hourly_cost(flags["cost_per_gpu_hour"])
-    known = ("cached_prefix_len", "prefill_chunk_size", "num_draft_tokens")
-    other = [name for name in workload.served if name not in known]
-    if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
-        names = ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir")
-        plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
-        wrong = next(name for name in names if flags[name] != plain[name])
-        raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
+    _check_served(scenario, workload, flags)
     changed: dict[str, Any] = {"cached_prefix": workload.cached_prefix_len / workload.seq_len}
     settings = {"prefill_chunk_size": "max_num_batched_tokens"}
     for name in ("gpu_memory_utilization", "max_num_seqs", "prefill_chunk_size"):
