@@ -152,6 +152,36 @@ def test_notes_are_wrapped(ask: Ask) -> None:
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("gpu", "more", "parts"),
+    [
+        ("mi300x-192gb", (), ("no kernels of mi300x-192gb were measured: they are assumed to reach",)),
+        ("rtx-4090", (), ("no kernels of rtx-4090", "embedding bf16, elementwise bf16, residual bf16: not measured")),
+        ("h200-sxm-141gb", ("--tp_size", "2"), ("no kernels of h200-sxm-141gb",)),
+        ("rtx-3090", (), ("no kernels of rtx-3090", "some of its figures are announcements or recalled")),
+        ("rtx-4090", ("--pp_size", "2"), ("no kernels of rtx-4090",)),
+        ("h100-sxm-80gb", (), ()),
+    ],
+)
+def test_a_server_has_the_notes_of_a_static_batch_on_the_gpu(
+    ask: Ask, gpu: str, more: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    model = ("--model_name", "llama-3.1-8b", "--gpu_name", gpu, *more)
+    simulated, steady = ("load", *model, "--num_prompts", "20"), ("infer", *model, "--max_concurrency", "4")
+    static = json.loads(ask("infer", *model, "--format", "json").out)["notes"]
+    others = ("error bands", "runtime ")  # of published latencies of static batches
+    wanted = {note for note in static if not note.startswith(others)}
+    assert all(any(part in note for note in wanted) for part in parts)
+    for command in (simulated, steady):
+        notes = json.loads(ask(*command, "--format", "json").out)["notes"]
+        assert len(notes) == len(set(notes))
+        assert wanted <= set(notes)
+        text = " ".join(ask(*command).out.split())
+        assert all(text.count(f"note: {note}") == 1 for note in notes)
+        csv_notes = ask(*command, "--format", "csv").err
+        assert all(note[:500] in csv_notes for note in wanted)
+
+
 @pytest.mark.parametrize("stages", ["1", "2", "4"])
 def test_a_prompt_passes_all_stages_of_a_pipeline(ask: Ask, stages: str) -> None:
     """A single request has the latency of infer; counted for one stage, its TTFT was 2.6 times too short at four."""
