@@ -5,6 +5,7 @@ LLMAnalysisError            exit status 1
 +-- BadConfig               a file that is malformed, has an unknown key, or lacks one
 +-- BadValue                a value of the wrong type or outside of its range
 +-- Unsupported             a valid question that the method, the GPU or the layout cannot answer
+    +-- DoesNotFit          exit status 3: a model that must fit into the memory and does not
 UsageError                  exit status 2: an unknown command or flag
 """
 
@@ -59,6 +60,10 @@ class BadValue(LLMAnalysisError):
 
 class Unsupported(LLMAnalysisError):
     """A valid question that the method, the GPU or the layout cannot answer."""
+
+
+class DoesNotFit(Unsupported):
+    """A model that must fit into the memory and does not, in a question that has no answer then."""
 
 
 class UsageError(Exception):

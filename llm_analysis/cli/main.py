@@ -14,7 +14,7 @@ from importlib import import_module
 from llm_analysis.cli.flags import checked, flags_of, parsers
 from llm_analysis.cli.output import LOG, LONGEST_LINE, Output, complaint, printing, start_logging
 from llm_analysis.cli.writing import write_together
-from llm_analysis.errors import LLMAnalysisError, UsageError, nearest, shown
+from llm_analysis.errors import DoesNotFit, LLMAnalysisError, UsageError, nearest, shown
 
 NAME = "llm-analysis"
 # Name of a command -> (module below cli/commands, function, one line of help). Only the module of the command on the
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             output = run(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
         sys.exit(complaint(str(error), 2))
+    except DoesNotFit as error:
+        sys.exit(complaint(str(error), 3))
     except LLMAnalysisError as error:
         sys.exit(complaint(str(error), 1))
     except KeyboardInterrupt:

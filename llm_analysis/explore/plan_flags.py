@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_analysis import catalog
-from llm_analysis.errors import BadConfig, BadValue, choice, number, shown, without_unit
+from llm_analysis.errors import MAX_NAMES, BadConfig, BadValue, choice, number, shown, without_unit
 from llm_analysis.explore.plan import MODES, Demand, Limits, Plan
 from llm_analysis.explore.plan import plan as searched
 from llm_analysis.explore.ranges import values_of
@@ -152,9 +152,25 @@ def _prices(flags: Mapping[str, Any], gpus: list[GPU]) -> dict[str, float] | Non
     if flags["cost_per_gpu_hour"] is not None:
         return dict.fromkeys((gpu.name for gpu in gpus), _price("cost_per_gpu_hour", flags["cost_per_gpu_hour"]))
     given = flags["prices"]
+    if given is None:
+        return None
     if isinstance(given, Mapping):
-        return {catalog.get_gpu(name).name: _price(f"the price of {name}", price) for name, price in given.items()}
-    return None if given is None else _read_prices(Path(given).expanduser())
+        where = "prices"
+        found = {catalog.get_gpu(name).name: _price(f"the price of {name}", price) for name, price in given.items()}
+    else:
+        where = str(Path(given).expanduser())
+        found = _read_prices(Path(where))
+    _check_priced(gpus, found, where)
+    return found
+
+
+def _check_priced(gpus: list[GPU], prices: Mapping[str, float], where: str) -> None:
+    """Raise BadValue if none of the GPUs to search has a price, so that all would be left out."""
+    if any(gpu.name in prices for gpu in gpus):
+        return
+    names = ", ".join(gpu.name for gpu in gpus[:MAX_NAMES]) + (", ..." if len(gpus) > MAX_NAMES else "")
+    what = "it" if len(gpus) == 1 else "one of them"
+    raise BadValue(f"{where}: no price of {names}; add {what}, or give --cost_per_gpu_hour instead")
 
 
 def _read_prices(path: Path) -> dict[str, float]:

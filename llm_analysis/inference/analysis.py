@@ -39,7 +39,7 @@ def estimate(scenario: Scenario, workload: Workload, cost_per_gpu_hour: float | 
     or the method does not support.
     """
     s, w, layout = scenario, workload, scenario.layout
-    _check_positions(s.model, w)
+    check_positions(s.model, w)
     s.method.check_workload(w)
     n = w.num_tokens_to_generate
     prefill, decode = passes.prefill(s, w), passes.decode(s, w)
@@ -110,7 +110,7 @@ def _engine(scenario: Scenario) -> str | None:
     return f"{engine.name} {engine.in_version().version}" if engine else None
 
 
-def _check_positions(model: ModelConfig, workload: Workload) -> None:
+def check_positions(model: ModelConfig, workload: Workload) -> None:
     """Raise BadValue for a prompt with more tokens than the model has positions, and for an encoder's in chunks."""
     longest, limit = workload.seq_len, model.max_position_embeddings
     if some(longest > limit):

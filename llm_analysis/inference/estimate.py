@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -10,7 +10,7 @@ from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import IDEAL, Timed, TimedOp, cost, pass_seconds
 from llm_analysis.inference.bands import band_notes
 from llm_analysis.inference.memory import Memory, remedies
-from llm_analysis.inference.passes import HOST_WAIT
+from llm_analysis.inference.passes import HOST_WAIT, kernel_notes
 from llm_analysis.inference.workload import Workload
 from llm_analysis.units import NUMBER, Mask, Quantity, first_largest, minimum, some, where
 
@@ -71,7 +71,7 @@ class Basis:
         ops = [op for timed in (self.prefill, () if encoder else self.decode) for _, op, _ in timed]
         found = (
             *s.notes,
-            *_grouped(s.method.notes(ops)),
+            *kernel_notes(s, ops),
             *s.runtime_notes(w.num_sequences),
             *band_notes(s, w.num_sequences),
         )
@@ -93,15 +93,6 @@ class Basis:
         if isinstance(fits, bool) and not fits:
             found += remedies(self.memory, s, w)
         return found
-
-
-def _grouped(notes: Iterable[str]) -> list[str]:
-    """Return notes of the form `subject: text`, with all subjects of the same text in one note."""
-    subjects: dict[str, list[str]] = {}
-    for note in notes:
-        subject, colon, text = note.partition(": ")
-        subjects.setdefault(colon + text or note, []).append(subject)
-    return [f"{', '.join(each)}{text}" if text.startswith(": ") else text for text, each in subjects.items()]
 
 
 class Estimate(NamedTuple):

@@ -11,7 +11,7 @@ from llm_analysis.inference.host_terms import beside_ops
 from llm_analysis.inference.pipeline import pass_ops, schedule
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload, checking_passes, drafting_passes, prefill_passes
-from llm_analysis.models.forward import cached_bytes, growing_ops
+from llm_analysis.models.forward import cached_bytes, growing_ops, stage_sends
 from llm_analysis.physics.operators import Op, Step
 from llm_analysis.units import Quantity, maximum, real, some
 
@@ -58,6 +58,34 @@ def step_seconds(scenario: Scenario, step: Step) -> Quantity:
     if not s.method.per_kernel:
         return pass_seconds(s.timed(published.step_ops(s.model, step, s.dtypes, s.layout.tp_size)))
     return pass_seconds(schedule(s, [(1.0, step)]))
+
+
+def kernel_notes(scenario: Scenario, ops: Iterable[Op]) -> list[str]:
+    """Return notes on kernels and collectives of `ops` that were not measured on this GPU or in this format."""
+    return _grouped(scenario.method.notes(ops))
+
+
+def served_notes(scenario: Scenario, workload: Workload) -> list[str]:
+    """Return the `kernel_notes` of a server's steps: of prompts, decoding, drafts and the transfer of a cache."""
+    s, w = scenario, workload
+    draft = s.of_draft() if w.num_draft_tokens else None
+    steps = [Step(1.0, 2.0, real(w.cached_prefix_len))]
+    if not s.model.is_encoder:
+        steps.append(Step(1.0, 1.0 + w.num_draft_tokens, 2.0, "decode"))
+    ops = _cache_transfer(s, w)
+    for each in (s, draft) if draft else (s,):
+        for step in steps:
+            ops += pass_ops(each, step) + stage_sends(each.model, step, each.dtypes, each.layout)
+    return kernel_notes(s, ops)
+
+
+def _grouped(notes: Iterable[str]) -> list[str]:
+    """Return notes of the form `subject: text`, with all subjects of the same text in one note."""
+    subjects: dict[str, list[str]] = {}
+    for note in notes:
+        subject, colon, text = note.partition(": ")
+        subjects.setdefault(colon + text or note, []).append(subject)
+    return [f"{', '.join(each)}{text}" if text.startswith(": ") else text for text, each in subjects.items()]
 
 
 def _decode_steps(scenario: Scenario, passes: Iterable[tuple[Quantity, Step]]) -> list[TimedOp]:

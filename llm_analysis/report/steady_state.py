@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.report.tables import csv_of, drafting, rate, seconds, table, wrapped
@@ -26,7 +27,7 @@ def as_dict(
     """Return the plain values: the question, the steady state, and the price of a million output tokens."""
     s, layout = scenario, scenario.layout
     hourly = None if cost_per_gpu_hour is None else cost_per_gpu_hour * layout.gpus_of_replica * layout.dp_size
-    above = state.request_throughput > _ABOVE * state.saturation_rate
+    noted = [_NEARLY_FULL] if state.request_throughput > _ABOVE * state.saturation_rate else []
     return {
         "model_name": s.model.name,
         "gpu_name": s.gpu.name,
@@ -45,7 +46,7 @@ def as_dict(
         "tokens_per_step": workload.tokens_per_step,
         **state._asdict(),
         "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
-        "notes": [*s.notes, *([_NEARLY_FULL] if above else []), _CLOSED_FORM],
+        "notes": list(dict.fromkeys([*s.notes, *noted, _CLOSED_FORM, *served_notes(s, workload)])),
     }
 
 

@@ -152,6 +152,36 @@ def test_notes_are_wrapped(ask: Ask) -> None:
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("gpu", "more", "parts"),
+    [
+        ("mi300x-192gb", (), ("no kernels of mi300x-192gb were measured: they are assumed to reach",)),
+        ("rtx-4090", (), ("no kernels of rtx-4090", "embedding bf16, elementwise bf16, residual bf16: not measured")),
+        ("h200-sxm-141gb", ("--tp_size", "2"), ("no kernels of h200-sxm-141gb",)),
+        ("rtx-3090", (), ("no kernels of rtx-3090", "some of its figures are announcements or recalled")),
+        ("rtx-4090", ("--pp_size", "2"), ("no kernels of rtx-4090",)),
+        ("h100-sxm-80gb", (), ()),
+    ],
+)
+def test_a_server_has_the_notes_of_a_static_batch_on_the_gpu(
+    ask: Ask, gpu: str, more: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    model = ("--model_name", "llama-3.1-8b", "--gpu_name", gpu, *more)
+    simulated, steady = ("load", *model, "--num_prompts", "20"), ("infer", *model, "--max_concurrency", "4")
+    static = json.loads(ask("infer", *model, "--format", "json").out)["notes"]
+    others = ("error bands", "runtime ")  # of published latencies of static batches
+    wanted = {note for note in static if not note.startswith(others)}
+    assert all(any(part in note for note in wanted) for part in parts)
+    for command in (simulated, steady):
+        notes = json.loads(ask(*command, "--format", "json").out)["notes"]
+        assert len(notes) == len(set(notes))
+        assert wanted <= set(notes)
+        text = " ".join(ask(*command).out.split())
+        assert all(text.count(f"note: {note}") == 1 for note in notes)
+        csv_notes = ask(*command, "--format", "csv").err
+        assert all(note[:500] in csv_notes for note in wanted)
+
+
 @pytest.mark.parametrize("stages", ["1", "2", "4"])
 def test_a_prompt_passes_all_stages_of_a_pipeline(ask: Ask, stages: str) -> None:
     """A single request has the latency of infer; counted for one stage, its TTFT was 2.6 times too short at four."""
@@ -206,13 +236,59 @@ def test_infer_answers_the_steady_state_of_a_server(ask: Ask) -> None:
         (("--max_concurrency", "8", "--num_samples", "2"), "takes no num_samples"),
         (("--max_concurrency", "8", "--disaggregated"), "takes no disaggregated"),
         (("--max_concurrency", "8", "--use_kv_cache", "False"), "takes no use_kv_cache"),
+        (("--max_concurrency", "8", "--operators"), "takes no operators"),
+        (("--max_concurrency", "8", "--summary"), "takes no summary"),
+        (("--max_concurrency", "8", "--output_dir", "x"), "takes no output_dir"),
+        (("--max_concurrency", "8", "--output_file_prefix", "x"), "takes no output_file_prefix"),
+        (("--max_concurrency", "8", "--output_file_suffix", "x"), "takes no output_file_suffix"),
+        (("--max_concurrency", "8", "--prefill_chunk_size", "0"), "takes no prefill_chunk_size 0"),
+        (("--max_concurrency", "8", "--seq_len", "200000"), "more than the 131072 positions of llama-3.1-8b"),
         (("--max_concurrency", "8", "--cost_per_gpu_hour", "cheap"), "cost_per_gpu_hour must be a number"),
     ],
 )
 def test_flags_that_do_not_apply_to_the_steady_state_are_refused(ask: Ask, flags: tuple[str, ...], part: str) -> None:
     answer = ask("infer", *SERVER[1:], *flags)
-    assert answer.status == 1
+    assert (answer.status, answer.out, answer.err.count("\n")) == (1, "", 1)
     assert part in answer.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cp_size", "2"),
+        ("--tp_size", "2"),
+        ("--pp_size", "2"),
+        ("--dp_size", "2"),
+        ("--prefill_chunk_size", "256"),
+        ("--max_num_seqs", "16"),
+        ("--gpu_memory_utilization", "0.5"),
+        ("--cached_prefix_len", "100"),
+        ("--kv_cache_dtype_bytes", "1"),
+        ("--layernorm_dtype_bytes", "4"),
+    ],
+)
+def test_flags_that_apply_to_the_steady_state_change_it(ask: Ask, flags: tuple[str, ...]) -> None:
+    question = ("infer", *SERVER[1:], "--max_concurrency", "64", "--format", "json")
+    plain, changed = (json.loads(ask(*question, *each).out) for each in ((), flags))
+    figures = ("ttft", "tpot", "request_throughput", "kv_used_fraction")
+    assert [plain[name] for name in figures] != [changed[name] for name in figures]
+
+
+def test_a_method_without_a_server_is_refused_in_the_words_of_load(ask: Ask) -> None:
+    flags = (*SERVER[1:], "--method", "published")
+    steady, simulated = ask("infer", *flags, "--max_concurrency", "8"), ask("load", *flags)
+    assert (steady.status, steady.out) == (1, "")
+    assert steady.err == simulated.err
+
+
+def test_a_steady_state_that_must_fit_and_does_not_exits_with_status_3(ask: Ask) -> None:
+    question = ("infer", "--model_name", "llama-3.1-70b", "--gpu_name", "h100-sxm-80gb", "--must_fit")
+    answer, static = ask(*question, "--max_concurrency", "32"), ask(*question)
+    assert (answer.status, answer.out, static.status) == (3, "", 3)
+    assert answer.err.startswith("llm-analysis: does not fit: needs ")
+    assert static.err.startswith("llm-analysis: does not fit: needs ")
+    assert ask(*question[:-1], "--max_concurrency", "32").status == 1
+    assert ask(*question, "--max_concurrency", "32", "--tp_size", "4").status == 0
 
 
 def test_an_encoder_has_no_kv_cache(ask: Ask) -> None:

@@ -78,6 +78,19 @@ def test_the_install_command_answers(home: Path) -> None:
     assert any("prefill (TTFT)" in line for line in printed(command, home))
 
 
+def test_the_benchmark_compares_a_decode_pass_with_one_of_the_nine_that_ran() -> None:
+    rows = {row.split("|")[1].strip(): row.split("|")[2:6] for row in TABLES["benchmark"]().splitlines()}
+    example = (ROOT / "examples" / "fastertransformer" / "README.md").read_text(encoding="utf-8")
+    of_example = [
+        line.split("|") for line in example.splitlines() if re.match(r"\| [12] \| (calib.* fast|ideal)", line)
+    ]
+    for gpus in "12":
+        measured, calibrated, _, ideal = rows[f"{gpus} A100, decode per token"]
+        assert re.fullmatch(r" [\d.]+ of ten, [\d.]+ of nine ", measured)
+        wanted = [line[8].strip() for line in of_example if line[1].strip() == gpus]
+        assert [cell.partition("(")[2].strip(") ") for cell in (calibrated, ideal)] == wanted
+
+
 def words(page: str) -> set[str]:
     """Return the names in backquotes on a page of the documentation."""
     return set(re.findall(r"`([\w.-]+)`", (DOCS / page).read_text(encoding="utf-8")))

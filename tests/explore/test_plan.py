@@ -364,6 +364,23 @@ def test_a_bad_price_list_is_one_clear_line(ask: Ask, tmp_path: Path, text: str,
     assert message in found.err
 
 
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [
+        ("h100-sxm-80gb", "no price of h100-sxm-80gb; add it, or give --cost_per_gpu_hour instead"),
+        ("h100-sxm-80gb,t4", "no price of h100-sxm-80gb, t4; add one of them, or give --cost_per_gpu_hour instead"),
+    ],
+)
+def test_a_price_list_without_the_gpus_asked_for_is_named_as_the_reason(
+    ask: Ask, tmp_path: Path, gpus: str, message: str
+) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_text("gpu_name,cost_per_hour\na100-sxm-80gb,1.6\n")
+    found = ask("plan", *QUESTION, "--gpu_name", gpus, "--request_rate", "1", "--prices", str(path))
+    assert (found.status, found.out) == (1, "")
+    assert found.err == f"llm-analysis: {path}: {message}\n"
+
+
 def test_the_notes_name_the_assumptions_behind_the_best_configuration() -> None:
     notes = small(gpus=("h200-sxm-141gb",)).notes
     assert any("no kernels of h200-sxm-141gb were measured" in note for note in notes)

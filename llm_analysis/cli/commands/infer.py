@@ -9,8 +9,8 @@ from llm_analysis.cli.flags import OUTPUT, Flag, with_flags_of
 from llm_analysis.cli.output import Format, Output, set_log_level
 from llm_analysis.cli.terminal import columns, has_colours
 from llm_analysis.cli.writing import name_part, output_folder
-from llm_analysis.errors import BadValue, choice, whole_number
-from llm_analysis.inference.analysis import estimate, hourly_cost
+from llm_analysis.errors import BadValue, DoesNotFit, Unsupported, choice, whole_number
+from llm_analysis.inference.analysis import check_positions, estimate, hourly_cost
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.estimate import Estimate
 from llm_analysis.inference.methods import METHODS
@@ -30,7 +30,10 @@ _efficiency = partial(Flag, group="Efficiency (method published)")
 _output = partial(Flag, group=OUTPUT)
 MOST_REQUESTS = 10**6  # requests in flight
 # Flags of infer that other commands do not have: its output, and the steady state of a server.
-PRINTING = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix", "max_concurrency")
+SUMMARIES = ("operators", "summary", "output_dir", "output_file_prefix", "output_file_suffix")
+PRINTING = (*SUMMARIES, "max_concurrency")
+# Flags of infer that a server with continuous batching does not have.
+OF_A_BATCH = ("batch_size_per_gpu", "num_samples", "use_kv_cache", "disaggregated", *SUMMARIES)
 
 
 def infer(
@@ -176,6 +179,18 @@ def infer(
     return output._replace(folder=output_folder(output_dir), files=summary_files(found, *affixes))
 
 
+def _check_served(scenario: Scenario, workload: Workload, flags: Mapping[str, Any]) -> None:
+    """Raise LLMAnalysisError for a method without a server, and for flags that would have no effect on one."""
+    if scenario.method.name == "published":
+        raise Unsupported("method published has no serving engine: use calibrated or ideal")
+    check_positions(scenario.model, workload)
+    plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
+    wrong = next((name for name in OF_A_BATCH if flags[name] != plain[name]), None)
+    wrong = "prefill_chunk_size 0" if wrong is None and flags["prefill_chunk_size"] == 0 else wrong
+    if wrong:
+        raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
+
+
 def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str, Any]) -> Output:
     """Return the answer for a server with `max_concurrency` requests in flight. Raises LLMAnalysisError."""
     from llm_analysis.report.steady_state import as_dict
@@ -185,13 +200,8 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     from llm_analysis.serving.step_times import Speculation
 
     requests = whole_number("max_concurrency", flags["max_concurrency"], MOST_REQUESTS)
-    known = ("cached_prefix_len", "prefill_chunk_size", "num_draft_tokens")
-    other = [name for name in workload.served if name not in known]
-    if workload.batch_size_per_gpu != 1 or other or not workload.use_kv_cache or flags["output_dir"] is not None:
-        names = ("batch_size_per_gpu", *other, "use_kv_cache", "output_dir")
-        plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
-        wrong = next(name for name in names if flags[name] != plain[name])
-        raise BadValue(f"max_concurrency is a server with continuous batching, which takes no {wrong}; leave it out")
+    hourly = hourly_cost(flags["cost_per_gpu_hour"])
+    _check_served(scenario, workload, flags)
     changed: dict[str, Any] = {"cached_prefix": workload.cached_prefix_len / workload.seq_len}
     settings = {"prefill_chunk_size": "max_num_batched_tokens"}
     for name in ("gpu_memory_utilization", "max_num_seqs", "prefill_chunk_size"):
@@ -199,10 +209,15 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
             changed[settings.get(name, name)] = getattr(workload, name)
     inputs, outputs = float(workload.seq_len), float(workload.num_tokens_to_generate)
     policy = policy_of(engine_for(scenario.runtime.engine_name), scenario, inputs + outputs / 2, **changed)
-    check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
+    try:
+        check_room(scenario, float(policy.kv_tokens), inputs + outputs, workload.gpu_memory_utilization)
+    except Unsupported as error:
+        if flags["must_fit"]:
+            raise DoesNotFit(str(error)) from None
+        raise
     speculation = Speculation.of(workload)
     state = steady_state(scenario, inputs, outputs, float(requests), policy=policy, speculation=speculation)
-    found = as_dict(scenario, workload, requests, state, hourly_cost(flags["cost_per_gpu_hour"]))
+    found = as_dict(scenario, workload, requests, state, hourly)
     return Output(steady_text(found, flags["format"])).noting(found["notes"], flags["format"])
 
 

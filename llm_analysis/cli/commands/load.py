@@ -15,8 +15,9 @@ from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue, choice, number, shown, whole_number, without_unit
 from llm_analysis.explore.ranges import values_of
 from llm_analysis.inference.analysis import hourly_cost
+from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.question import check_generates
-from llm_analysis.report.load import rendered
+from llm_analysis.report.load import all_notes, rendered
 from llm_analysis.serving.lengths import Lengths, check_lengths, fixed, read_trace, uniform, workload
 from llm_analysis.serving.load import Question, answer, parse_limits
 from llm_analysis.serving.scheduler import Request
@@ -142,9 +143,11 @@ def load(
     )
     with_bar = _bar() if sys.stderr.isatty() else None
     found = answer(question, with_bar)
-    output = Output(rendered(found, flags["format"]))
-    notes = [*found.notes, *(note for point in found.points for note in point.notes)]
-    output = output.noting(notes, flags["format"])
+    # Kernels alone count here: of the workload, whose lengths and batch are not those of the requests, only its drafts.
+    sent = served.model_copy(update={"disaggregated": server.link is not None})
+    assumptions = served_notes(scenario, sent)
+    output = Output(rendered(found, flags["format"], assumptions))
+    output = output.noting(all_notes(found, assumptions), flags["format"])
     if picture is None:
         return output
     from llm_analysis.report.load_plot import curve_figure
