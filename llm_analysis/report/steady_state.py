@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llm_analysis.inference.engines import engine_for, server_notes
 from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
@@ -18,6 +19,10 @@ _NEARLY_FULL = (
     "these requests fit in the KV cache; with more, the engine preempts some and computes them again, so that it "
     "serves fewer requests/s: the saturation rate"
 )
+_PREEMPTING = (
+    "the KV cache is full, and running sequences are preempted: their wait counts in TTFT here, though it comes after "
+    "the first token, so that TPOT is too low; `llm-analysis load --max_concurrency` simulates it"
+)
 _ABOVE = 1.02  # throughput over saturation rate from which the note is given
 
 
@@ -28,6 +33,9 @@ def as_dict(
     s, layout = scenario, scenario.layout
     hourly = None if cost_per_gpu_hour is None else cost_per_gpu_hour * layout.gpus_of_replica * layout.dp_size
     noted = [_NEARLY_FULL] if state.request_throughput > _ABOVE * state.saturation_rate else []
+    if s.method.serves:
+        preempts = engine_for(s.runtime.engine_name).reserve == 0 and state.limiting_resource == "KV cache"
+        noted += [*server_notes(s.runtime.engine_name), *([_PREEMPTING] if preempts else [])]
     return {
         "model_name": s.model.name,
         "gpu_name": s.gpu.name,

@@ -340,3 +340,23 @@ def test_rates_may_be_a_range_and_limits_may_have_units(ask: Ask) -> None:
     assert [point["request_rate"] for point in found["points"]] == [1, 2, 4, 6]
     found = json.loads(ask(*flags, "--request_rate", "2", "--goodput", "ttft:0.5s,tpot:20ms,e2el:3000").out)
     assert found["goodput_limits"] == {"ttft": 0.5, "tpot": 0.02, "e2el": 3.0}
+
+
+@pytest.mark.parametrize(("runtime", "noted"), [("vllm-v1", True), ("tensorrt-llm", False)])
+def test_a_full_cache_of_an_engine_that_preempts_is_noted(ask: Ask, runtime: str, noted: bool) -> None:
+    """A preempted request has its first token; the closed form counts its wait in TTFT."""
+    server = ("--model_name", "llama-3.1-8b", "--gpu_name", "rtx-4090", "--runtime", runtime)
+    answer = ask(
+        *("infer", *server, "--seq_len", "64", "--num_tokens_to_generate", "1000"),
+        *("--max_concurrency", "128", "--format", "json"),
+    )
+    assert any("running sequences are preempted" in note for note in json.loads(answer.out)["notes"]) == noted
+
+
+@pytest.mark.parametrize("command", ["load", "infer"])
+def test_a_runtime_that_is_simulated_with_another_server_has_a_note(ask: Ask, command: str) -> None:
+    lengths = ("--random_input_len", "200", "--random_output_len", "20", "--num_prompts", "20", "--request_rate", "1")
+    flags = lengths if command == "load" else ("--seq_len", "200", "--max_concurrency", "4")
+    server = ("--model_name", "llama-3.1-8b", "--gpu_name", "rtx-4090", "--runtime", "llama.cpp")
+    found = json.loads(ask(command, *server, *flags, "--format", "json").out)
+    assert "server: scheduler and defaults of vLLM; those of llama.cpp are not known" in found["notes"]
