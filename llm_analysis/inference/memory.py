@@ -40,7 +40,10 @@ _PHYSICAL = 2**30 / 1e9  # memory is sold in GB and made in GiB: an "80 GB" GPU 
 
 def runtime_bytes(layout: Parallelism) -> float:
     """Return the bytes that a serving process holds on each GPU beside weights, cache and activations."""
-    return sum(OVERHEAD.values()) + (NCCL_BYTES if layout.num_gpus > 1 else 0.0)
+    communicating = max(
+        layout.gpus_of_replica, layout.ep_size
+    )  # replicas do not exchange data, unless experts are spread
+    return sum(OVERHEAD.values()) + (NCCL_BYTES if communicating > 1 else 0.0)
 
 
 class Memory:

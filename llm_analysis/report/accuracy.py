@@ -76,7 +76,7 @@ _ALWAYS = ("class", "runtime")  # sections that are shown even if all rows are i
 _HEADERS = ("rows", "median", "p90", "bias", "source", "band", "width")
 _LEGEND = (
     "median and p90 of |estimated / measured - 1|; bias: median of the signed errors; "
-    "source: the median over sources of the median of each. narrow: experts, or int or fp4 weights."
+    "source: the median over sources of the median of each. MoE/int/fp4: experts, or int or fp4 weights."
 )
 _LEGEND_OF_BANDS = (
     "Runtimes are fitted without the rows of the same source and GPU, bands are built without those of the same "
@@ -125,7 +125,12 @@ def _cells(name: str, s: Statistics) -> tuple[str, ...]:
     coverage = "" if s.coverage is None else f"{s.coverage:.0%}"
     width = "" if s.width is None else f"{s.width:.2f}"
     errors = f"{s.median_abs_error:.1%}", f"{s.p90_abs_error:.1%}", f"{s.bias:+.1%}", f"{s.of_sources:.1%}"
-    for long, short in (("experts, int, fp4", "narrow"), (" | ", ", "), (" chips", ""), (": static and serving", "")):
+    for long, short in (
+        ("experts, int, fp4", "MoE/int/fp4"),
+        (" | ", " "),
+        (" chips", ""),
+        (": static and serving", ""),
+    ):
         name = name.replace(long, short)
     shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
     return (shown or "(not given)", str(s.n), *errors, coverage, width)

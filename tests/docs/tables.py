@@ -8,7 +8,7 @@ from llm_analysis.calibration.load_scores import BANDS, GOODPUT
 from llm_analysis.catalog import names
 from llm_analysis.files import read_json
 from llm_analysis.inference.bands import cells
-from llm_analysis.inference.engines import engine_of
+from llm_analysis.inference.engines import engine_for, engine_of
 from llm_analysis.inference.host_terms import FILE as HOST_TERMS
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families.table import FAMILIES, SAME_AS
@@ -170,24 +170,28 @@ def goodput_errors() -> str:
 
 
 def server_host_terms() -> str:
-    """Return the host terms of servers, by engine."""
+    """Return the host terms of servers, by engine; those of overlapped work only for engines that overlap it."""
     terms = read_json(HOST_TERMS)["terms"]
-    rows = (
-        [f"`{name}`", *(f"{found[term] * unit:.3g}" for term, (unit, _) in _HOST_TERMS.items())]
-        for name, found in terms.items()
-    )
+    rows = []
+    for name, found in terms.items():
+        overlapped = engine_for(name).host_overlapped
+        shown = {
+            term: f"{found[term] * unit:.3g}" if overlapped or not term.startswith("beside") else ""
+            for term, (unit, _) in _HOST_TERMS.items()
+        }
+        rows.append([f"`{name}`", *shown.values()])
     return table(("engine", *(f"{title}" for _, title in _HOST_TERMS.values())), rows)
 
 
 _AT_ONCE = ", all at once"
 _HOST_TERMS = {
-    "beside_seconds": (1e3, "beside the GPU, ms per step"),
+    "beside_seconds": (1e3, "overlapped, ms per step"),
     "beside_sequence_seconds": (1e6, "us per sequence"),
     "stream_seconds": (1e6, "stream, us per token"),
     "launch_seconds": (1e6, "launch, us per kernel"),
     "front_seconds": (1e3, "front end, ms per request"),
     "chat_seconds": (1e3, "chat endpoint, ms"),
-    "front_serial_seconds": (1e3, "in turn, ms"),
+    "front_serial_seconds": (1e3, "serial, ms"),
 }
 
 TABLES: dict[str, Callable[[], str]] = {
