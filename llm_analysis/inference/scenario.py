@@ -26,6 +26,8 @@ from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import Quantity
 
+# engines that run on NVIDIA GPUs only
+_NVIDIA_ONLY = ("tensorrt-llm", "fastertransformer", "tinychat")
 _GGUF_RUNTIME = "llama.cpp"  # the runtime with kernels for GGUF formats
 NGRAM = "ngram"  # instead of a draft model: proposes the tokens that followed the same n-gram earlier in the text
 
@@ -78,7 +80,13 @@ class Scenario(NamedTuple):
         if name == "calibrated":
             runtime = build_for(runtime or get_runtime(DEFAULT_RUNTIME), gpu)
         formats, format_notes = formats_for(model, dtypes, gpu, runtime, kv_cache_dtype_bytes, layernorm_dtype_bytes)
-        notes = (*model.notes, *gpu.all_notes, *format_notes, *check_layout(layout, model))
+        notes = (
+            *model.notes,
+            *gpu.all_notes,
+            *format_notes,
+            *_vendor_notes(gpu, runtime),
+            *check_layout(layout, model),
+        )
         check_links(gpu, layout)
         used = runtime or NONE
         chosen = Method.of(name, gpu, used, efficiencies.on(gpu, formats))
@@ -239,6 +247,13 @@ def _with_cache(
             f"8-bit KV cache: int8 is assumed; {gpu.name} expands fp8 in software, which is slower than a 16-bit cache",
         )
     return dtypes, notes
+
+
+def _vendor_notes(gpu: GPU, runtime: Runtime | None) -> tuple[str, ...]:
+    """Return a note if the engine asked for does not run on GPUs of this vendor."""
+    if runtime is None or gpu.vendor == "NVIDIA" or not runtime.engine_name.startswith(_NVIDIA_ONLY):
+        return ()
+    return (f"{runtime.engine_name} runs on NVIDIA GPUs only: on {gpu.name} the times are hypothetical",)
 
 
 def _gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:

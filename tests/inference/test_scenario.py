@@ -63,3 +63,9 @@ def test_a_text_prompt_takes_no_time_for_the_layers_that_attend_to_images(method
     text, both = (estimate(name, **question) for name in ("llama-3.1-8b", "llama-3.2-11b-vision"))
     assert (both.prefill_latency, both.decode_latency) == (text.prefill_latency, text.decode_latency)
     assert not any("skipped" in note for note in both.notes if not note.startswith("8 layers"))
+
+
+@pytest.mark.parametrize(("gpu", "noted"), [("mi300x-192gb", True), ("h100-sxm-80gb", False)])
+def test_an_engine_for_nvidia_gpus_on_another_vendors_is_noted(gpu: str, noted: bool) -> None:
+    found = Scenario.of(get_model("llama-3.1-8b"), get_gpu(gpu), runtime=get_runtime("tensorrt-llm"))
+    assert any("runs on NVIDIA GPUs only" in note for note in found.notes) == noted
