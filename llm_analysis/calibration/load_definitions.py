@@ -94,11 +94,13 @@ def settings_of(run: LoadRun, defaults: ServerDefaults) -> dict[str, float]:
 
 
 def cached_prefix(run: LoadRun, engine: Engine, policy: Policy) -> float:
-    """Return the fraction of each prompt that the engine has in its prefix cache because it was sent before.
+    """Return the fraction of each prompt in the prefix cache of the engine: as stated, or because it was sent before.
 
     The cache drops the blocks that were used longest ago. If it holds all tokens of a run, a prompt is found but for
     its last block, because at least one token is computed; if not, each prompt is dropped before it comes again.
     """
+    if run.cached_prefix is not None:
+        return run.cached_prefix
     if not (run.repeats_prompts and engine.prefix_caching):
         return 0.0
     tokens = requests_of(run) / run.dp_size * (run.mean_input + run.mean_output)

@@ -70,6 +70,7 @@ class LoadRun(NamedTuple):
     notes: str
     grade: str  # A: precisely defined, B: one unknown, C: something that matters is missing; empty if not given
     values: tuple[tuple[str, str, float], ...]
+    cached_prefix: float | None = None  # fraction of each prompt in the prefix cache; None: not stated
     repeats_prompts: bool = False  # the server had the same prompts before, in a run at another load
 
     @property
@@ -167,8 +168,19 @@ def _run(row: Row) -> LoadRun:
         disagg=read_text(row, "disagg"),
         notes=read_text(row, "notes"),
         values=(),
+        cached_prefix=_cached_prefix(row),
         **read_server(row, DEFAULT_RUNTIME),
     )
+
+
+def _cached_prefix(row: Row) -> float | None:
+    """Return the fraction of each prompt that the prefix cache held; None if it is not stated. Raises BadValue."""
+    if not read_text(row, "prefix_cache_hit_rate"):
+        return None
+    found = read_number(row, "prefix_cache_hit_rate")
+    if found >= 1:
+        raise BadValue(f"prefix_cache_hit_rate must be from 0 to below 1, not {found:g}")
+    return found
 
 
 def transport_of(run: LoadRun) -> str:

@@ -57,6 +57,15 @@ def test_no_prompt_is_found_in_a_small_or_missing_cache_or_without_a_seed(
     assert prepare(slow).policy.cached_prefix == 0
 
 
+def test_a_stated_hit_rate_replaces_what_is_inferred(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    head = COLUMNS.strip() + ",prefix_cache_hit_rate\n"
+    path.write_text(f"{head}0,x,{row(4)},0.3\n1,x,{row(8)},0\n2,x,{row(32)},\n3,x,{row(16)},1.5\n")
+    runs, skipped = read_runs(path)
+    assert [prepare(run).policy.cached_prefix for run in runs] == [0.3, 0.0, 0.0]
+    assert skipped == [("3", "prefix_cache_hit_rate must be from 0 to below 1, not 1.5")]
+
+
 def test_other_prompts_or_another_server_are_no_repetition(tmp_path: Path) -> None:
     runs = runs_of(tmp_path / "m.csv", row(4), row(8, count=300), row(16, gpu="h100-sxm-80gb"))
     assert not any(run.repeats_prompts for run in runs)
