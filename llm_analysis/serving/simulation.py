@@ -174,8 +174,9 @@ def _check_requests(policy: Policy, requests: Sequence[Request]) -> None:
     most = max(r.input_tokens + r.output_tokens for r in requests)
     if most + policy.block_tokens > policy.kv_tokens:
         raise BadValue(
-            f"the KV cache of {max(policy.kv_tokens, 0):,.0f} tokens is too small for a request of {most:,} tokens; "
-            "use more GPUs, narrower weights or a smaller max_num_batched_tokens"
+            f"the KV cache of {max(policy.kv_tokens, 0):,.0f} tokens is too small for a request of {most:,} tokens "
+            f"and a block of {policy.block_tokens} more; use more GPUs, narrower weights or a smaller "
+            "max_num_batched_tokens"
         )
 
 
