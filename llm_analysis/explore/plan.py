@@ -216,11 +216,10 @@ class Plan(NamedTuple):
             return []
         s, tokens = best.scenario, self.demand.input_tokens + self.demand.output_tokens
         if best.prefill_layout is None:
-            return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK)]
-        return [
-            Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
-            Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode"),
-        ]
+            return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK, vendor=s.gpu.vendor)]
+        prefill = Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill")
+        decode = Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode")
+        return [each._replace(vendor=s.gpu.vendor) for each in (prefill, decode)]
 
 
 class _Curve(NamedTuple):

@@ -209,6 +209,11 @@ def test_meeting_the_limits_at_the_band_edge_never_costs_less() -> None:
     assert strict.best.as_dict() | {"simulated": None} == found.at_band_edge.as_dict()
 
 
+def test_a_plan_for_an_amd_gpu_has_no_command_of_tensorrt_llm() -> None:
+    assert set(small(gpus=("mi300x-192gb",)).commands) == {"vllm", "sglang"}
+    assert set(small(gpus=("h100-sxm-80gb",)).commands) == {"vllm", "sglang", "trtllm"}
+
+
 def test_a_number_of_requests_in_flight_is_spread_over_replicas() -> None:
     gpus = [get_gpu("h100-sxm-80gb")]
     demand = Demand(2000, 200, None, 500)
