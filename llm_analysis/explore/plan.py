@@ -2,10 +2,12 @@
 
 For each GPU, format and layout, continuous batching is computed at a grid of batch sizes up to 1024 at once (`steady`),
 and at every batch size between the last grid point within the limits and the next. The largest batch within the limits
-gives the rate of one replica; the demand divided by it, rounded up, the number of replicas. With
-prefill and decode on separate GPUs, prefill workers and decode workers are matched to the same rate. A prefill worker
-may wait, a decode worker has no prompts in its steps. The best configuration is the cheapest one; without prices,
-the one with the fewest GPUs.
+gives the rate of one replica; the demand divided by it, rounded up, the number of replicas. With prefill and decode on
+separate GPUs, prefill workers and decode workers are matched to the same rate. Prompts queue for the prefill workers;
+the steps of the decode workers have no prompts.
+
+The configurations, and those with some more replicas, are then simulated in the order of their price (`verify`); the
+first one whose simulated means meet the limits is the best. Without prices the order is that of the number of GPUs.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from math import ceil, inf, isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
 from llm_analysis.explore.steady import Steady, steady_state
@@ -45,7 +47,9 @@ _SPARE = (0.15, 0.3)  # fractions of the capacity that further candidates leave 
 CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
 _USUAL_CACHE_BITS = 16
 NARROW_CACHE = "KV cache in 8 bits, as the launch commands ask; --kv_cache_dtype_bytes 1 gives it in infer and load"
-_WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
+_WIDE = 32  # most GPUs of one engine with experts spread over several servers that are not one link domain
+# Of a number of requests in flight without these limits, the latencies that give the rate of disaggregated workers:
+_USUAL_TTFT, _USUAL_TPOT = 1.0, 0.05  # seconds
 
 
 class Limits(NamedTuple):
@@ -287,6 +291,9 @@ def _check(demand: Demand) -> None:
         raise BadValue(f"num_tokens_to_generate must be 2 or more for continuous batching, not {demand.output_tokens}")
 
 
+_Key: TypeAlias = tuple[object, ...]
+
+
 class _Search:
     """The state of a search."""
 
@@ -416,27 +423,23 @@ class _Search:
 
     def _verified(
         self, ordered: Sequence[Configuration], simulate: bool
-    ) -> tuple[Configuration | None, dict[int, str]]:
-        """Return the first configuration that meets the limits in a simulation too, and why others do not, by place.
+    ) -> tuple[Configuration | None, dict[_Key, str]]:
+        """Return the first configuration that meets the limits in a simulation too, and why others do not.
 
         If none of the first `_MOST_SIMULATED` does, the cheapest one is returned, with a note.
         """
-        failed: dict[int, str] = {}
-        seen: set[tuple[object, ...]] = set()
+        failed: dict[_Key, str] = {}
         for each in ordered if simulate else ():
-            kind = (each.gpu_name, each.dtype_name, each.layout, each.prefill_layout)
-            key = (*kind, each.replicas, each.prefill_workers)
-            if key in seen:
+            if _key(each) in failed:
                 continue
-            seen.add(key)
             run = self._simulated(each)
             if not (wrong := self._exceeded(run)):
                 return each._replace(simulated=run), failed
-            failed[id(each)] = wrong
-            if len(seen) == _MOST_SIMULATED:
+            failed[_key(each)] = wrong
+            if len(failed) == _MOST_SIMULATED:
                 break
         if failed:
-            why = failed[id(ordered[0])]
+            why = failed[_key(ordered[0])]
             self.notes[
                 f"none of the {len(failed)} best candidates meets the limits in the simulation; the best one: {why}"
             ] = None
@@ -608,8 +611,8 @@ class _Search:
         d, limits = self.demand, self.limits
         if d.request_rate is not None:
             return d.request_rate
-        tpot = limits.tpot if isfinite(limits.tpot) else 0.05
-        first = limits.ttft if isfinite(limits.ttft) else 1.0
+        tpot = limits.tpot if isfinite(limits.tpot) else _USUAL_TPOT
+        first = limits.ttft if isfinite(limits.ttft) else _USUAL_TTFT
         return float(d.concurrency or 0) / (first + (d.output_tokens - 1) * tpot)
 
     def _meets(self, ttft: Array, tpot: Array) -> dict[str, Any]:
@@ -667,7 +670,7 @@ class _Search:
         )
 
     def _rejected_ones(
-        self, best: Configuration, found: Sequence[Configuration], failed: Mapping[int, str]
+        self, best: Configuration, found: Sequence[Configuration], failed: Mapping[_Key, str]
     ) -> Iterator[Rejected]:
         """Yield the best configuration of each other GPU, then of each other format, layout and mode of this GPU."""
         by: dict[tuple[object, ...], Configuration] = {}
@@ -678,7 +681,7 @@ class _Search:
         kept = [c for c in by.values() if c.scenario is not best.scenario or c.mode != best.mode]
         for c in sorted(kept, key=lambda each: (each.gpu_name == best.gpu_name, _order(each))):
             excess = c.price / best.price - 1
-            yield Rejected(c, excess, failed.get(id(c)) or _reason(c))
+            yield Rejected(c, excess, failed.get(_key(c)) or _reason(c))
 
     def _miss(self, found: Sequence[Configuration], edges: bool, gpu: str) -> Miss:
         """Return the nearest miss of a GPU: beyond the cost or the number of GPUs, else nearest to the latencies."""
@@ -751,11 +754,16 @@ def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
 
 
 def _batch_sizes() -> list[float]:
-    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), below `_MOST_BATCH`."""
+    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), to the first that reaches `_MOST_BATCH`."""
     found = [1.0]
     while found[-1] < _MOST_BATCH:
         found.append(max(found[-1] + 1, float(round(found[-1] * 2**0.25))))
     return found
+
+
+def _key(c: Configuration) -> _Key:
+    """Return what a simulation depends on, besides the most sequences at a time."""
+    return (c.gpu_name, c.dtype_name, c.layout, c.prefill_layout, c.replicas, c.prefill_workers)
 
 
 def _order(c: Configuration) -> tuple[float, ...]:
@@ -811,11 +819,11 @@ def _formats(model: ModelConfig, gpu: GPU, asked: Sequence[str] | None) -> list[
 
 def _layouts(model: ModelConfig, gpu: GPU) -> list[Parallelism]:
     """Return the layouts to try: tensor and pipeline parallel, and for experts also expert and data parallel."""
-    node = max(gpu.link_domain_size, 1) if gpu.link_domain_size > 8 else 8
+    node = max(gpu.link_domain_size, 8)
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= node]
     found = [Parallelism(tp_size=tp, pp_size=pp) for tp in sizes for pp in (1, 2, 4)]
     if model.num_experts:
-        for ep in [size for size in (*sizes, 16, 32, 64) if 1 < size <= max(node, 2 * _WIDE)]:
+        for ep in [size for size in (2, 4, 8, 16, 32, 64) if size <= max(node, _WIDE)]:
             found += [
                 Parallelism(tp_size=tp, dp_size=ep // tp, ep_size=ep) for tp in sizes if tp <= ep and ep % tp == 0
             ]
