@@ -1,25 +1,28 @@
 """Search for the cheapest way to serve a model: GPU, format, layout, batch, and number of replicas.
 
 For each GPU, format and layout, continuous batching is computed at a grid of batch sizes up to 1024 at once (`steady`),
-and at every batch size between the last grid point within the limits and the next. The largest batch within the limits
-gives the rate of one replica; the demand divided by it, rounded up, the number of replicas. With prefill and decode on
-separate GPUs, prefill workers and decode workers are matched to the same rate. Prompts queue for the prefill workers;
-the steps of the decode workers have no prompts.
+and at a finer grid between the last point within the limits and the next. The batch of the formula is the mean number
+of sequences in flight. The largest one within the limits gives the rate of one replica; the demand divided by it,
+rounded up, the number of replicas. With prefill and decode on separate GPUs, prefill workers and decode workers are
+matched to the same rate. Prompts queue for the prefill workers; the steps of the decode workers have no prompts.
 
 The configurations, and those with some more replicas, are then simulated in the order of their price (`verify`); the
 first one whose simulated means meet the limits is the best. Without prices the order is that of the number of GPUs.
+A server that runs no more sequences at a time than the mean of the formula keeps requests waiting in bursts: if the
+TTFT is too long for this reason, the simulation is repeated with room for bursts, and the launch commands ask for it.
+The best configuration at the high edge of the error band is found in the same way, with slower servers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from math import ceil, inf, isfinite
+from math import ceil, inf, isfinite, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
 from llm_analysis.explore.steady import Steady, steady_state
-from llm_analysis.explore.verify import PREFILL_SEQUENCES, Servers, Simulated, simulated
+from llm_analysis.explore.verify import PREFILL_SEQUENCES, Servers, Simulated, Slower, simulated
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
@@ -42,6 +45,9 @@ CHUNK = 8192  # most tokens of a prefill pass; limits the activations
 MOST_BUSY = 0.95  # largest utilization of a prefill worker
 FORMATS = ("fp8", "int8", "nvfp4")  # formats to try besides the checkpoint's, on GPUs that support them
 MODES = ("aggregated", "disaggregated")
+_FRACTIONS = (0.0, 0.25, 0.5, 0.75)  # mean numbers of sequences in flight below one in the grid
+_FINE = 16  # up to so many sequences the finer grid has as many steps, above it whole numbers
+_BURSTS = 4  # standard deviations of the sequences in flight (Poisson) for which a server has room in bursts
 _MOST_SIMULATED = 8  # most configurations that are simulated
 _SPARE = (0.15, 0.3)  # fractions of the capacity that further candidates leave unused, for bursts of Poisson arrivals
 CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
@@ -75,9 +81,10 @@ class Demand(NamedTuple):
 class Configuration(NamedTuple):
     """A way to serve the demand. Latencies are those at the demand.
 
-    `batch` is the largest number of sequences in flight per data-parallel rank within the limits, `in_flight` the
-    number at the demand. `load` is the demand as a share of what the replicas can serve. In disaggregated
-    mode `replicas` counts decode workers.
+    Per data-parallel rank, `most_in_flight` is the largest mean number of sequences in flight within the limits,
+    `in_flight` the mean number at the demand, and `batch` the most sequences that run at a time, as simulated and
+    launched. `load` is the demand as a share of what the replicas can serve. In disaggregated mode `replicas` counts
+    decode workers.
     """
 
     gpu_name: str
@@ -91,6 +98,7 @@ class Configuration(NamedTuple):
     num_gpus: int
     cost_per_hour: float | None
     load: float
+    most_in_flight: float
     in_flight: float
     ttft: float
     tpot: float
@@ -101,7 +109,7 @@ class Configuration(NamedTuple):
     limited_by: str  # the limit that a larger batch would exceed
     scenario: Scenario
     cost_per_million_tokens: float | None = None
-    simulated: Simulated | None = None  # only for the best configuration
+    simulated: Simulated | None = None  # only for the best configuration and the best one at the band edge
 
     @property
     def price(self) -> float:
@@ -164,7 +172,7 @@ class Plan(NamedTuple):
     demand: Demand
     limits: Limits
     best: Configuration | None
-    at_band_edge: Configuration | None  # the best one if latencies are at the high edge of their error band
+    at_band_edge: Configuration | None  # the best one with latencies at the high edge of their error band
     rejected: tuple[Rejected, ...]
     miss: Miss | None
     misses: dict[str, Miss]  # nearest configuration of each GPU that does not meet the limits
@@ -246,6 +254,13 @@ class _Curve(NamedTuple):
         """Data-parallel ranks of one replica, each with its own batch."""
         return self.scenario.layout.dp_size
 
+    @property
+    def busy(self) -> _Curve:
+        """The curve from one sequence in flight on."""
+        some = self.batch >= 1
+        columns = {name: getattr(self.steady, name)[some] for name in Steady._fields if name != "front"}
+        return self._replace(batch=self.batch[some], steady=self.steady._replace(**columns))
+
 
 def plan(
     model: ModelConfig,
@@ -268,7 +283,8 @@ def plan(
     `formats` are names of number formats; by default the checkpoint's own and those of `FORMATS` that the GPU
     multiplies. `prices` maps GPU names to the cost of an hour. `within` band applies the limits to the high edge of
     the error band. With `simulate` the best candidates are simulated in the order of their price, and the first one
-    that meets the limits in the simulation too is the best. Raises BadValue for an invalid demand.
+    that meets the limits in the simulation too is the best; the band edge has a simulation too. Raises BadValue for
+    an invalid demand.
     """
     _check(demand)
     bounds = limits or Limits()
@@ -315,6 +331,7 @@ class _Search:
         # prefill workers, each with the seconds of one prompt, the transfer included and HTTP and tokenizer not
         self.prefills: list[tuple[_Curve, float]] = []
         self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
+        self.refinements: dict[_Key, _Curve] = {}
         self.notes: dict[str, None] = {}
 
     def add(self, gpu: GPU, formats: Sequence[str] | None) -> None:
@@ -325,7 +342,8 @@ class _Search:
         if self.prices is not None and price is None:
             self.notes[f"{gpu.name} has no price and was left out"] = None
             return
-        grid = np.array(_batch_sizes())
+        # Of a number of requests in flight, a replica has one at least.
+        grid = np.array([*(_FRACTIONS if self.demand.concurrency is None else ()), *_batch_sizes()])
         for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
             try:
                 # With 8-bit activations the launch command asks for an 8-bit KV cache: no engine has it by default.
@@ -348,14 +366,28 @@ class _Search:
         return steady_state(scenario, batch, self.demand.input_tokens, self.demand.output_tokens, CHUNK)
 
     def _refined(self, curve: _Curve, meets: Callable[[_Curve], dict[str, Any]]) -> _Curve:
-        """Return the curve with all batch sizes between the last one that meets the limits and the next."""
+        """Return the curve with a finer grid between the last batch size that meets the limits and the next."""
         import numpy as np
 
         all_met = np.logical_and.reduce(list(meets(curve).values()))
         last = int(np.flatnonzero(all_met)[-1]) if all_met.any() else -1
         if last == -1 or last + 1 == len(curve.batch):
             return curve
-        between = np.arange(curve.batch[last] + 1, curve.batch[last + 1])
+        # The spares, the modes and the band edge ask for many of them again.
+        key = (curve.scenario.gpu.name, curve.scenario.dtypes.name, curve.scenario.layout, last)
+        if key not in self.refinements:
+            self.refinements[key] = self._refinement(curve, last)
+        return self.refinements[key]
+
+    def _refinement(self, curve: _Curve, last: int) -> _Curve:
+        """Return the curve with a finer grid between one of its batch sizes and the next."""
+        import numpy as np
+
+        low, high = curve.batch[last : last + 2]
+        if self.demand.concurrency is None and high <= _FINE:
+            between = np.linspace(low, high, _FINE + 1)[1:-1]
+        else:
+            between = np.arange(low + 1, high)
         if not len(between):
             return curve
         more = self._steady(curve.scenario, between)
@@ -396,13 +428,9 @@ class _Search:
         """Return the plan from all curves."""
         edges = within == "band"
         found = self._configurations(edges)
-        other = self._configurations(not edges)
         admitted = [c for c in found if self._affordable(c)]
-        with_reserve = [c for spare in _SPARE if simulate and not edges for c in self._configurations(edges, spare)]
-        candidates = [*admitted, *(c for c in with_reserve if self._affordable(c))]
-        best, failed = self._verified(sorted(candidates, key=_order), simulate)
-        edge_found = found if edges else other
-        edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
+        best, failed = self._verified(self._candidates(admitted, edges, simulate), edges, simulate)
+        edge = best if edges else self._at_edge(best, simulate)
         rejected = () if best is None else tuple(self._rejected_ones(best, admitted, failed))
         names = dict.fromkeys([curve.scenario.gpu.name for curve in self.curves] + [gpu for gpu, _ in self.unfit])
         without = [name for name in names if name not in {c.gpu_name for c in admitted}]
@@ -421,8 +449,25 @@ class _Search:
             notes=(*self.notes, *(self._assumed(best) if best else ())),
         )
 
+    def _candidates(self, admitted: Sequence[Configuration], edges: bool, simulate: bool) -> list[Configuration]:
+        """Return the configurations and, for a simulation, those that leave some capacity unused, in their order."""
+        spares = _SPARE if simulate else ()
+        with_reserve = [c for spare in spares for c in self._configurations(edges, spare) if self._affordable(c)]
+        return sorted([*admitted, *with_reserve], key=_order)
+
+    def _at_edge(self, best: Configuration | None, simulate: bool) -> Configuration | None:
+        """Return the best configuration at the high edge of the error band.
+
+        Those that cost less than the best one at the estimate fail in its simulation, so that they fail here too.
+        """
+        if best is None:
+            return None
+        admitted = [c for c in self._configurations(True) if self._affordable(c)]
+        ordered = [c for c in self._candidates(admitted, True, simulate) if c.price >= best.price]
+        return self._verified(ordered, True, simulate)[0]
+
     def _verified(
-        self, ordered: Sequence[Configuration], simulate: bool
+        self, ordered: Sequence[Configuration], edges: bool, simulate: bool
     ) -> tuple[Configuration | None, dict[_Key, str]]:
         """Return the first configuration that meets the limits in a simulation too, and why others do not.
 
@@ -432,37 +477,58 @@ class _Search:
         for each in ordered if simulate else ():
             if _key(each) in failed:
                 continue
-            run = self._simulated(each)
-            if not (wrong := self._exceeded(run)):
-                return each._replace(simulated=run), failed
+            for tried in self._with_room(each):
+                run = self._simulated(tried, edges)
+                if not (wrong := self._exceeded(run)):
+                    return tried._replace(simulated=run), failed
+                if run.tpot.mean > self._tpot_limit:  # more sequences at a time make it longer
+                    break
             failed[_key(each)] = wrong
             if len(failed) == _MOST_SIMULATED:
                 break
         if failed:
             why = failed[_key(ordered[0])]
+            where = " at the high edge of the error band" if edges else ""
             self.notes[
-                f"none of the {len(failed)} best candidates meets the limits in the simulation; the best one: {why}"
+                f"none of the {len(failed)} best candidates{where} meets the limits in the simulation; the best one: "
+                f"{why}"
             ] = None
         return (ordered[0] if ordered else None), failed
 
-    def _simulated(self, c: Configuration) -> Simulated:
-        """Return the simulation of a configuration at the demand."""
+    def _with_room(self, c: Configuration) -> Iterator[Configuration]:
+        """Yield a configuration, and then the one that runs more sequences at a time in bursts."""
+        yield c
+        decoding = (self.demand.output_tokens - 1) * c.tpot
+        present = c.most_in_flight * (1 if c.prefill_layout else 1 + c.ttft / decoding)  # those in prefill too
+        batch = min(ceil(present + _BURSTS * sqrt(present)), self._fitting(c.scenario))
+        if batch > c.batch:
+            yield c._replace(batch=batch)
+
+    def _simulated(self, c: Configuration, edges: bool) -> Simulated:
+        """Return the simulation of a configuration at the demand; with `edges` at the high edge of the error band."""
         d, ranks = self.demand, c.layout.dp_size
         prefill = None if c.prefill_layout is None else c.scenario.changed(layout=c.prefill_layout)
         workers = c.prefill_workers * (c.prefill_layout.dp_size if c.prefill_layout else 0)
         servers = Servers(c.scenario, c.replicas * ranks, c.batch, prefill, workers)
         limits = {"max_num_batched_tokens": CHUNK, "gpu_memory_utilization": self.utilization}
         in_flight = c.in_flight * c.replicas * ranks
-        return simulated(servers, (d.input_tokens, d.output_tokens), c.request_rate, in_flight, limits)
+        slower = Slower()
+        if edges:
+            slower = Slower(_band_factors(prefill or c.scenario)[0], _band_factors(c.scenario)[1])
+        return simulated(servers, (d.input_tokens, d.output_tokens), c.request_rate, in_flight, limits, slower)
+
+    @property
+    def _tpot_limit(self) -> float:
+        """The limit on TPOT, and on the speed of one user."""
+        limits = self.limits
+        return min(limits.tpot, 1 / limits.tokens_per_second if limits.tokens_per_second else inf)
 
     def _exceeded(self, run: Simulated) -> str:
         """Return the limit that the means of a simulation exceed; empty if there is none."""
-        limits = self.limits
         for name, value, limit in (
-            ("TTFT", run.ttft.mean, limits.ttft),
-            ("TPOT", run.tpot.mean, limits.tpot),
-            ("request latency", run.e2e.mean, limits.request_latency),
-            ("TPOT", run.tpot.mean, 1 / limits.tokens_per_second if limits.tokens_per_second else inf),
+            ("TTFT", run.ttft.mean, self.limits.ttft),
+            ("TPOT", run.tpot.mean, self._tpot_limit),
+            ("request latency", run.e2e.mean, self.limits.request_latency),
         ):
             if value > limit:
                 return f"the simulation gives a {name} of {value * 1e3:,.1f} ms"
@@ -512,13 +578,13 @@ class _Search:
 
         curve = self._refined(curve, meets)
         s = curve.steady
-        batch, limited_by = _largest(meets(curve), curve.batch)
-        if batch == 0:
+        most, limited_by = _largest(meets(curve), curve.batch)
+        if most == 0:
             return None
         rates = s.rate / tpot_edge
-        capacity = float(np.interp(batch, curve.batch, rates)) * curve.ranks
+        capacity = float(np.interp(most, curve.batch, rates)) * curve.ranks
         if self.demand.concurrency is not None:
-            replicas = ceil(self.demand.concurrency / (batch * curve.ranks * (1 - spare)))
+            replicas = ceil(self.demand.concurrency / (most * curve.ranks * (1 - spare)))
             in_flight = self.demand.concurrency / (replicas * curve.ranks)
             rate = float(np.interp(in_flight, curve.batch, rates)) * replicas * curve.ranks
         else:
@@ -533,7 +599,7 @@ class _Search:
             0,
             mode="aggregated",
             replicas=replicas,
-            batch=batch,
+            most_in_flight=most,
             in_flight=in_flight,
             rate=rate,
             capacity=capacity * replicas,
@@ -561,12 +627,12 @@ class _Search:
 
             curve = self._refined(coarse, meets)
             step = curve.steady.step * tpot_edge
-            batch, limited_by = _largest(meets(curve), curve.batch)
+            most, limited_by = _largest(meets(curve), curve.batch)
             self.points += 1
-            if batch == 0:
+            if most == 0:
                 continue
             rates = curve.batch * curve.ranks / ((self.demand.output_tokens - 1) * step)
-            capacity = float(np.interp(batch, curve.batch, rates))
+            capacity = float(np.interp(most, curve.batch, rates))
             replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
             in_flight = float(np.interp(rate / replicas, rates, curve.batch))
             tpot = float(np.interp(in_flight, curve.batch, step))
@@ -576,7 +642,7 @@ class _Search:
                 workers,
                 mode="disaggregated",
                 replicas=replicas,
-                batch=batch,
+                most_in_flight=most,
                 in_flight=in_flight,
                 rate=rate,
                 capacity=capacity * replicas,
@@ -633,7 +699,7 @@ class _Search:
         *,
         mode: str,
         replicas: int,
-        batch: int,
+        most_in_flight: float,
         in_flight: float,
         rate: float,
         capacity: float,
@@ -651,12 +717,13 @@ class _Search:
             mode=mode,
             layout=curve.scenario.layout,
             replicas=replicas,
-            batch=batch,
+            batch=max(ceil(most_in_flight), 1),
             prefill_layout=prefill.scenario.layout if prefill else None,
             prefill_workers=workers,
             num_gpus=gpus,
             cost_per_hour=hourly,
             load=rate / capacity,
+            most_in_flight=most_in_flight,
             in_flight=in_flight,
             ttft=ttft,
             tpot=tpot,
@@ -704,9 +771,13 @@ class _Search:
         return Miss(f"{gpu} {dtype}, which needs {missing / 1e9:,.1f} GB more per GPU for one sequence", {}, inf)
 
     def _miss_of(self, curve: _Curve, edges: bool) -> Miss:
-        """Return the batch of a scenario that is nearest to the limits, with the replicas that serve the load."""
+        """Return the batch of a scenario that is nearest to the limits, with the replicas that serve the load.
+
+        Fewer than one sequence in flight on average is left out: it meets hardly lower limits, with many more GPUs.
+        """
         import numpy as np
 
+        curve = curve.busy
         ttft_edge, tpot_edge = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
         s, limits, steps = curve.steady, self.limits, self.demand.output_tokens - 1
         rates = s.rate / tpot_edge
@@ -730,7 +801,7 @@ class _Search:
 
     def _front_points(self) -> Iterator[Points]:
         """Yield the points of each scenario that are within the limit on TTFT."""
-        for curve in self.curves:
+        for curve in (each.busy for each in self.curves):
             s = curve.steady
             within = s.ttft(s.rate) <= self.limits.ttft
             users = 1 / s.tpot[within]
@@ -739,15 +810,15 @@ class _Search:
             yield Points(name.gpu.name, name.dtypes.name, name.layout, curve.batch[within], users, per_gpu, curve.price)
 
 
-def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
+def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[float, str]:
     """Return the largest batch that meets all limits, and the limit that the next one exceeds."""
     import numpy as np
 
     all_met = np.logical_and.reduce(list(meets.values()))
     if not all_met.any():
-        return 0, ""
+        return 0.0, ""
     last = int(np.flatnonzero(all_met)[-1])
-    largest = int(batch[last])
+    largest = float(batch[last])
     if last + 1 == len(batch):
         return largest, "memory" if largest < _MOST_BATCH else "the largest batch searched"
     return largest, next(name for name, met in meets.items() if not met[last + 1])
@@ -774,12 +845,17 @@ def _order(c: Configuration) -> tuple[float, ...]:
 def _reason(c: Configuration) -> str:
     """Return the reason for the number of GPUs of a configuration."""
     if c.limited_by == "the largest batch searched":
-        text = f"no batch above {c.batch} was searched"
+        text = f"no batch above {count_text(c.most_in_flight)} was searched"
     else:
-        text = f"{c.limited_by} limits the batch to {c.batch}"
+        text = f"{c.limited_by} limits the batch to {count_text(c.most_in_flight)}"
     if c.load < 0.6:
         text += f"; {c.load:.0%} of the capacity is used"
     return text
+
+
+def count_text(sequences: float) -> str:
+    """Return a mean number of sequences, which need not be whole, in three digits at least."""
+    return f"{sequences:.0f}" if sequences == int(sequences) else f"{sequences:.3g}"
 
 
 def _described(c: Configuration) -> str:
