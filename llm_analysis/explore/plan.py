@@ -10,6 +10,7 @@ The configurations, and those with some more replicas, are then simulated in the
 first one whose simulated means meet the limits is the best. Without prices the order is that of the number of GPUs.
 A server that runs no more sequences at a time than the mean of the formula keeps requests waiting in bursts: if the
 TTFT is too long for this reason, the simulation is repeated with room for bursts, and the launch commands ask for it.
+Where the prompts of others make the TPOT too long, replicas that run one request at a time are considered too.
 The best configuration at the high edge of the error band is found in the same way, with slower servers.
 """
 
@@ -46,6 +47,7 @@ MOST_BUSY = 0.95  # largest utilization of a prefill worker
 FORMATS = ("fp8", "int8", "nvfp4")  # formats to try besides the checkpoint's, on GPUs that support them
 MODES = ("aggregated", "disaggregated")
 _FRACTIONS = (0.0, 0.25, 0.5, 0.75)  # mean numbers of sequences in flight below one in the grid
+_LEAST = 1 / 16  # least mean number within the limits: replicas that are nearly always idle are no answer
 _FINE = 16  # up to so many sequences the finer grid has as many steps, above it whole numbers
 _BURSTS = 4  # standard deviations of the sequences in flight (Poisson) for which a server has room in bursts
 _MOST_SIMULATED = 8  # most configurations that are simulated
@@ -556,7 +558,7 @@ class _Search:
         At least the fraction `spare` of the capacity is left unused.
         """
         shared = self.curves if "aggregated" in self.modes else []
-        found = [c for curve in shared if (c := self._aggregated(curve, edges, spare)) is not None]
+        found = [c for curve in shared if (c := self._replicated(curve, edges, spare)) is not None]
         if "disaggregated" not in self.modes:
             return found
         groups: dict[tuple[str, str], list[_Curve]] = {}
@@ -566,6 +568,53 @@ class _Search:
             prefills = [(c, s) for c, s in self.prefills if (c.scenario.gpu.name, c.scenario.dtypes.name) == key]
             found += self._disaggregated(curves, prefills, edges, spare)
         return found
+
+    def _replicated(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
+        """Return the replicas that prefill and decode; fewer, if they need no other request beside one that runs."""
+        together = self._aggregated(curve, edges, spare)
+        if self.demand.concurrency is not None or (together is not None and together.most_in_flight >= 1):
+            return together
+        alone = self._one_at_a_time(curve, edges, spare)
+        if together is None or (alone is not None and alone.replicas < together.replicas):
+            return alone
+        return together
+
+    def _one_at_a_time(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
+        """Return replicas that run one request at a time; None if that is too slow.
+
+        Its steps have no prompts of others. Requests queue, M/D/1, as long as the limit on TTFT allows.
+        """
+        import numpy as np
+
+        ttft_edge, tpot_edge = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
+        s, steps = curve.steady, self.demand.output_tokens - 1
+        step, prompt = float(s.step[0]), float(s.prompt[0])
+        tpot, alone, service = step * tpot_edge, s.front + prompt, prompt + steps * step
+        if not all(met.all() for met in self._meets(np.array([alone * ttft_edge]), np.array([tpot])).values()):
+            return None
+        longest = min(self.limits.ttft, self.limits.request_latency - steps * tpot)
+        wait = max(longest / ttft_edge - alone, 0.0)
+        busy = min(2 * wait / (2 * wait + service), MOST_BUSY) if isfinite(wait) else MOST_BUSY
+        most = busy * steps * step / service
+        if most < _LEAST:
+            return None
+        capacity, rate = busy / (service * tpot_edge), float(self.demand.request_rate or 0.0)
+        replicas = ceil(rate / (capacity * curve.ranks * (1 - spare)) - 1e-12)
+        own = rate / (replicas * curve.ranks)
+        return self._configured(
+            curve,
+            None,
+            0,
+            mode="aggregated",
+            replicas=replicas,
+            most_in_flight=most,
+            in_flight=own * steps * tpot,
+            rate=rate,
+            capacity=capacity * replicas * curve.ranks,
+            ttft=(alone + float(mean_wait(own * tpot_edge, service))) * ttft_edge,
+            tpot=tpot,
+            limited_by="TTFT" if longest == self.limits.ttft else "request latency",
+        )
 
     def _aggregated(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
         """Return replicas that prefill and decode, at the largest batch within the limits; None if there is none."""
@@ -579,7 +628,7 @@ class _Search:
         curve = self._refined(curve, meets)
         s = curve.steady
         most, limited_by = _largest(meets(curve), curve.batch)
-        if most == 0:
+        if most < _LEAST:
             return None
         rates = s.rate / tpot_edge
         capacity = float(np.interp(most, curve.batch, rates)) * curve.ranks

@@ -233,6 +233,26 @@ def test_a_plan_at_a_batch_of_about_one_buys_no_more_than_a_simulation_needs(
         assert c.in_flight <= c.most_in_flight <= c.batch
 
 
+def test_a_tpot_limit_without_room_for_prompts_of_others_is_met_one_request_at_a_time() -> None:
+    """A decode step takes 18.9 ms, so that a mean of 0.05 sequences in flight met the limit, with 400 GPUs."""
+    demand, limits = Demand(512, 32, 5.0), Limits(ttft=1.0, tpot=0.02)
+    best = plan(get_model("llama-3.1-70b"), [get_gpu("rtx-4090")], demand, limits).best
+    assert best is not None
+    assert best.num_gpus <= 96
+    assert (best.batch, best.limited_by) == (1, "TTFT")
+    assert best.simulated is not None
+    assert best.simulated.ttft.mean <= best.ttft <= 1.0
+    assert best.simulated.tpot.mean == pytest.approx(best.tpot, rel=0.01)
+
+
+def test_replicas_that_would_be_idle_nearly_always_are_no_answer() -> None:
+    gpus, demand = [get_gpu("l4-24gb")], Demand(512, 32, 20.0)
+    found = plan(get_model("llama-3.1-70b"), gpus, demand, Limits(ttft=0.3, tpot=0.1), formats=("fp8",))
+    assert found.best is None
+    assert found.miss is not None
+    assert set(found.miss.needed) == {"max_ttft"}
+
+
 @settings(max_examples=5, deadline=None)
 @given(
     st.sampled_from(["rtx-4090", "l40s-48gb", "a10-24gb"]),
