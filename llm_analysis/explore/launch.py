@@ -88,23 +88,32 @@ class Server(NamedTuple):
     chunk: int | None = None  # most tokens of a prefill pass
     memory_fraction: float = 0.9
     role: str = ""  # prefill or decode in disaggregated serving, else empty
+    vendor: str = ""  # of the GPU; empty if it is not known
 
     @property
     def name(self) -> str:
         """The checkpoint, by its Hugging Face id if that is known."""
         return self.model.hf_ids[0] if self.model.hf_ids else self.model.name
 
+    @property
+    def engines(self) -> dict[str, str]:
+        """The names of the engines that run on the GPU; TensorRT-LLM runs on those of NVIDIA only."""
+        only = self.vendor in ("", "NVIDIA")
+        return {engine: name for engine, name in ENGINES.items() if only or engine != "trtllm"}
+
 
 def launch_commands(server: Server) -> dict[str, str]:
-    """Return the command of each engine: `vllm`, `sglang`, `trtllm`."""
-    return {"vllm": _vllm(server), "sglang": _sglang(server), "trtllm": _trtllm(server)}
+    """Return the command of each engine that runs on the GPU: `vllm`, `sglang`, `trtllm`."""
+    writers = {"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm}
+    return {engine: writers[engine](server) for engine in server.engines}
 
 
 def launch_notes(server: Server) -> tuple[str, ...]:
     """Return notes on the commands: the versions that were checked, and the checkpoints to prepare."""
     versions = " and ".join(f"{ENGINES[engine]} {version}" for engine, (version, _) in CHECKED.items())
-    notes = [f"flags were checked against the argument parsers of {versions}; those of trtllm-serve were not checked"]
-    missing = [name for engine, name in ENGINES.items() if _needs_checkpoint(engine, server)]
+    unchecked = "; those of trtllm-serve were not checked" if "trtllm" in server.engines else ""
+    notes = [f"flags were checked against the argument parsers of {versions}{unchecked}"]
+    missing = [name for engine, name in server.engines.items() if _needs_checkpoint(engine, server)]
     if missing:
         where = ", ".join(missing)
         notes.append(f"{where}: give a checkpoint of {server.name} that is quantized to {server.dtypes.name}")

@@ -1,23 +1,29 @@
 """Search for the cheapest way to serve a model: GPU, format, layout, batch, and number of replicas.
 
 For each GPU, format and layout, continuous batching is computed at a grid of batch sizes up to 1024 at once (`steady`),
-and at every batch size between the last grid point within the limits and the next. The largest batch within the limits
-gives the rate of one replica; the demand divided by it, rounded up, the number of replicas. With
-prefill and decode on separate GPUs, prefill workers and decode workers are matched to the same rate. A prefill worker
-may wait, a decode worker has no prompts in its steps. The best configuration is the cheapest one; without prices,
-the one with the fewest GPUs.
+and at a finer grid between the last point within the limits and the next. The batch of the formula is the mean number
+of sequences in flight. The largest one within the limits gives the rate of one replica; the demand divided by it,
+rounded up, the number of replicas. With prefill and decode on separate GPUs, prefill workers and decode workers are
+matched to the same rate. Prompts queue for the prefill workers; the steps of the decode workers have no prompts.
+
+The configurations, and those with some more replicas, are then simulated in the order of their price (`verify`); the
+first one whose simulated means meet the limits is the best. Without prices the order is that of the number of GPUs.
+A server that runs no more sequences at a time than the mean of the formula keeps requests waiting in bursts: if the
+TTFT is too long for this reason, the simulation is repeated with room for bursts, and the launch commands ask for it.
+Where the prompts of others make the TPOT too long, replicas that run one request at a time are considered too.
+The best configuration at the high edge of the error band is found in the same way, with slower servers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from math import ceil, inf, isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import ceil, inf, isfinite, sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llm_analysis.errors import BadValue, LLMAnalysisError
 from llm_analysis.explore.steady import Steady, steady_state
-from llm_analysis.explore.verify import PREFILL_SEQUENCES, Servers, Simulated, simulated
+from llm_analysis.explore.verify import PREFILL_SEQUENCES, Servers, Simulated, Slower, simulated
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
@@ -40,12 +46,18 @@ CHUNK = 8192  # most tokens of a prefill pass; limits the activations
 MOST_BUSY = 0.95  # largest utilization of a prefill worker
 FORMATS = ("fp8", "int8", "nvfp4")  # formats to try besides the checkpoint's, on GPUs that support them
 MODES = ("aggregated", "disaggregated")
+_FRACTIONS = (0.0, 0.25, 0.5, 0.75)  # mean numbers of sequences in flight below one in the grid
+_LEAST = 1 / 16  # least mean number within the limits: replicas that are nearly always idle are no answer
+_FINE = 16  # up to so many sequences the finer grid has as many steps, above it whole numbers
+_BURSTS = 4  # standard deviations of the sequences in flight (Poisson) for which a server has room in bursts
 _MOST_SIMULATED = 8  # most configurations that are simulated
 _SPARE = (0.15, 0.3)  # fractions of the capacity that further candidates leave unused, for bursts of Poisson arrivals
 CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
 _USUAL_CACHE_BITS = 16
 NARROW_CACHE = "KV cache in 8 bits, as the launch commands ask; --kv_cache_dtype_bytes 1 gives it in infer and load"
-_WIDE = 16  # GPUs of one engine with experts spread over several servers, in multiples
+_WIDE = 32  # most GPUs of one engine with experts spread over several servers that are not one link domain
+# Of a number of requests in flight without these limits, the latencies that give the rate of disaggregated workers:
+_USUAL_TTFT, _USUAL_TPOT = 1.0, 0.05  # seconds
 
 
 class Limits(NamedTuple):
@@ -71,9 +83,10 @@ class Demand(NamedTuple):
 class Configuration(NamedTuple):
     """A way to serve the demand. Latencies are those at the demand.
 
-    `batch` is the largest number of sequences in flight per data-parallel rank within the limits, `in_flight` the
-    number at the demand. `load` is the demand as a share of what the replicas can serve. In disaggregated
-    mode `replicas` counts decode workers.
+    Per data-parallel rank, `most_in_flight` is the largest mean number of sequences in flight within the limits,
+    `in_flight` the mean number at the demand, and `batch` the most sequences that run at a time, as simulated and
+    launched. `load` is the demand as a share of what the replicas can serve. In disaggregated mode `replicas` counts
+    decode workers.
     """
 
     gpu_name: str
@@ -87,6 +100,7 @@ class Configuration(NamedTuple):
     num_gpus: int
     cost_per_hour: float | None
     load: float
+    most_in_flight: float
     in_flight: float
     ttft: float
     tpot: float
@@ -97,7 +111,7 @@ class Configuration(NamedTuple):
     limited_by: str  # the limit that a larger batch would exceed
     scenario: Scenario
     cost_per_million_tokens: float | None = None
-    simulated: Simulated | None = None  # only for the best configuration
+    simulated: Simulated | None = None  # only for the best configuration and the best one at the band edge
 
     @property
     def price(self) -> float:
@@ -160,7 +174,7 @@ class Plan(NamedTuple):
     demand: Demand
     limits: Limits
     best: Configuration | None
-    at_band_edge: Configuration | None  # the best one if latencies are at the high edge of their error band
+    at_band_edge: Configuration | None  # the best one with latencies at the high edge of their error band
     rejected: tuple[Rejected, ...]
     miss: Miss | None
     misses: dict[str, Miss]  # nearest configuration of each GPU that does not meet the limits
@@ -216,11 +230,10 @@ class Plan(NamedTuple):
             return []
         s, tokens = best.scenario, self.demand.input_tokens + self.demand.output_tokens
         if best.prefill_layout is None:
-            return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK)]
-        return [
-            Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill"),
-            Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode"),
-        ]
+            return [Server(s.model, s.dtypes, best.layout, best.batch, tokens, CHUNK, vendor=s.gpu.vendor)]
+        prefill = Server(s.model, s.dtypes, best.prefill_layout, PREFILL_SEQUENCES, tokens, CHUNK, role="prefill")
+        decode = Server(s.model, s.dtypes, best.layout, best.batch, tokens, role="decode")
+        return [each._replace(vendor=s.gpu.vendor) for each in (prefill, decode)]
 
 
 class _Curve(NamedTuple):
@@ -242,6 +255,13 @@ class _Curve(NamedTuple):
     def ranks(self) -> int:
         """Data-parallel ranks of one replica, each with its own batch."""
         return self.scenario.layout.dp_size
+
+    @property
+    def busy(self) -> _Curve:
+        """The curve from one sequence in flight on."""
+        some = self.batch >= 1
+        columns = {name: getattr(self.steady, name)[some] for name in Steady._fields if name != "front"}
+        return self._replace(batch=self.batch[some], steady=self.steady._replace(**columns))
 
 
 def plan(
@@ -265,7 +285,8 @@ def plan(
     `formats` are names of number formats; by default the checkpoint's own and those of `FORMATS` that the GPU
     multiplies. `prices` maps GPU names to the cost of an hour. `within` band applies the limits to the high edge of
     the error band. With `simulate` the best candidates are simulated in the order of their price, and the first one
-    that meets the limits in the simulation too is the best. Raises BadValue for an invalid demand.
+    that meets the limits in the simulation too is the best; the band edge has a simulation too. Raises BadValue for
+    an invalid demand.
     """
     _check(demand)
     bounds = limits or Limits()
@@ -286,6 +307,9 @@ def _check(demand: Demand) -> None:
         raise BadValue(f"the load must be a number above 0, not {load}")
     if demand.output_tokens < 2:
         raise BadValue(f"num_tokens_to_generate must be 2 or more for continuous batching, not {demand.output_tokens}")
+
+
+_Key: TypeAlias = tuple[object, ...]
 
 
 class _Search:
@@ -309,6 +333,7 @@ class _Search:
         # prefill workers, each with the seconds of one prompt, the transfer included and HTTP and tokenizer not
         self.prefills: list[tuple[_Curve, float]] = []
         self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
+        self.refinements: dict[_Key, _Curve] = {}
         self.notes: dict[str, None] = {}
 
     def add(self, gpu: GPU, formats: Sequence[str] | None) -> None:
@@ -319,7 +344,8 @@ class _Search:
         if self.prices is not None and price is None:
             self.notes[f"{gpu.name} has no price and was left out"] = None
             return
-        grid = np.array(_batch_sizes())
+        # Of a number of requests in flight, a replica has one at least.
+        grid = np.array([*(_FRACTIONS if self.demand.concurrency is None else ()), *_batch_sizes()])
         for dtypes, layout in product(_formats(self.model, gpu, formats), _layouts(self.model, gpu)):
             try:
                 # With 8-bit activations the launch command asks for an 8-bit KV cache: no engine has it by default.
@@ -342,14 +368,28 @@ class _Search:
         return steady_state(scenario, batch, self.demand.input_tokens, self.demand.output_tokens, CHUNK)
 
     def _refined(self, curve: _Curve, meets: Callable[[_Curve], dict[str, Any]]) -> _Curve:
-        """Return the curve with all batch sizes between the last one that meets the limits and the next."""
+        """Return the curve with a finer grid between the last batch size that meets the limits and the next."""
         import numpy as np
 
         all_met = np.logical_and.reduce(list(meets(curve).values()))
         last = int(np.flatnonzero(all_met)[-1]) if all_met.any() else -1
         if last == -1 or last + 1 == len(curve.batch):
             return curve
-        between = np.arange(curve.batch[last] + 1, curve.batch[last + 1])
+        # The spares, the modes and the band edge ask for many of them again.
+        key = (curve.scenario.gpu.name, curve.scenario.dtypes.name, curve.scenario.layout, last)
+        if key not in self.refinements:
+            self.refinements[key] = self._refinement(curve, last)
+        return self.refinements[key]
+
+    def _refinement(self, curve: _Curve, last: int) -> _Curve:
+        """Return the curve with a finer grid between one of its batch sizes and the next."""
+        import numpy as np
+
+        low, high = curve.batch[last : last + 2]
+        if self.demand.concurrency is None and high <= _FINE:
+            between = np.linspace(low, high, _FINE + 1)[1:-1]
+        else:
+            between = np.arange(low + 1, high)
         if not len(between):
             return curve
         more = self._steady(curve.scenario, between)
@@ -390,13 +430,9 @@ class _Search:
         """Return the plan from all curves."""
         edges = within == "band"
         found = self._configurations(edges)
-        other = self._configurations(not edges)
         admitted = [c for c in found if self._affordable(c)]
-        with_reserve = [c for spare in _SPARE if simulate and not edges for c in self._configurations(edges, spare)]
-        candidates = [*admitted, *(c for c in with_reserve if self._affordable(c))]
-        best, failed = self._verified(sorted(candidates, key=_order), simulate)
-        edge_found = found if edges else other
-        edge = min((c for c in edge_found if self._affordable(c)), key=_order, default=None)
+        best, failed = self._verified(self._candidates(admitted, edges, simulate), edges, simulate)
+        edge = best if edges else self._at_edge(best, simulate)
         rejected = () if best is None else tuple(self._rejected_ones(best, admitted, failed))
         names = dict.fromkeys([curve.scenario.gpu.name for curve in self.curves] + [gpu for gpu, _ in self.unfit])
         without = [name for name in names if name not in {c.gpu_name for c in admitted}]
@@ -415,52 +451,86 @@ class _Search:
             notes=(*self.notes, *(self._assumed(best) if best else ())),
         )
 
+    def _candidates(self, admitted: Sequence[Configuration], edges: bool, simulate: bool) -> list[Configuration]:
+        """Return the configurations and, for a simulation, those that leave some capacity unused, in their order."""
+        spares = _SPARE if simulate else ()
+        with_reserve = [c for spare in spares for c in self._configurations(edges, spare) if self._affordable(c)]
+        return sorted([*admitted, *with_reserve], key=_order)
+
+    def _at_edge(self, best: Configuration | None, simulate: bool) -> Configuration | None:
+        """Return the best configuration at the high edge of the error band.
+
+        Those that cost less than the best one at the estimate fail in its simulation, so that they fail here too.
+        """
+        if best is None:
+            return None
+        admitted = [c for c in self._configurations(True) if self._affordable(c)]
+        ordered = [c for c in self._candidates(admitted, True, simulate) if c.price >= best.price]
+        return self._verified(ordered, True, simulate)[0]
+
     def _verified(
-        self, ordered: Sequence[Configuration], simulate: bool
-    ) -> tuple[Configuration | None, dict[int, str]]:
-        """Return the first configuration that meets the limits in a simulation too, and why others do not, by place.
+        self, ordered: Sequence[Configuration], edges: bool, simulate: bool
+    ) -> tuple[Configuration | None, dict[_Key, str]]:
+        """Return the first configuration that meets the limits in a simulation too, and why others do not.
 
         If none of the first `_MOST_SIMULATED` does, the cheapest one is returned, with a note.
         """
-        failed: dict[int, str] = {}
-        seen: set[tuple[object, ...]] = set()
+        failed: dict[_Key, str] = {}
         for each in ordered if simulate else ():
-            kind = (each.gpu_name, each.dtype_name, each.layout, each.prefill_layout)
-            key = (*kind, each.replicas, each.prefill_workers)
-            if key in seen:
+            if _key(each) in failed:
                 continue
-            seen.add(key)
-            run = self._simulated(each)
-            if not (wrong := self._exceeded(run)):
-                return each._replace(simulated=run), failed
-            failed[id(each)] = wrong
-            if len(seen) == _MOST_SIMULATED:
+            for tried in self._with_room(each):
+                run = self._simulated(tried, edges)
+                if not (wrong := self._exceeded(run)):
+                    return tried._replace(simulated=run), failed
+                if run.tpot.mean > self._tpot_limit:  # more sequences at a time make it longer
+                    break
+            failed[_key(each)] = wrong
+            if len(failed) == _MOST_SIMULATED:
                 break
         if failed:
-            why = failed[id(ordered[0])]
+            why = failed[_key(ordered[0])]
+            where = " at the high edge of the error band" if edges else ""
             self.notes[
-                f"none of the {len(failed)} best candidates meets the limits in the simulation; the best one: {why}"
+                f"none of the {len(failed)} best candidates{where} meets the limits in the simulation; the best one: "
+                f"{why}"
             ] = None
         return (ordered[0] if ordered else None), failed
 
-    def _simulated(self, c: Configuration) -> Simulated:
-        """Return the simulation of a configuration at the demand."""
+    def _with_room(self, c: Configuration) -> Iterator[Configuration]:
+        """Yield a configuration, and then the one that runs more sequences at a time in bursts."""
+        yield c
+        decoding = (self.demand.output_tokens - 1) * c.tpot
+        present = c.most_in_flight * (1 if c.prefill_layout else 1 + c.ttft / decoding)  # those in prefill too
+        batch = min(ceil(present + _BURSTS * sqrt(present)), self._fitting(c.scenario))
+        if batch > c.batch:
+            yield c._replace(batch=batch)
+
+    def _simulated(self, c: Configuration, edges: bool) -> Simulated:
+        """Return the simulation of a configuration at the demand; with `edges` at the high edge of the error band."""
         d, ranks = self.demand, c.layout.dp_size
         prefill = None if c.prefill_layout is None else c.scenario.changed(layout=c.prefill_layout)
         workers = c.prefill_workers * (c.prefill_layout.dp_size if c.prefill_layout else 0)
         servers = Servers(c.scenario, c.replicas * ranks, c.batch, prefill, workers)
         limits = {"max_num_batched_tokens": CHUNK, "gpu_memory_utilization": self.utilization}
         in_flight = c.in_flight * c.replicas * ranks
-        return simulated(servers, (d.input_tokens, d.output_tokens), c.request_rate, in_flight, limits)
+        slower = Slower()
+        if edges:
+            slower = Slower(_band_factors(prefill or c.scenario)[0], _band_factors(c.scenario)[1])
+        return simulated(servers, (d.input_tokens, d.output_tokens), c.request_rate, in_flight, limits, slower)
+
+    @property
+    def _tpot_limit(self) -> float:
+        """The limit on TPOT, and on the speed of one user."""
+        limits = self.limits
+        return min(limits.tpot, 1 / limits.tokens_per_second if limits.tokens_per_second else inf)
 
     def _exceeded(self, run: Simulated) -> str:
         """Return the limit that the means of a simulation exceed; empty if there is none."""
-        limits = self.limits
         for name, value, limit in (
-            ("TTFT", run.ttft.mean, limits.ttft),
-            ("TPOT", run.tpot.mean, limits.tpot),
-            ("request latency", run.e2e.mean, limits.request_latency),
-            ("TPOT", run.tpot.mean, 1 / limits.tokens_per_second if limits.tokens_per_second else inf),
+            ("TTFT", run.ttft.mean, self.limits.ttft),
+            ("TPOT", run.tpot.mean, self._tpot_limit),
+            ("request latency", run.e2e.mean, self.limits.request_latency),
         ):
             if value > limit:
                 return f"the simulation gives a {name} of {value * 1e3:,.1f} ms"
@@ -488,7 +558,7 @@ class _Search:
         At least the fraction `spare` of the capacity is left unused.
         """
         shared = self.curves if "aggregated" in self.modes else []
-        found = [c for curve in shared if (c := self._aggregated(curve, edges, spare)) is not None]
+        found = [c for curve in shared if (c := self._replicated(curve, edges, spare)) is not None]
         if "disaggregated" not in self.modes:
             return found
         groups: dict[tuple[str, str], list[_Curve]] = {}
@@ -498,6 +568,53 @@ class _Search:
             prefills = [(c, s) for c, s in self.prefills if (c.scenario.gpu.name, c.scenario.dtypes.name) == key]
             found += self._disaggregated(curves, prefills, edges, spare)
         return found
+
+    def _replicated(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
+        """Return the replicas that prefill and decode; fewer, if they need no other request beside one that runs."""
+        together = self._aggregated(curve, edges, spare)
+        if self.demand.concurrency is not None or (together is not None and together.most_in_flight >= 1):
+            return together
+        alone = self._one_at_a_time(curve, edges, spare)
+        if together is None or (alone is not None and alone.replicas < together.replicas):
+            return alone
+        return together
+
+    def _one_at_a_time(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
+        """Return replicas that run one request at a time; None if that is too slow.
+
+        Its steps have no prompts of others. Requests queue, M/D/1, as long as the limit on TTFT allows.
+        """
+        import numpy as np
+
+        ttft_edge, tpot_edge = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
+        s, steps = curve.steady, self.demand.output_tokens - 1
+        step, prompt = float(s.step[0]), float(s.prompt[0])
+        tpot, alone, service = step * tpot_edge, s.front + prompt, prompt + steps * step
+        if not all(met.all() for met in self._meets(np.array([alone * ttft_edge]), np.array([tpot])).values()):
+            return None
+        longest = min(self.limits.ttft, self.limits.request_latency - steps * tpot)
+        wait = max(longest / ttft_edge - alone, 0.0)
+        busy = min(2 * wait / (2 * wait + service), MOST_BUSY) if isfinite(wait) else MOST_BUSY
+        most = busy * steps * step / service
+        if most < _LEAST:
+            return None
+        capacity, rate = busy / (service * tpot_edge), float(self.demand.request_rate or 0.0)
+        replicas = ceil(rate / (capacity * curve.ranks * (1 - spare)) - 1e-12)
+        own = rate / (replicas * curve.ranks)
+        return self._configured(
+            curve,
+            None,
+            0,
+            mode="aggregated",
+            replicas=replicas,
+            most_in_flight=most,
+            in_flight=own * steps * tpot,
+            rate=rate,
+            capacity=capacity * replicas * curve.ranks,
+            ttft=(alone + float(mean_wait(own * tpot_edge, service))) * ttft_edge,
+            tpot=tpot,
+            limited_by="TTFT" if longest == self.limits.ttft else "request latency",
+        )
 
     def _aggregated(self, curve: _Curve, edges: bool, spare: float) -> Configuration | None:
         """Return replicas that prefill and decode, at the largest batch within the limits; None if there is none."""
@@ -510,13 +627,13 @@ class _Search:
 
         curve = self._refined(curve, meets)
         s = curve.steady
-        batch, limited_by = _largest(meets(curve), curve.batch)
-        if batch == 0:
+        most, limited_by = _largest(meets(curve), curve.batch)
+        if most < _LEAST:
             return None
         rates = s.rate / tpot_edge
-        capacity = float(np.interp(batch, curve.batch, rates)) * curve.ranks
+        capacity = float(np.interp(most, curve.batch, rates)) * curve.ranks
         if self.demand.concurrency is not None:
-            replicas = ceil(self.demand.concurrency / (batch * curve.ranks * (1 - spare)))
+            replicas = ceil(self.demand.concurrency / (most * curve.ranks * (1 - spare)))
             in_flight = self.demand.concurrency / (replicas * curve.ranks)
             rate = float(np.interp(in_flight, curve.batch, rates)) * replicas * curve.ranks
         else:
@@ -531,7 +648,7 @@ class _Search:
             0,
             mode="aggregated",
             replicas=replicas,
-            batch=batch,
+            most_in_flight=most,
             in_flight=in_flight,
             rate=rate,
             capacity=capacity * replicas,
@@ -559,12 +676,12 @@ class _Search:
 
             curve = self._refined(coarse, meets)
             step = curve.steady.step * tpot_edge
-            batch, limited_by = _largest(meets(curve), curve.batch)
+            most, limited_by = _largest(meets(curve), curve.batch)
             self.points += 1
-            if batch == 0:
+            if most == 0:
                 continue
             rates = curve.batch * curve.ranks / ((self.demand.output_tokens - 1) * step)
-            capacity = float(np.interp(batch, curve.batch, rates))
+            capacity = float(np.interp(most, curve.batch, rates))
             replicas = ceil(rate / (capacity * (1 - spare)) - 1e-12)
             in_flight = float(np.interp(rate / replicas, rates, curve.batch))
             tpot = float(np.interp(in_flight, curve.batch, step))
@@ -574,7 +691,7 @@ class _Search:
                 workers,
                 mode="disaggregated",
                 replicas=replicas,
-                batch=batch,
+                most_in_flight=most,
                 in_flight=in_flight,
                 rate=rate,
                 capacity=capacity * replicas,
@@ -609,8 +726,8 @@ class _Search:
         d, limits = self.demand, self.limits
         if d.request_rate is not None:
             return d.request_rate
-        tpot = limits.tpot if isfinite(limits.tpot) else 0.05
-        first = limits.ttft if isfinite(limits.ttft) else 1.0
+        tpot = limits.tpot if isfinite(limits.tpot) else _USUAL_TPOT
+        first = limits.ttft if isfinite(limits.ttft) else _USUAL_TTFT
         return float(d.concurrency or 0) / (first + (d.output_tokens - 1) * tpot)
 
     def _meets(self, ttft: Array, tpot: Array) -> dict[str, Any]:
@@ -631,7 +748,7 @@ class _Search:
         *,
         mode: str,
         replicas: int,
-        batch: int,
+        most_in_flight: float,
         in_flight: float,
         rate: float,
         capacity: float,
@@ -649,12 +766,13 @@ class _Search:
             mode=mode,
             layout=curve.scenario.layout,
             replicas=replicas,
-            batch=batch,
+            batch=max(ceil(most_in_flight), 1),
             prefill_layout=prefill.scenario.layout if prefill else None,
             prefill_workers=workers,
             num_gpus=gpus,
             cost_per_hour=hourly,
             load=rate / capacity,
+            most_in_flight=most_in_flight,
             in_flight=in_flight,
             ttft=ttft,
             tpot=tpot,
@@ -668,7 +786,7 @@ class _Search:
         )
 
     def _rejected_ones(
-        self, best: Configuration, found: Sequence[Configuration], failed: Mapping[int, str]
+        self, best: Configuration, found: Sequence[Configuration], failed: Mapping[_Key, str]
     ) -> Iterator[Rejected]:
         """Yield the best configuration of each other GPU, then of each other format, layout and mode of this GPU."""
         by: dict[tuple[object, ...], Configuration] = {}
@@ -679,7 +797,7 @@ class _Search:
         kept = [c for c in by.values() if c.scenario is not best.scenario or c.mode != best.mode]
         for c in sorted(kept, key=lambda each: (each.gpu_name == best.gpu_name, _order(each))):
             excess = c.price / best.price - 1
-            yield Rejected(c, excess, failed.get(id(c)) or _reason(c))
+            yield Rejected(c, excess, failed.get(_key(c)) or _reason(c))
 
     def _miss(self, found: Sequence[Configuration], edges: bool, gpu: str) -> Miss:
         """Return the nearest miss of a GPU: beyond the cost or the number of GPUs, else nearest to the latencies."""
@@ -702,9 +820,13 @@ class _Search:
         return Miss(f"{gpu} {dtype}, which needs {missing / 1e9:,.1f} GB more per GPU for one sequence", {}, inf)
 
     def _miss_of(self, curve: _Curve, edges: bool) -> Miss:
-        """Return the batch of a scenario that is nearest to the limits, with the replicas that serve the load."""
+        """Return the batch of a scenario that is nearest to the limits, with the replicas that serve the load.
+
+        Fewer than one sequence in flight on average is left out: it meets hardly lower limits, with many more GPUs.
+        """
         import numpy as np
 
+        curve = curve.busy
         ttft_edge, tpot_edge = (curve.ttft_edge, curve.tpot_edge) if edges else (1.0, 1.0)
         s, limits, steps = curve.steady, self.limits, self.demand.output_tokens - 1
         rates = s.rate / tpot_edge
@@ -728,7 +850,7 @@ class _Search:
 
     def _front_points(self) -> Iterator[Points]:
         """Yield the points of each scenario that are within the limit on TTFT."""
-        for curve in self.curves:
+        for curve in (each.busy for each in self.curves):
             s = curve.steady
             within = s.ttft(s.rate) <= self.limits.ttft
             users = 1 / s.tpot[within]
@@ -737,26 +859,31 @@ class _Search:
             yield Points(name.gpu.name, name.dtypes.name, name.layout, curve.batch[within], users, per_gpu, curve.price)
 
 
-def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[int, str]:
+def _largest(meets: Mapping[str, Any], batch: Array) -> tuple[float, str]:
     """Return the largest batch that meets all limits, and the limit that the next one exceeds."""
     import numpy as np
 
     all_met = np.logical_and.reduce(list(meets.values()))
     if not all_met.any():
-        return 0, ""
+        return 0.0, ""
     last = int(np.flatnonzero(all_met)[-1])
-    largest = int(batch[last])
+    largest = float(batch[last])
     if last + 1 == len(batch):
         return largest, "memory" if largest < _MOST_BATCH else "the largest batch searched"
     return largest, next(name for name, met in meets.items() if not met[last + 1])
 
 
 def _batch_sizes() -> list[float]:
-    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), below `_MOST_BATCH`."""
+    """Return 1, 2, 3, ... and then batch sizes with a ratio of 2^(1/4), to the first that reaches `_MOST_BATCH`."""
     found = [1.0]
     while found[-1] < _MOST_BATCH:
         found.append(max(found[-1] + 1, float(round(found[-1] * 2**0.25))))
     return found
+
+
+def _key(c: Configuration) -> _Key:
+    """Return what a simulation depends on, besides the most sequences at a time."""
+    return (c.gpu_name, c.dtype_name, c.layout, c.prefill_layout, c.replicas, c.prefill_workers)
 
 
 def _order(c: Configuration) -> tuple[float, ...]:
@@ -767,12 +894,17 @@ def _order(c: Configuration) -> tuple[float, ...]:
 def _reason(c: Configuration) -> str:
     """Return the reason for the number of GPUs of a configuration."""
     if c.limited_by == "the largest batch searched":
-        text = f"no batch above {c.batch} was searched"
+        text = f"no batch above {count_text(c.most_in_flight)} was searched"
     else:
-        text = f"{c.limited_by} limits the batch to {c.batch}"
+        text = f"{c.limited_by} limits the batch to {count_text(c.most_in_flight)}"
     if c.load < 0.6:
         text += f"; {c.load:.0%} of the capacity is used"
     return text
+
+
+def count_text(sequences: float) -> str:
+    """Return a mean number of sequences, which need not be whole, in three digits at least."""
+    return f"{sequences:.0f}" if sequences == int(sequences) else f"{sequences:.3g}"
 
 
 def _described(c: Configuration) -> str:
@@ -812,11 +944,11 @@ def _formats(model: ModelConfig, gpu: GPU, asked: Sequence[str] | None) -> list[
 
 def _layouts(model: ModelConfig, gpu: GPU) -> list[Parallelism]:
     """Return the layouts to try: tensor and pipeline parallel, and for experts also expert and data parallel."""
-    node = max(gpu.link_domain_size, 1) if gpu.link_domain_size > 8 else 8
+    node = max(gpu.link_domain_size, 8)
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= node]
     found = [Parallelism(tp_size=tp, pp_size=pp) for tp in sizes for pp in (1, 2, 4)]
     if model.num_experts:
-        for ep in [size for size in (*sizes, 16, 32, 64) if 1 < size <= max(node, 2 * _WIDE)]:
+        for ep in [size for size in (2, 4, 8, 16, 32, 64) if size <= max(node, _WIDE)]:
             found += [
                 Parallelism(tp_size=tp, dp_size=ep // tp, ep_size=ep) for tp in sizes if tp <= ep and ep % tp == 0
             ]

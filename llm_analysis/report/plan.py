@@ -10,7 +10,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from llm_analysis.explore.launch import ENGINES, launch_notes
-from llm_analysis.explore.plan import Configuration, Demand, Limits, Miss, Plan, Rejected, layout_text
+from llm_analysis.explore.plan import Configuration, Demand, Limits, Miss, Plan, Rejected, count_text, layout_text
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.report.tables import csv_of, seconds, table
 
@@ -167,7 +167,11 @@ def _load_table(found: Plan, c: Configuration, style: str) -> str:
     of = "data-parallel rank" if c.layout.dp_size > 1 else "replica" if c.mode == "aggregated" else "decode worker"
     rows = [
         ("used", f"{c.load:.0%}", f"of the capacity; {c.margin:.0%} is left"),
-        ("sequences in flight", f"{c.in_flight:,.1f}", f"of {c.batch:,} per {of}; the limit is {c.limited_by}"),
+        (
+            "sequences in flight",
+            _in_flight(c),
+            f"of {count_text(c.most_in_flight)} per {of}; the limit is {c.limited_by}",
+        ),
         *_latencies(found, c),
         (
             "tokens/s of one user",
@@ -180,6 +184,11 @@ def _load_table(found: Plan, c: Configuration, style: str) -> str:
         million = f"{c.cost_per_million_tokens:,.2f} per million tokens"
         rows.append(("cost per hour", f"{c.cost_per_hour:,.2f}", million))
     return table(rows, ("at this demand", "", ""), style, last="left")
+
+
+def _in_flight(c: Configuration) -> str:
+    """Return the mean number of sequences in flight."""
+    return f"{c.in_flight:,.1f}" if c.in_flight >= 1 else f"{c.in_flight:.2g}"
 
 
 def _time(value: float) -> str:

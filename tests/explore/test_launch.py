@@ -59,6 +59,15 @@ def test_a_format_that_no_engine_makes_while_loading_needs_a_checkpoint() -> Non
     )
 
 
+@pytest.mark.parametrize(("vendor", "runs"), [("NVIDIA", True), ("", True), ("AMD", False), ("Intel", False)])
+def test_tensorrt_llm_is_left_out_for_gpus_of_other_vendors_than_nvidia(vendor: str, runs: bool) -> None:
+    asked = server("llama-3.1-70b", "int4", Parallelism(tp_size=2), vendor=vendor)
+    assert {"vllm", "sglang"} <= set(launch_commands(asked))
+    assert ("trtllm" in launch_commands(asked)) == runs
+    notes = " ".join(launch_notes(asked))
+    assert ("TensorRT-LLM" in notes) == ("trtllm-serve" in notes) == runs
+
+
 def test_servers_of_disaggregated_serving_have_roles() -> None:
     found = {
         role: launch_commands(server("llama-3.1-8b", "bf16", Parallelism(), role=role))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
 from llm_analysis.explore.plan import CHUNK, CLOSED_FORM, NARROW_CACHE, Demand, Limits, Plan, layout_text, plan
 from llm_analysis.explore.steady import Steady, steady_state
-from llm_analysis.explore.verify import Servers, simulated
+from llm_analysis.explore.verify import Servers, Slower, simulated
 from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.passes import prefill
 from llm_analysis.inference.runtimes import Runtime
@@ -116,7 +116,8 @@ def test_a_larger_batch_than_the_chosen_one_violates_the_limit_that_is_named() -
         c = each.configuration
         if c.limited_by not in ("TPOT", "TTFT"):
             continue
-        steady = at(c.scenario, np.array([c.batch, c.batch + 1.0]), 2000, 200)
+        assert c.batch == ceil(c.most_in_flight)
+        steady = at(c.scenario, np.array([c.most_in_flight, c.most_in_flight + 1.0]), 2000, 200)
         values = steady.tpot if c.limited_by == "TPOT" else steady.ttft(steady.rate)
         limit = 0.02 if c.limited_by == "TPOT" else 0.5
         assert values[0] <= limit < values[1]
@@ -127,7 +128,7 @@ def test_a_larger_batch_than_the_chosen_one_violates_the_limit_that_is_named() -
 def test_replicas_are_the_fewest_that_serve_the_rate() -> None:
     best = small(modes=("aggregated",)).best
     assert best is not None
-    steady = at(best.scenario, np.array([float(best.batch)]), 2000, 200)
+    steady = at(best.scenario, np.array([best.most_in_flight]), 2000, 200)
     assert best.replicas == ceil(20.0 / float(steady.rate[0]))
 
 
@@ -206,7 +207,100 @@ def test_meeting_the_limits_at_the_band_edge_never_costs_less() -> None:
     assert found.at_band_edge is not None
     assert found.at_band_edge.price >= found.best.price
     assert strict.best is not None
-    assert strict.best.as_dict() | {"simulated": None} == found.at_band_edge.as_dict()
+    assert strict.best.as_dict() == found.at_band_edge.as_dict()
+    assert strict.at_band_edge is strict.best
+
+
+# Most GPUs for a request per second: those that the simulation of `load` without a limit on the sequences needs.
+@pytest.mark.parametrize(
+    ("gpu", "lengths", "ttft", "most"), [("rtx-4090", (512, 32), 1.0, 8), ("l40s-48gb", (4000, 100), 2.0, 32)]
+)
+def test_a_plan_at_a_batch_of_about_one_buys_no_more_than_a_simulation_needs(
+    gpu: str, lengths: tuple[int, int], ttft: float, most: int
+) -> None:
+    """With as many slots as the mean number in flight, bursts waited for a slot, and twice the GPUs were bought."""
+    limits = Limits(ttft=ttft, tpot=0.05)
+    found = plan(get_model("llama-3.1-70b"), [get_gpu(gpu)], Demand(*lengths, 1.0), limits)
+    best, edge = found.best, found.at_band_edge
+    assert best is not None
+    assert edge is not None
+    assert best.num_gpus <= most
+    assert edge.num_gpus >= best.num_gpus
+    for c in (best, edge):
+        assert c.simulated is not None
+        assert c.simulated.ttft.mean <= ttft
+        assert c.simulated.tpot.mean <= 0.05
+        assert c.in_flight <= c.most_in_flight <= c.batch
+
+
+def test_a_tpot_limit_without_room_for_prompts_of_others_is_met_one_request_at_a_time() -> None:
+    """A decode step takes 18.9 ms, so that a mean of 0.05 sequences in flight met the limit, with 400 GPUs."""
+    demand, limits = Demand(512, 32, 5.0), Limits(ttft=1.0, tpot=0.02)
+    best = plan(get_model("llama-3.1-70b"), [get_gpu("rtx-4090")], demand, limits).best
+    assert best is not None
+    assert best.num_gpus <= 96
+    assert (best.batch, best.limited_by) == (1, "TTFT")
+    assert best.simulated is not None
+    assert best.simulated.ttft.mean <= best.ttft <= 1.0
+    assert best.simulated.tpot.mean == pytest.approx(best.tpot, rel=0.01)
+
+
+def test_replicas_that_would_be_idle_nearly_always_are_no_answer() -> None:
+    gpus, demand = [get_gpu("l4-24gb")], Demand(512, 32, 20.0)
+    found = plan(get_model("llama-3.1-70b"), gpus, demand, Limits(ttft=0.3, tpot=0.1), formats=("fp8",))
+    assert found.best is None
+    assert found.miss is not None
+    assert set(found.miss.needed) == {"max_ttft"}
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.sampled_from(["rtx-4090", "l40s-48gb", "a10-24gb"]),
+    st.sampled_from([0.2, 1.0, 5.0]),
+    st.sampled_from([0.02, 0.05]),
+)
+def test_the_band_edge_never_needs_fewer_gpus_than_the_best(gpu: str, rate: float, tpot: float) -> None:
+    parts = get_model("llama-3.1-70b"), [get_gpu(gpu)], Demand(512, 32, rate), Limits(ttft=1.0, tpot=tpot)
+    found, strict = plan(*parts), plan(*parts, within="band")
+    for edge in (found.at_band_edge, strict.best):
+        assert edge is None or (found.best is not None and edge.num_gpus >= found.best.num_gpus)
+
+
+def test_a_request_that_decodes_alone_for_half_of_the_time_shares_its_steps_with_half_a_prompt() -> None:
+    steady = at(server("l40s-48gb", "fp8", 8, "llama-3.1-70b"), np.array([0.0, 0.5, 1.0]), 4000, 100)
+    assert steady.tpot[0] == steady.step[0] == steady.step[2]
+    assert steady.tpot[1] == pytest.approx((steady.tpot[0] + steady.tpot[2]) / 2)
+    assert steady.rate[0] == 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_slower_servers_have_longer_latencies_by_their_factors(before: bool) -> None:
+    """All servers half as fast, at half the rate, are the same ones on a slower clock."""
+    s = server("h100-sxm-80gb", "bf16")
+    servers = Servers(s, 2, 32, s if before else None, 2 if before else 0)
+    asked: tuple[Servers, tuple[int, int]] = (servers, (1000, 100))
+    limits = {"max_num_batched_tokens": float(CHUNK)}
+    fast = simulated(*asked, 8.0, 10.0, limits)
+    slow = simulated(*asked, 4.0, 10.0, limits, Slower(2.0, 2.0))
+    for name in ("ttft", "tpot", "e2e"):
+        assert getattr(slow, name).mean == pytest.approx(2 * getattr(fast, name).mean)
+    assert slow.request_throughput == pytest.approx(fast.request_throughput / 2)
+    first = simulated(*asked, 4.0, 10.0, limits, Slower(2.0, 1.0))
+    assert first.ttft.mean > 1.5 * simulated(*asked, 4.0, 10.0, limits).ttft.mean
+    assert first.tpot.mean < slow.tpot.mean
+
+
+def test_the_launch_commands_have_the_simulated_number_of_sequences() -> None:
+    found = plan(get_model("llama-3.1-70b"), [get_gpu("l40s-48gb")], Demand(4000, 100, 1.0), Limits(2.0, 0.05))
+    best = found.best
+    assert best is not None
+    assert best.batch > best.most_in_flight + 2  # room for bursts
+    assert f"--max-num-seqs {best.batch} " in found.commands["vllm"][0]
+
+
+def test_a_plan_for_an_amd_gpu_has_no_command_of_tensorrt_llm() -> None:
+    assert set(small(gpus=("mi300x-192gb",)).commands) == {"vllm", "sglang"}
+    assert set(small(gpus=("h100-sxm-80gb",)).commands) == {"vllm", "sglang", "trtllm"}
 
 
 def test_a_number_of_requests_in_flight_is_spread_over_replicas() -> None:
