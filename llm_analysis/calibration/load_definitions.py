@@ -35,7 +35,7 @@ _LONG_PROMPTS, _LONG_REQUESTS = "longctx", 100.0
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 
 
-def version_of(run: LoadRun) -> str:
+def stated_version(run: LoadRun) -> str:
     """Return the version of a run's engine."""
     if run.runtime != "tensorrt-llm":
         return run.version
@@ -109,7 +109,7 @@ def cached_prefix(run: LoadRun, engine: Engine, policy: Policy) -> float:
     return max(1.0 - (policy.block_tokens + 1) / 2 / run.mean_input, 0.0)
 
 
-def limits_of(run: LoadRun) -> dict[str, float]:
+def mlperf_limits(run: LoadRun) -> dict[str, float]:
     """Return MLPerf's limits on the latencies of a run, in seconds; empty for other benchmarks."""
     if not run.of_mlperf or run.arrival != "poisson":
         return {}

@@ -12,7 +12,7 @@ from llm_analysis.calibration.load_definitions import (
     lengths_of,
     requests_of,
     settings_of,
-    version_of,
+    stated_version,
 )
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, transport_of
 from llm_analysis.calibration.measurements import formats_of, gpu_named, model_named
@@ -20,7 +20,7 @@ from llm_analysis.errors import BadValue, shown
 from llm_analysis.inference.engines import Engine, engine_for
 from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.memory import weights_fit
-from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, of_version, runtime_names
+from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, runtime_for_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.metrics import Summary, summarize
@@ -54,7 +54,7 @@ def scenario_of(run: LoadRun) -> Scenario:
         ep_size=run.ep_size,
         dp_size=run.dp_size if run.ep_size > run.tp_size else 1,
     )
-    name = of_version(run.runtime, version_of(run))
+    name = runtime_for_version(run.runtime, stated_version(run))
     if name not in runtime_names():
         raise BadValue(f"unknown runtime {shown(run.runtime)}")
     runtime = build_for(get_runtime(name), gpu).without(run.source, gpu.name, model.name)
@@ -147,9 +147,9 @@ def prepare(run: LoadRun) -> Prepared:
     """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
     inputs, outputs = lengths_of(run)
-    version = VERSION.search(version_of(run))
+    version = VERSION.search(stated_version(run))
     stated = (int(version[1]), int(version[2])) if version else None
-    engine = engine_for(of_version(run.runtime, version_of(run)), stated)
+    engine = engine_for(runtime_for_version(run.runtime, stated_version(run)), stated)
     context = run.mean_input + run.mean_output / 2
     policy = policy_of(
         engine, scenario, context, version=stated, **settings_of(run, engine.defaults_on(scenario.gpu, stated))

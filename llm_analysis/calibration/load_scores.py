@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_analysis.calibration.columns import Skipped
-from llm_analysis.calibration.load_definitions import limits_of
+from llm_analysis.calibration.load_definitions import mlperf_limits
 from llm_analysis.calibration.load_estimates import goodput_of, metric_of, prepare, saturation_of
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, read_runs
 from llm_analysis.errors import LLMAnalysisError
@@ -77,7 +77,7 @@ def goodput_scores(runs: Sequence[LoadRun]) -> Scored:
     found: Scored = []
     estimates: dict[tuple[object, ...], float] = {}
     for run in runs:
-        limits = limits_of(run)
+        limits = mlperf_limits(run)
         for name, metric, value in run.values:
             if metric != "request_throughput" or not limits:
                 continue

@@ -34,7 +34,7 @@ from llm_analysis.files import DATA, read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import is_dense
 from llm_analysis.inference.engines import engine_of
-from llm_analysis.inference.runtimes import VERSION, of_version
+from llm_analysis.inference.runtimes import VERSION, runtime_for_version
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes, get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
@@ -118,7 +118,7 @@ class Measurement:
         """Name of the runtime for the version of the engine that was measured."""
         name = _ENGINES.get(self.source, self.runtime)
         known = VERSION.search(self.version)
-        return of_version(name, self.version if known else _DATED.get((self.source, name), ""))
+        return runtime_for_version(name, self.version if known else _DATED.get((self.source, name), ""))
 
     @property
     def phase(self) -> str:

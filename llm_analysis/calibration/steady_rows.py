@@ -27,7 +27,7 @@ def steady_seconds(rows: Sequence[Measurement], runtime: Runtime, terms: HostTer
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, m in enumerate(rows):
         scenario = (m.model_name, m.gpu_name, m.dtypes(), m.layout())
-        alike.setdefault((*scenario, m.source, version_of(m)), []).append(i)
+        alike.setdefault((*scenario, m.source, engine_version(m)), []).append(i)
     found = [0.0] * len(rows)
     for indices in alike.values():
         for i, seconds in zip(indices, _tpots([rows[i] for i in indices], runtime, terms), strict=True):
@@ -35,7 +35,7 @@ def steady_seconds(rows: Sequence[Measurement], runtime: Runtime, terms: HostTer
     return found
 
 
-def version_of(m: Measurement) -> Version | None:
+def engine_version(m: Measurement) -> Version | None:
     """Return the version of a row's engine; None if the source does not state it."""
     found = VERSION.search(m.version)
     return (int(found[1]), int(found[2])) if found else None
@@ -45,7 +45,7 @@ def _tpots(rows: Sequence[Measurement], runtime: Runtime, terms: HostTerms | Non
     """Return the TPOT of rows of one scenario, source and version."""
     import numpy as np
 
-    first, version = rows[0], version_of(rows[0])
+    first, version = rows[0], engine_version(rows[0])
     scenario = Scenario.of(
         model_named(first.model_name),
         gpu_named(first.gpu_name),

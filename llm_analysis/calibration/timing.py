@@ -26,7 +26,7 @@ from llm_analysis.calibration.measurements import Measurement, gpu_named, model_
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency, cost, pass_seconds
-from llm_analysis.inference.engines import engine_for, engine_of, limits_of
+from llm_analysis.inference.engines import engine_for, engine_of, memory_limits
 from llm_analysis.inference.host_terms import host_terms
 from llm_analysis.inference.memory import runtime_bytes, weights_fit
 from llm_analysis.inference.methods import Calibrated, Method
@@ -351,7 +351,7 @@ def _cache_bytes(runtime: str, gpu: GPU, weights: float, process: float) -> floa
     """Return the bytes that a runtime's server with default settings has for its KV cache; activations are left out."""
     defaults = engine_for(runtime).defaults_on(gpu)
     memory, fraction = gpu.usable_memory_bytes, defaults.gpu_memory_utilization
-    limits = limits_of(defaults.fraction_of, fraction, memory, process)
+    limits = memory_limits(defaults.fraction_of, fraction, memory, process)
     return min((float(limit.size) - weights) / limit.cache for limit in limits)
 
 

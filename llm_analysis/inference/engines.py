@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_analysis.files import DATA, read_json
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.inference.runtimes import of_version
+from llm_analysis.inference.runtimes import runtime_for_version
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.units import Quantity
 
@@ -37,7 +37,7 @@ class Limit(NamedTuple):
     size: Quantity  # bytes
 
 
-def limits_of(fraction_of: str, fraction: float, memory: Quantity, process: float) -> tuple[Limit, ...]:
+def memory_limits(fraction_of: str, fraction: float, memory: Quantity, process: float) -> tuple[Limit, ...]:
     """Return the limits for a `fraction` of `memory` bytes, with `process` bytes taken by the process."""
     if fraction_of == "weights_and_cache":
         return Limit(1.0, 0.0, fraction * memory), Limit(1.0, 1.0, memory - process)
@@ -168,7 +168,7 @@ def engine_for(runtime: str, version: Version | None = None) -> Engine:
     server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
     """
     if version is not None and runtime.startswith("vllm-rocm"):
-        runtime = of_version("vllm", f"{version[0]}.{version[1]}")
+        runtime = runtime_for_version("vllm", f"{version[0]}.{version[1]}")
     if runtime.startswith(_OLD_TENSORRT_LLM):
         older = {"host_overlapped": False, "runtimes": [_OLD_TENSORRT_LLM + "0.20"]}
         return _engines()["tensorrt-llm"].model_copy(update=older)

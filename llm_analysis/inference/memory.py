@@ -7,7 +7,7 @@
     runtime       with `calibrated`: other memory of the serving process (see OVERHEAD)
 
 The sum must fit into the usable fraction of the GPU's memory; engines apply that fraction to different parts
-(`engines.limits_of`). Quantities may be arrays.
+(`engines.memory_limits`). Quantities may be arrays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from llm_analysis.errors import LLMAnalysisError, Unsupported
 from llm_analysis.hardware.roofline import Timed
-from llm_analysis.inference.engines import Limit, limits_of
+from llm_analysis.inference.engines import Limit, memory_limits
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.models.forward import cached_bytes, stage_ops
@@ -118,7 +118,7 @@ class _Budget(NamedTuple):
         """The limits on weights, cache and activations."""
         s, fraction = self.scenario, self.workload.gpu_memory_utilization
         meaning = s.engine.fraction_of if s.engine else "everything"
-        return limits_of(meaning, fraction, s.gpu.memory_bytes, self.overhead)
+        return memory_limits(meaning, fraction, s.gpu.memory_bytes, self.overhead)
 
     def left(self, weights: Quantity, kv_cache: Quantity, activations: Quantity) -> Quantity:
         """Return the bytes by which the KV cache could grow; negative if it does not fit."""

@@ -253,7 +253,7 @@ def terms(runtime: Runtime) -> dict[str, float]:
     return {name: value for name, value in runtime if isinstance(value, float) and name != "cuda_core_flops"}
 
 
-def of_version(name: str, version: str) -> str:
+def runtime_for_version(name: str, version: str) -> str:
     """Return the runtime of a version of an engine: `vllm` 0.9.1 is `vllm-0.13`. Without a version, `name`."""
     found = VERSION.search(version)
     if found is None or name not in _VERSIONS:

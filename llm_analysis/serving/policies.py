@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from llm_analysis.errors import Unsupported
-from llm_analysis.inference.engines import Engine, Version, limits_of
+from llm_analysis.inference.engines import Engine, Version, memory_limits
 from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.memory import Memory, remedies, runtime_bytes
 from llm_analysis.inference.scenario import Scenario
@@ -99,7 +99,7 @@ def _kv_capacity(
     The cache gets the usable memory that remains after the weights, the largest pass and the process.
     """
     a = scenario
-    limits = limits_of(fraction_of, utilization, a.gpu.usable_memory_bytes, runtime_bytes(a.layout))
+    limits = memory_limits(fraction_of, utilization, a.gpu.usable_memory_bytes, runtime_bytes(a.layout))
     tokens: Quantity = inf
     draft = a.of_draft() if a.draft is not None else None
     rows, last = float(policy.max_num_batched_tokens), float(min(policy.max_num_seqs, policy.max_num_batched_tokens))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Ask
 
-from llm_analysis.calibration.load_definitions import limits_of
+from llm_analysis.calibration.load_definitions import mlperf_limits
 from llm_analysis.calibration.load_estimates import metric_of, prepare
 from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs, transport_of
 from llm_analysis.calibration.load_scores import class_of
@@ -133,7 +133,7 @@ def test_runs_of_mlperf_are_scored_by_their_goodput_too(ask: Ask, tmp_path: Path
     run = "tensorrt-llm,llama-2-70b,h200-sxm-141gb,fp8,poisson,4,100,OpenOrca (,294,290,as in the data set"
     row = f'a,x,{run},request_throughput,4,r1,"Somebody, Server; LoadGen",64\n'
     path.write_text(COLUMNS.replace("run\n", "run,notes,max_num_seqs\n") + row)
-    assert limits_of(read_runs(path)[0][0]) == {"ttft": 2.0, "tpot": 0.2}
+    assert mlperf_limits(read_runs(path)[0][0]) == {"ttft": 2.0, "tpot": 0.2}
     found = json.loads(ask("validate", "--load", "--measurements", str(path), "--format", "json").out)
     (goodput,) = found["goodput"]
     assert (goodput["id"], goodput["metric"], goodput["measured"]) == ("a", "goodput", 4.0)

@@ -7,7 +7,7 @@ import pytest
 from llm_analysis.catalog import get_gpu, get_model
 from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.analysis import estimate
-from llm_analysis.inference.engines import Engine, engine_for, engine_of, limits_of, server_notes
+from llm_analysis.inference.engines import Engine, engine_for, engine_of, memory_limits, server_notes
 from llm_analysis.inference.memory import Memory
 from llm_analysis.inference.runtimes import get_runtime, runtime_names
 from llm_analysis.inference.scenario import Scenario
@@ -111,7 +111,7 @@ def test_405b_on_eight_h100_holds_8_requests_of_32k_and_16_with_an_fp8_cache() -
 @pytest.mark.parametrize("meaning", ["everything", "weights_and_cache", "free"])
 def test_at_the_limit_the_fraction_equals_the_parts_that_it_limits(meaning: str) -> None:
     memory, process, weights, activations, fraction = 80e9, 2e9, 30e9, 3e9, 0.8
-    limits = limits_of(meaning, fraction, memory, process)
+    limits = memory_limits(meaning, fraction, memory, process)
     cache = min((each.size - weights - each.activations * activations) / each.cache for each in limits)
     by_hand = {
         "everything": fraction * memory - process - weights - activations,

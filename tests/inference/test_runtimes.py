@@ -24,7 +24,7 @@ from llm_analysis.inference.runtimes import (
     Runtime,
     RuntimeEvidence,
     get_runtime,
-    of_version,
+    runtime_for_version,
     runtime_names,
     runtime_notes,
 )
@@ -251,7 +251,7 @@ def test_layers_called_unpublished_have_no_published_measurement() -> None:
     ],
 )
 def test_a_version_of_an_engine_gives_its_runtime(engine: str, version: str, runtime: str) -> None:
-    assert of_version(engine, version) == runtime
+    assert runtime_for_version(engine, version) == runtime
     assert runtime in runtime_names()
 
 

@@ -33,7 +33,7 @@ from llm_analysis.calibration.load_runs import LoadRun, read_runs
 from llm_analysis.calibration.load_scores import class_of
 from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.calibration.residuals import rounded
-from llm_analysis.calibration.steady_rows import is_steady, steady_seconds, version_of
+from llm_analysis.calibration.steady_rows import engine_version, is_steady, steady_seconds
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.engines import engine_for
 from llm_analysis.inference.host_terms import FILE, HostTerms
@@ -99,7 +99,7 @@ class Line(NamedTuple):
 
 def _key(job: Job) -> str:
     """Return the engine of a job as the terms name it."""
-    engine = engine_for(job.runtime.engine_name, version_of(job.rows[0])) if isinstance(job, Steady) else job.engine
+    engine = engine_for(job.runtime.engine_name, engine_version(job.rows[0])) if isinstance(job, Steady) else job.engine
     name = engine.runtimes[0]
     return name if name in _PRIOR else "vllm-v1"
 
