@@ -75,10 +75,8 @@ class Basis:
             *s.runtime_notes(w.num_sequences),
             *band_notes(s, w.num_sequences),
         )
-        tokens, limit = w.seq_len + w.num_tokens_to_generate, s.model.max_position_embeddings
-        if some(tokens > limit) and not encoder:
-            shown = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
-            found += (f"{shown} of prompt and output are more than the {limit} positions of {s.model.name}",)
+        if not encoder:
+            found += s.position_notes(w.seq_len + w.num_tokens_to_generate)
         if w.max_num_seqs and some(w.num_sequences > w.max_num_seqs):
             found += (
                 f"the server runs {w.max_num_seqs} sequences at a time, and this batch has more: the estimate assumes "

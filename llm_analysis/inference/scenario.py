@@ -24,7 +24,7 @@ from llm_analysis.physics.dtypes import Dtypes, get_dtypes, of_checkpoint
 from llm_analysis.physics.gguf import MIXES
 from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.units import Quantity
+from llm_analysis.units import NUMBER, Quantity, some
 
 # engines that run on NVIDIA GPUs only
 _NVIDIA_ONLY = ("tensorrt-llm", "fastertransformer", "tinychat")
@@ -133,6 +133,14 @@ class Scenario(NamedTuple):
     def runtime_notes(self, batch: Quantity = 1.0) -> tuple[str, ...]:
         """Return notes on the evidence behind the runtime's numbers."""
         return runtime_notes(self.runtime, self.model, batch) if isinstance(self.method, Calibrated) else ()
+
+    def position_notes(self, tokens: Quantity) -> tuple[str, ...]:
+        """Return a note if `tokens` of prompt and output are more than the model's positions."""
+        limit = self.model.max_position_embeddings
+        if not some(tokens > limit):
+            return ()
+        counted = f"{tokens} tokens" if isinstance(tokens, NUMBER) else f"up to {tokens.max():.0f} tokens"
+        return (f"{counted} of prompt and output are more than the {limit} positions of {self.model.name}",)
 
     @property
     def draft_name(self) -> str | None:

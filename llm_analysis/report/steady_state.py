@@ -36,6 +36,8 @@ def as_dict(
     if s.method.serves:
         preempts = engine_for(s.runtime.engine_name).reserve == 0 and state.limiting_resource == "KV cache"
         noted += [*server_notes(s.runtime.engine_name), *([_PREEMPTING] if preempts else [])]
+    tokens = workload.seq_len + workload.num_tokens_to_generate
+    evidence = (*s.runtime_notes(state.running_sequences), *s.position_notes(tokens))
     return {
         "model_name": s.model.name,
         "gpu_name": s.gpu.name,
@@ -54,7 +56,7 @@ def as_dict(
         "tokens_per_step": workload.tokens_per_step,
         **state._asdict(),
         "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
-        "notes": list(dict.fromkeys([*s.notes, *noted, _CLOSED_FORM, *served_notes(s, workload)])),
+        "notes": list(dict.fromkeys([*s.notes, *noted, _CLOSED_FORM, *served_notes(s, workload), *evidence])),
     }
 
 

@@ -147,7 +147,11 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
         goodput_attainment=q.share,
         goodput_rate=best,
         points=points,
-        notes=(*scenario.notes, *(server_notes(scenario.runtime.engine_name) if scenario.method.serves else ())),
+        notes=(
+            *scenario.notes,
+            *(server_notes(scenario.runtime.engine_name) if scenario.method.serves else ()),
+            *scenario.runtime_notes(max(point.mean_running_sequences for point in points)),
+        ),
     )
 
 

@@ -169,8 +169,7 @@ def test_a_server_has_the_notes_of_a_static_batch_on_the_gpu(
     model = ("--model_name", "llama-3.1-8b", "--gpu_name", gpu, *more)
     simulated, steady = ("load", *model, "--num_prompts", "20"), ("infer", *model, "--max_concurrency", "4")
     static = json.loads(ask("infer", *model, "--format", "json").out)["notes"]
-    others = ("error bands", "runtime ")  # of published latencies of static batches
-    wanted = {note for note in static if not note.startswith(others)}
+    wanted = {note for note in static if not note.startswith("error bands")}  # of published static batches
     assert all(any(part in note for note in wanted) for part in parts)
     for command in (simulated, steady):
         notes = json.loads(ask(*command, "--format", "json").out)["notes"]
@@ -360,3 +359,31 @@ def test_a_runtime_that_is_simulated_with_another_server_has_a_note(ask: Ask, co
     server = ("--model_name", "llama-3.1-8b", "--gpu_name", "rtx-4090", "--runtime", "llama.cpp")
     found = json.loads(ask(command, *server, *flags, "--format", "json").out)
     assert "server: scheduler and defaults of vLLM; those of llama.cpp are not known" in found["notes"]
+
+
+@pytest.mark.parametrize("command", ["load", "infer"])
+@pytest.mark.parametrize(
+    ("server", "part"),
+    [
+        (("mamba-2.8b", "h100-sxm-80gb", "vllm-v1"), "no published measurement here is of a model with state-space"),
+        (("llama-3.1-8b", "mi300x-192gb", "sglang-rocm"), "runtime sglang-rocm: uses the terms fitted to all engines"),
+        (("llama-3.1-8b", "a100-sxm-80gb", "hf-transformers"), "was fitted to batches up to 64"),
+    ],
+)
+def test_a_server_has_the_notes_on_the_evidence_of_its_runtime(
+    ask: Ask, command: str, server: tuple[str, str, str], part: str
+) -> None:
+    model, gpu, runtime = server
+    where = ("--model_name", model, "--gpu_name", gpu, "--runtime", runtime)
+    lengths = ("--random_input_len", "128", "--random_output_len", "64", "--num_prompts", "400")
+    flags = lengths if command == "load" else ("--seq_len", "128", "--num_tokens_to_generate", "64")
+    found = json.loads(ask(command, *where, *flags, "--max_concurrency", "200", "--format", "json").out)
+    assert any(part in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(("seq_len", "noted"), [(131000, True), (1000, False)])
+def test_a_steady_state_beyond_the_positions_of_the_model_has_a_note(ask: Ask, seq_len: int, noted: bool) -> None:
+    flags = ("--seq_len", str(seq_len), "--num_tokens_to_generate", "2000", "--max_concurrency", "2")
+    found = json.loads(ask("infer", *SERVER[1:], *flags, "--format", "json").out)
+    note = "133000 tokens of prompt and output are more than the 131072 positions of llama-3.1-8b"
+    assert (note in found["notes"]) == noted
