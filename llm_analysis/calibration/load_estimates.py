@@ -147,9 +147,10 @@ def prepare(run: LoadRun) -> Prepared:
     """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
     inputs, outputs = lengths_of(run)
-    version = VERSION.search(stated_version(run))
-    stated = (int(version[1]), int(version[2])) if version else None
-    engine = engine_for(runtime_for_version(run.runtime, stated_version(run)), stated)
+    version = stated_version(run)
+    found = VERSION.search(version)
+    stated = (int(found[1]), int(found[2])) if found else None
+    engine = engine_for(runtime_for_version(run.runtime, version), stated)
     context = run.mean_input + run.mean_output / 2
     policy = policy_of(
         engine, scenario, context, version=stated, **settings_of(run, engine.defaults_on(scenario.gpu, stated))

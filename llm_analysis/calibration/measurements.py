@@ -191,7 +191,7 @@ def read_measurements(path: Path) -> tuple[list[Measurement], list[Skipped]]:
 
 
 def _run_of(m: Measurement) -> Measurement:
-    """Return a row without what differs if a run is printed twice: its id, and digits of its time.
+    """Return a row with an empty id and a time of three digits: equal for two prints of the same run.
 
     Only a run with a TTFT is recognized. One time alone can be the same in two runs.
     """

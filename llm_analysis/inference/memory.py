@@ -40,9 +40,8 @@ _PHYSICAL = 2**30 / 1e9  # memory is sold in GB and made in GiB: an "80 GB" GPU 
 
 def runtime_bytes(layout: Parallelism) -> float:
     """Return the bytes that a serving process holds on each GPU beside weights, cache and activations."""
-    communicating = max(
-        layout.gpus_of_replica, layout.ep_size
-    )  # replicas do not exchange data, unless experts are spread
+    # Replicas do not exchange data, unless experts are spread over them.
+    communicating = max(layout.gpus_of_replica, layout.ep_size)
     return sum(OVERHEAD.values()) + (NCCL_BYTES if communicating > 1 else 0.0)
 
 

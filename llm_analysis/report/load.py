@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from llm_analysis.report.tables import csv_of, drafting, table, wrapped
 from llm_analysis.serving.load import Load, Point
@@ -19,23 +18,19 @@ METRICS = (
 )
 
 
-def rendered(load: Load, style: str, assumptions: Sequence[str] = ()) -> str:
-    """Return the answer in one of the output formats, with `assumptions` after its notes.
-
-    CSV lists requests, or rates if there are several.
-    """
+def rendered(load: Load, style: str) -> str:
+    """Return the answer in one of the output formats; CSV lists requests, or rates if there are several."""
     if style == "json":
-        plain = load.as_dict()
-        return json.dumps(plain | {"notes": list(dict.fromkeys([*plain["notes"], *assumptions]))}, indent=2)
+        return json.dumps(load.as_dict(), indent=2)
     if style == "csv":
         return csv_of(_curve_rows(load) if len(load.points) > 1 else _request_rows(load.points[0]))
     body = block(load) if len(load.points) == 1 and style == "table" else curve(load, style)
-    return "\n".join([body, *(wrapped(f"note: {note}", _COLUMNS) for note in all_notes(load, assumptions))])
+    return "\n".join([body, *(wrapped(f"note: {note}", _COLUMNS) for note in all_notes(load))])
 
 
-def all_notes(load: Load, assumptions: Sequence[str] = ()) -> list[str]:
-    """Return the notes on the server, those on its rates, and `assumptions`, each once."""
-    return list(dict.fromkeys([*load.notes, *(note for point in load.points for note in point.notes), *assumptions]))
+def all_notes(load: Load) -> list[str]:
+    """Return the notes on the server and those on its rates, each once."""
+    return list(dict.fromkeys([*load.notes, *(note for point in load.points for note in point.notes)]))
 
 
 def _line(label: str, value: str) -> str:

@@ -105,6 +105,7 @@ class Question(NamedTuple):
     limits: Mapping[str, float] | None = None
     share: float = 0.99
     cost_per_gpu_hour: float | None = None
+    kernel_notes: Sequence[str] = ()  # of `passes.served_notes`
 
 
 def answer(question: Question, progress: Progress | None = None) -> Load:
@@ -151,6 +152,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
             *scenario.notes,
             *(server_notes(scenario.runtime.engine_name) if scenario.method.serves else ()),
             *scenario.runtime_notes(max(point.mean_running_sequences for point in points)),
+            *q.kernel_notes,
         ),
     )
 

@@ -22,6 +22,12 @@ _LEAST_BYTES = 1e-3  # bytes per token of a model without a KV cache: any number
 _LARGEST_PASS, _LEAST_PASS = 8192, 2048
 
 
+def check_method(scenario: Scenario) -> None:
+    """Raise Unsupported for a method without a serving engine."""
+    if scenario.method.name == "published":
+        raise Unsupported("method published has no serving engine: use calibrated or ideal")
+
+
 def policy_of(
     engine: Engine, scenario: Scenario, mean_context: Quantity, *, version: Version | None = None, **changed: Any
 ) -> Policy:

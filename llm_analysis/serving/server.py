@@ -15,7 +15,7 @@ from llm_analysis.physics.operators import Op, Step
 from llm_analysis.serving.arrivals import arrival_times
 from llm_analysis.serving.lengths import Lengths, make_requests
 from llm_analysis.serving.metrics import saturated_throughput, tpot
-from llm_analysis.serving.policies import check_room, host_of, policy_of
+from llm_analysis.serving.policies import check_method, check_room, host_of, policy_of
 from llm_analysis.serving.scheduler import Policy, Request
 from llm_analysis.serving.simulation import Link, Progress, Run, Served, simulate, simulate_disaggregated
 from llm_analysis.serving.step_times import PLAIN, Speculation, StepTimes, build_step_times
@@ -24,7 +24,7 @@ _BISECTIONS = 8  # bisection steps below the saturation rate: the result is with
 LEAST_PROBE, MOST_PROBE = 500, 8000  # requests on a replica in a run that finds the saturation rate or the goodput
 _WAVES = 4  # multiple of the most running sequences: with fewer requests all would find a free slot
 _MOST_SPREAD = 8.0  # most of this multiple for lengths that differ
-_GOODPUT_PROBE = 2000  # least requests of a run whose 99th percentile is looked at: 20 of them are beyond it
+_GOODPUT_PROBE = 2000  # least requests of a run for goodput: 20 of them are beyond the 99th percentile
 LIMITED = ("ttft", "tpot", "e2el")  # metrics that goodput may limit
 
 
@@ -82,8 +82,7 @@ def build_server(
     `changed` replaces defaults of the engine: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization, ...
     Raises LLMAnalysisError.
     """
-    if scenario.method.name == "published":
-        raise Unsupported("method published has no serving engine: use calibrated or ideal")
+    check_method(scenario)
     engine = engine_for(scenario.runtime.engine_name)
     policy = policy_of(engine, scenario, mean_context, **(changed or {}))
     utilization = (changed or {}).get("gpu_memory_utilization")

@@ -112,7 +112,7 @@ def steady_state(
     host = host._replace(stream=host.stream * speculation.tokens)
     steps = Steps(scenario, policy, host, s, o, asked, context, speculation)
     # While requests wait for the cache, a request prefills o tokens more: what preemption repeats.
-    repeats = (by_cache < policy.max_num_seqs) & (o > 1) if policy.reserve == 0 else o < 0
+    repeats = (policy.reserve == 0) & (by_cache < policy.max_num_seqs) & (o > 1)
     longer = where(repeats, s + o, s)
 
     def added_with_repeats(in_flight: Quantity, n: Quantity) -> Quantity:
@@ -415,7 +415,7 @@ def limiting_resource(
     asked: float,
 ) -> str:
     """Return the limit of a replica that runs `sequences` on average, with `asked` requests in flight at most."""
-    # Of single tokens all sequences that run are in one step, half of the requests in flight.
+    # Of single tokens all sequences that run are in one step, half of the requests in flight at most.
     step = Steps(scenario, policy, times.host, seq_len, num_tokens, 2.0 * sequences, speculation=times.speculation)
     by_cache = _held(policy, seq_len, num_tokens / 2)
     slots = min(float(by_cache), float(policy.max_num_seqs))

@@ -180,9 +180,7 @@ def infer(
 
 
 def _check_served(scenario: Scenario, workload: Workload, flags: Mapping[str, Any]) -> None:
-    """Raise LLMAnalysisError for a method without a server, and for flags that would have no effect on one."""
-    if scenario.method.name == "published":
-        raise Unsupported("method published has no serving engine: use calibrated or ideal")
+    """Raise BadValue for a prompt beyond the positions, and for flags that would have no effect on a server."""
     check_positions(scenario.model, workload)
     plain = {name: parameter.default for name, parameter in signature(infer).parameters.items()}
     wrong = next((name for name in OF_A_BATCH if flags[name] != plain[name]), None)
@@ -195,12 +193,13 @@ def _in_steady_state(scenario: Scenario, workload: Workload, flags: Mapping[str,
     """Return the answer for a server with `max_concurrency` requests in flight. Raises LLMAnalysisError."""
     from llm_analysis.report.steady_state import as_dict
     from llm_analysis.report.steady_state import rendered as steady_text
-    from llm_analysis.serving.policies import check_room, policy_of
+    from llm_analysis.serving.policies import check_method, check_room, policy_of
     from llm_analysis.serving.steady_state import steady_state
     from llm_analysis.serving.step_times import Speculation
 
     requests = whole_number("max_concurrency", flags["max_concurrency"], MOST_REQUESTS)
     hourly = hourly_cost(flags["cost_per_gpu_hour"])
+    check_method(scenario)
     _check_served(scenario, workload, flags)
     changed: dict[str, Any] = {"cached_prefix": workload.cached_prefix_len / workload.seq_len}
     settings = {"prefill_chunk_size": "max_num_batched_tokens"}

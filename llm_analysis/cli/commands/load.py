@@ -140,14 +140,11 @@ def load(
         limits=None if goodput is None else parse_limits(goodput),
         share=share,
         cost_per_gpu_hour=hourly_cost(flags["cost_per_gpu_hour"]),
+        kernel_notes=served_notes(scenario, served.model_copy(update={"disaggregated": server.link is not None})),
     )
     with_bar = _bar() if sys.stderr.isatty() else None
     found = answer(question, with_bar)
-    # Kernels alone count here: of the workload, whose lengths and batch are not those of the requests, only its drafts.
-    sent = served.model_copy(update={"disaggregated": server.link is not None})
-    assumptions = served_notes(scenario, sent)
-    output = Output(rendered(found, flags["format"], assumptions))
-    output = output.noting(all_notes(found, assumptions), flags["format"])
+    output = Output(rendered(found, flags["format"])).noting(all_notes(found), flags["format"])
     if picture is None:
         return output
     from llm_analysis.report.load_plot import curve_figure
