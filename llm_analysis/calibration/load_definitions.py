@@ -31,6 +31,7 @@ _SHORT_TAIL = 0.25  # a median this close to the mean (fraction of it) excludes 
 # AccelMark states 200 requests at random times for its long prompts. At 0.5 requests/s an H100, on which they hardly
 # queue, has served all after 204 s: they are 100.
 _LONG_PROMPTS, _LONG_REQUESTS = "longctx", 100.0
+_LONG_CONTEXT = 30208  # `max_model_len` of these runs, stated for those at random times
 # Versions of another product, or a date, and the version of TensorRT-LLM in it.
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 
@@ -67,6 +68,14 @@ def lengths_of(run: LoadRun) -> tuple[Lengths, Lengths]:
     return shape_in.scaled_to(run.mean_input), shape_out._replace(cap=capped).scaled_to(run.mean_output)
 
 
+def longest_context(run: LoadRun) -> int | None:
+    """Return the longest context that a server was started with; None if it is not stated."""
+    stated = _LONGEST_CONTEXT.search(run.notes)
+    if stated:
+        return int(stated[1])
+    return _LONG_CONTEXT if _LONG_PROMPTS in run.dataset else None
+
+
 def requests_of(run: LoadRun) -> float:
     """Return the number of requests of a run; infinity if it is not stated."""
     stated = run.num_requests if run.num_requests > 0 else inf
@@ -77,9 +86,9 @@ def settings_of(run: LoadRun, defaults: ServerDefaults) -> dict[str, float]:
     """Return the settings of a run that differ from the defaults of its server."""
     names = ("max_num_seqs", "max_num_batched_tokens")
     changed: dict[str, float] = {name: int(value) for name in names if (value := getattr(run, name)) > 0}
-    context = _LONGEST_CONTEXT.search(run.notes)
+    context = longest_context(run)
     if context and defaults.max_num_batched_tokens is None:
-        changed.setdefault("max_num_batched_tokens", max(int(context[1]), _LEAST_PASS))
+        changed.setdefault("max_num_batched_tokens", max(context, _LEAST_PASS))
     if _CHUNKED in run.notes:
         changed |= {"mixed": True, "chunked": True}
         changed.setdefault("max_num_batched_tokens", _CHUNK_OF_OLD_VLLM)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 from llm_analysis.calibration.load_definitions import (
     cached_prefix,
     lengths_of,
+    longest_context,
     requests_of,
     settings_of,
     stated_version,
@@ -23,7 +24,7 @@ from llm_analysis.inference.memory import weights_fit
 from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, runtime_for_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
-from llm_analysis.serving.metrics import Summary, summarize
+from llm_analysis.serving.metrics import Summary, median_summary, summarize
 from llm_analysis.serving.policies import host_from, policy_of
 from llm_analysis.serving.scheduler import Policy
 from llm_analysis.serving.server import (
@@ -39,6 +40,7 @@ from llm_analysis.serving.steady_state import steady_state
 from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
 MOST_REQUESTS = 4000  # most simulated requests of a run; of a longer run only the steady part is used
+_LEAST_REQUESTS = 1000  # least simulated requests of a run, in one simulation or several
 _WAVES = 8  # a shortened run has this many times the sequences that a replica runs at a time
 _CHAT = "chat endpoint"  # words in the notes of a run
 _WORKERS = re.compile(r"(\d+)P(\d+)D")
@@ -48,6 +50,9 @@ _ATTAINMENT = 0.99  # MLPerf limits the 99th percentile
 def scenario_of(run: LoadRun) -> Scenario:
     """Return one replica of a run. Raises LLMAnalysisError."""
     model, gpu = model_named(run.model_name), gpu_named(run.gpu_name)
+    context = longest_context(run)
+    if context:
+        model = model.model_copy(update={"max_position_embeddings": context})
     layout = Parallelism(
         tp_size=run.tp_size,
         pp_size=run.pp_size,
@@ -94,14 +99,24 @@ class Prepared(NamedTuple):
         front = 0.0 if transport == "offline" or self.run.of_mlperf else terms.front_seconds
         front += terms.chat_seconds if _CHAT in self.run.notes else 0.0
         serial = terms.front_serial_seconds if transport == "http" else 0.0
+        late = self.engine.late_tokens and transport == "in-process" and not self.run.of_mlperf
         return self._replace(
             times=self.times._replace(host=host_from(self.engine, terms, self.scenario, transport)),
-            policy=self.policy._replace(front_seconds=front, front_serial_seconds=serial),
+            policy=self.policy._replace(front_seconds=front, front_serial_seconds=serial, late_tokens=late),
         )
 
     def summary(self) -> Summary:
-        """Return the metrics of the simulation, throughputs of all replicas."""
-        requests = self.workload.requests(self.num_requests, self.rate)
+        """Return the metrics of the simulation, throughputs of all replicas.
+
+        A short run is simulated with several seeds, and each metric is the median: with 100 requests the mean length
+        of their answers differs by 10 % from one seed to the next.
+        """
+        seeds = range(ceil(_LEAST_REQUESTS / self.num_requests))
+        return median_summary([self._summary(self.workload._replace(seed=2 * seed)) for seed in seeds])
+
+    def _summary(self, workload: Workload) -> Summary:
+        """Return the metrics of one simulation."""
+        requests = workload.requests(self.num_requests, self.rate)
         workers = _WORKERS.fullmatch(self.run.disagg)
         if workers and self.link:
             prefill, decode = prefill_and_decode(self.policy)
@@ -153,7 +168,11 @@ def prepare(run: LoadRun) -> Prepared:
     engine = engine_for(runtime_for_version(run.runtime, version), stated)
     context = run.mean_input + run.mean_output / 2
     policy = policy_of(
-        engine, scenario, context, version=stated, **settings_of(run, engine.defaults_on(scenario.gpu, stated))
+        engine,
+        scenario,
+        context,
+        version=stated,
+        **settings_of(run, engine.serving(scenario.model, scenario.gpu, stated).defaults_on(scenario.gpu, stated)),
     )
     policy = policy._replace(cached_prefix=cached_prefix(run, engine, policy))
     dp = run.dp_size

@@ -58,7 +58,7 @@ class _GPUs:
 
     def __init__(self, gpus: Sequence[GPU]) -> None:
         self._gpus = gpus
-        self.name = gpus[0].name
+        self.name, self.vendor = gpus[0].name, gpus[0].vendor  # a vendor with other defaults is in another group
         self.memory_bandwidth = _axis([gpu.memory_bandwidth for gpu in gpus])
         self.memory_bytes = _axis([gpu.memory_bytes for gpu in gpus])
         shared = set.intersection(*(set(gpu.peak_flops) for gpu in gpus))
@@ -200,10 +200,10 @@ class Grouping:
         return build_for(self._runtime(choice), gpu) if choice["method"] in (None, "calibrated") else None
 
     def _server(self, gpu: GPU, choice: Mapping[str, Any]) -> tuple[object, ...]:
-        """Return the runtime and the defaults of its server on a GPU."""
+        """Return the runtime and the defaults of its server for the model on a GPU."""
         runtime = self._engine_runtime(gpu, choice)
         engine = engine_of(runtime.engine_name) if runtime else None
-        return runtime and runtime.name, engine and engine.defaults_on(gpu)
+        return runtime and runtime.name, engine and engine.serving(self._model(choice), gpu).defaults_on(gpu)
 
     def _skip(self, error: LLMAnalysisError, points: int) -> None:
         """Count the points of an invalid combination."""

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from llm_analysis.files import DATA, read_json
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.runtimes import runtime_for_version
+from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.units import Quantity
 
 Version = tuple[int, int]
-_NEWEST_VLLM = "vllm-v1"
+_NEWEST_VLLM, _FIRST_VLLM = "vllm-v1", "vllm-0.2"
 _OLD_TENSORRT_LLM = "tensorrt-llm-"  # before 1.0, with the number of the version
 _SIXTEEN = 16
 _Count = Annotated[int, Field(gt=0)]
@@ -79,6 +80,24 @@ class VersionDefaults(BaseModel):
     by_gpu: Annotated[list[GPUDefaults], Field(min_length=1)]
 
 
+class LongContext(BaseModel):
+    """Models for which an engine cuts prompts, and mixes them with decoding, although it does neither for others."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    beyond: _Count  # tokens of context
+    vendor: str  # of the GPUs
+    since: Annotated[list[int], Field(min_length=2, max_length=2)]
+    max_num_batched_tokens: _Count
+    source: str
+
+    def covers(self, model: ModelConfig, gpu: GPU, version: Version) -> bool:
+        """Return whether the engine cuts the prompts of a model; not with windowed or latent attention."""
+        others = model.sliding_window is not None or model.kv_lora_rank > 0
+        known = gpu.vendor == self.vendor and version >= tuple(self.since)
+        return known and not others and model.max_position_embeddings > self.beyond
+
+
 class ServerDefaults(NamedTuple):
     """Defaults of a server on one GPU. `max_num_batched_tokens` None: the longest context of the model."""
 
@@ -107,8 +126,13 @@ class Engine(BaseModel):
     host_overlapped: bool = False  # the next step is prepared while the GPU works
     prefix_caching: bool = False  # the KV cache of earlier prompts is kept and reused, without a flag
     one_process: bool = False  # a program that imports the engine runs it in its own process
+    # Such a program gets the tokens of a step at the end of the next one: the thread of the step puts them in a queue,
+    # which does not wake the event loop.
+    late_tokens: bool = False
     graph_rows: Annotated[int, Field(ge=0)] = 512  # most rows of a step with prompts that is replayed from a CUDA graph
     source: str = ""
+    long_context: LongContext | None = None
+    chunk_tokens: _Count | None = None  # replaces `max_num_batched_tokens` of the defaults
     usual_version: Annotated[list[int], Field(min_length=2, max_length=2)]  # the version to assume if none is given
     defaults: Annotated[list[VersionDefaults], Field(min_length=1)]  # oldest first
 
@@ -116,6 +140,14 @@ class Engine(BaseModel):
         """Return the defaults of a version; of the usual one by default."""
         known = [entry for entry in self.defaults if tuple(entry.since) <= (version or tuple(self.usual_version))]
         return (known or self.defaults[:1])[-1]
+
+    def serving(self, model: ModelConfig, gpu: GPU, version: Version | None = None) -> Engine:
+        """Return the engine as it serves a model on a GPU: prompts of models with a long context may be cut."""
+        long = self.long_context
+        if long is None or not long.covers(model, gpu, version or (self.usual_version[0], self.usual_version[1])):
+            return self
+        cut = {"mixed": True, "chunked": True, "chunk_tokens": long.max_num_batched_tokens}
+        return self.model_copy(update=cut)
 
     def defaults_on(self, gpu: GPU, version: Version | None = None) -> ServerDefaults:
         """Return the defaults of a version's server on a GPU; of the usual version if none is given."""
@@ -126,7 +158,7 @@ class Engine(BaseModel):
             self.name,
             entry.version,
             entry.source,
-            found.max_num_batched_tokens,
+            self.chunk_tokens or found.max_num_batched_tokens,
             found.max_num_seqs,
             round(found.gpu_memory_utilization - reserved, 3),
             self.fraction_of,
@@ -144,7 +176,10 @@ def _engines() -> dict[str, Engine]:
     """Return the engines by runtime."""
     raw: list[dict[str, Any]] = read_json(DATA / "engines.json")["engines"]
     engines = [Engine(**entry) for entry in raw]
-    return {runtime: engine for engine in engines for runtime in engine.runtimes}
+    found = {runtime: engine for engine in engines for runtime in engine.runtimes}
+    # vLLM 0.2 has neither chunked prefill nor asynchronous output.
+    found[_FIRST_VLLM] = found[_FIRST_VLLM].model_copy(update={"long_context": None, "late_tokens": False})
+    return found
 
 
 def engine_of(runtime: str) -> Engine | None:

@@ -96,7 +96,8 @@ class Scenario(NamedTuple):
     @property
     def engine(self) -> Engine | None:
         """The serving engine of the runtime; None for a method or runtime without one."""
-        return engine_of(self.runtime.engine_name) if self.method.serves else None
+        found = engine_of(self.runtime.engine_name) if self.method.serves else None
+        return found and found.serving(self.model, self.gpu)
 
     def workload_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of a workload with the engine's defaults for those that are missing or None.

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from statistics import median, median_low
+from typing import Any, NamedTuple
 
 from llm_analysis.serving.simulation import Run, Served
 
@@ -68,6 +69,17 @@ def summarize(run: Run, steady: bool = False) -> Summary:
         itl=_weighted_distribution(run.gaps),
         e2e=distribution(r.end - r.sent for r in requests),
     )
+
+
+def median_summary(found: Sequence[Summary]) -> Summary:
+    """Return the median of each metric of several runs; of counts and tokens the lower one of two medians."""
+
+    def middle(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], Distribution):
+            return Distribution(*(median(each) for each in zip(*values, strict=True)))
+        return median_low(values) if isinstance(values[0], int) else median(values)
+
+    return Summary._make(middle(values) for values in zip(*found, strict=True))
 
 
 def tpot(request: Served) -> float:

@@ -32,6 +32,7 @@ def policy_of(
     engine: Engine, scenario: Scenario, mean_context: Quantity, *, version: Version | None = None, **changed: Any
 ) -> Policy:
     """Return the policy of an engine on the GPUs of a scenario; `changed` fields replace its defaults."""
+    engine = engine.serving(scenario.model, scenario.gpu, version)
     defaults = engine.defaults_on(scenario.gpu, version)
     terms = host_terms(engine.runtimes[0]) if scenario.method.serves else HostTerms()
     utilization = changed.pop("gpu_memory_utilization", defaults.gpu_memory_utilization)

@@ -45,6 +45,7 @@ class Policy(NamedTuple):
     cached_prefix: float = 0.0  # fraction of each prompt that the prefix cache holds
     front_seconds: float = 0.0  # HTTP and tokenizer, before the engine receives the request
     front_serial_seconds: float = 0.0  # the part of it in a process that handles one request at a time
+    late_tokens: bool = False  # whether the tokens of a step reach the client at the end of the next one
 
 
 class Request(NamedTuple):
@@ -296,6 +297,8 @@ class Replica:
         """
         done = set(ending)
         self._prefilling = [prompt for prompt in self._prefilling if prompt.request not in done]
+        if self.policy.late_tokens:
+            later += self._next_decode_seconds(ending)
         joined = 0
         for i in ending:
             total, to_come = self._tokens_of(i)
@@ -321,6 +324,12 @@ class Replica:
             joined += 1
         if self._stalled and joined:
             self._stalled.append((now, float(joined)))
+
+    def _next_decode_seconds(self, ending: list[int]) -> float:
+        """Return the seconds of a decode step of the running sequences and those with a complete prompt."""
+        n = self._running + len(ending)
+        base, _ = self.times.decode_seconds(n, self._context + sum(self._tokens_of(i)[0] for i in ending))
+        return self.times.with_host(base, n, 0.0)
 
     def _tokens_of(self, i: int) -> tuple[float, float]:
         """Return the tokens that a request has to prefill, and those that it then generates."""

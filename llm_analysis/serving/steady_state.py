@@ -282,7 +282,7 @@ class Steps:
         if not policy.mixed:
             # If the front end takes longer than a decode step, others run before the prompt comes, and the prompts of
             # their ends come together while it is prefilled.
-            together = together * (1.0 + prefilling * maximum(self._passed(alone) - 1.0, 0.0) / 2.0)
+            together = together * (1.0 + prefilling * maximum(self._passed(alone, self.front) - 1.0, 0.0) / 2.0)
         together = minimum(together, maximum(n, 1.0))
         if some(self.o <= 1):
             together = where(self.o > 1, together, self.asked / self._turns())
@@ -299,14 +299,17 @@ class Steps:
     def _turns(self) -> Quantity:
         """Return how many steps pass from one request of a client for a single token to the next, two at least.
 
-        One is that of the request; in the others the front end passes the next request on.
+        One is that of the request; in the others the front end passes the next request on. If half of the requests are
+        in a step, the front end has the time of a step for the other half.
         """
-        timed = self.scenario.timed(pass_ops(self.scenario, Step(1.0, self.new, self.s - self.new)))
-        return 1.0 + maximum(self._passed(self._prefill_step(timed, self.new, 1.0)), 1.0)
+        half = maximum(minimum(self.asked / 2, self._budget(1.0) / self.new), 1.0)
+        timed = self.scenario.timed(pass_ops(self.scenario, Step(half, self.new, self.s - self.new)))
+        received = self.front + (half - 1.0) * self.policy.front_serial_seconds
+        return 1.0 + maximum(self._passed(self._prefill_step(timed, half * self.new, half), received), 1.0)
 
-    def _passed(self, step: Quantity) -> Quantity:
-        """Return how many steps of `step` seconds begin while the front end passes a request on."""
-        return -floor(-self.front / step)
+    def _passed(self, step: Quantity, received: Quantity) -> Quantity:
+        """Return how many steps of `step` seconds begin in the `received` seconds of the front end."""
+        return -floor(-received / step)
 
     def _prefill_step(self, timed: Timed, rows: Quantity, sequences: Quantity) -> Quantity:
         """Return the seconds of a step with prompts, host time included."""

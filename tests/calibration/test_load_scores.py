@@ -116,6 +116,36 @@ def test_notes_say_how_requests_reached_the_engine(tmp_path: Path, notes: str, t
     assert (found.times.host.stream > 0) == (transport != "offline")
 
 
+@pytest.mark.parametrize(
+    ("runtime", "notes", "late"),
+    [
+        ("vllm", "in-process async engine, no HTTP", True),
+        ("vllm", "", False),
+        ("vllm", "LoadGen", False),
+        ("vllm-v1", "in-process async engine, no HTTP", False),
+    ],
+)
+def test_tokens_reach_a_program_that_imports_old_vllm_a_step_late(
+    tmp_path: Path, runtime: str, notes: str, late: bool
+) -> None:
+    path = tmp_path / "m.csv"
+    row = f'a,x,{RUN.replace("vllm-v1", runtime)},ttft_mean,0.01,r1,"{notes}"\n'
+    path.write_text(COLUMNS.replace("run\n", "run,notes\n") + row)
+    assert prepare(read_runs(path)[0][0]).policy.late_tokens == late
+
+
+def test_a_short_run_is_estimated_by_the_median_of_several_draws(tmp_path: Path) -> None:
+    """A single draw of 20 lengths of ShareGPT's shape has a mean that is up to 50 % off."""
+    row = f"a,x,{RUN.replace('4,100,random', '4,20,ShareGPT').replace(',fixed', ',')},request_throughput,4,r1\n"
+    prepared = prepare(read_runs(Path(table(tmp_path / "m.csv", row)))[0][0])
+    means = [
+        sum(r.output_tokens for r in prepared.workload._replace(seed=seed).requests(20, 4.0)) / 20 for seed in range(50)
+    ]
+    assert max(means) / min(means) > 1.5
+    found = prepared.summary()
+    assert found.output_token_throughput / found.request_throughput == pytest.approx(100, rel=0.1)
+
+
 def test_the_tail_of_a_latency_below_saturation_is_a_class_of_its_own(ask: Ask, tmp_path: Path) -> None:
     calm, busy = RUN, RUN.replace("poisson,4", "poisson,400")
     rows = f"a,x,{calm},ttft_p99,0.05,r1\nb,x,{busy},ttft_p99,0.05,r2\n"

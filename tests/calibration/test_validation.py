@@ -304,7 +304,7 @@ def test_a_row_is_scored_by_a_fit_that_has_not_seen_it(name: str) -> None:
 
 
 def test_rows_timed_together_agree_with_single_estimates(published: Score) -> None:
-    """Arrays over all rows add the same operators as one estimate after another."""
+    """Arrays over all rows add the same operators as one estimate after another, prompts in one pass."""
     for name in ("none", "vllm", "tensorrt-llm-0.9"):
         runtime = get_runtime(name)
         chosen = [m for m, _ in published.rows if name in ("none", m.engine) and m.kind == "static" and m.pp_size == 1]
@@ -314,7 +314,10 @@ def test_rows_timed_together_agree_with_single_estimates(published: Score) -> No
             parts = model_named(m.model_name), gpu_named(m.gpu_name), m.dtypes(), m.layout()
             tokens = int(m.decode_steps) + 1 if m.metric != "ttft" else 1
             answer = LLMAnalysis(*parts, method="calibrated", runtime=runtime).inference(
-                batch_size_per_gpu=int(m.batch_size), seq_len=int(m.seq_len), num_tokens_to_generate=tokens
+                batch_size_per_gpu=int(m.batch_size),
+                seq_len=int(m.seq_len),
+                num_tokens_to_generate=tokens,
+                prefill_chunk_size=0,
             )
             by_metric = {"ttft": answer.prefill_latency, "tpot": answer.decode_latency}
             single.append(by_metric.get(m.metric, answer.total_latency))

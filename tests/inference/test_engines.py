@@ -157,3 +157,31 @@ def test_a_runtime_without_a_known_server_has_that_of_another_and_a_note(runtime
 
 def test_the_runtime_for_amd_gpus_has_the_server_of_the_versions_it_is_fitted_to() -> None:
     assert engine_for("vllm-rocm").usual_version == engine_for("vllm").usual_version
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "tokens"),
+    [
+        ("llama-3.1-8b", "h100-sxm-80gb", None, 2048),
+        ("llama-3.1-8b", "h100-sxm-80gb", (0, 5), None),  # before the default came
+        ("llama-3-8b", "h100-sxm-80gb", None, None),  # 8,192 tokens of context
+        ("llama-3.1-8b", "mi300x-192gb", None, None),
+        ("deepseek-v3", "h100-sxm-80gb", None, None),  # latent attention
+    ],
+)
+def test_old_vllm_cuts_the_prompts_of_models_with_a_long_context(
+    model: str, gpu: str, version: tuple[int, int] | None, tokens: int | None
+) -> None:
+    found = engine_for("vllm").serving(get_model(model), get_gpu(gpu), version)
+    assert found.defaults_on(get_gpu(gpu), version).max_num_batched_tokens == tokens
+    assert found.mixed == found.chunked == (tokens is not None)
+
+
+def test_the_first_vllm_cuts_no_prompts() -> None:
+    found = engine_for("vllm-0.2").serving(get_model("llama-3.1-8b"), H100)
+    assert not any((found.mixed, found.chunked, found.late_tokens))
+
+
+def test_an_engine_that_always_cuts_prompts_serves_all_models_alike() -> None:
+    engine = engine_for("vllm-v1")
+    assert engine.serving(get_model("llama-3.1-8b"), H100) == engine

@@ -304,3 +304,16 @@ def test_no_request_and_no_token_is_lost(seed: int, rate: float, name: str) -> N
     assert sum(count for _, count in replica.gaps) == sum(r.output_tokens - 1 for r in requests)
     spans = sum(end - first for first, end in zip(replica.first, replica.end, strict=True))
     assert sum(seconds * count for seconds, count in replica.gaps) == pytest.approx(spans, rel=1e-6)
+
+
+def test_late_tokens_come_one_decode_step_later() -> None:
+    times = step_times()
+    found = []
+    for late in (False, True):
+        replica = Replica(times, Policy(late_tokens=late))
+        replica.submit([Request(0.0, 100, 11)])
+        replica.advance()
+        found.append((replica.first[0], replica.end[0]))
+    (first, end), (late_first, late_end) = found
+    assert late_first - first == pytest.approx(times.decode_seconds(1, 100.0)[0])
+    assert late_end - late_first == pytest.approx(end - first)

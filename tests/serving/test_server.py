@@ -20,7 +20,7 @@ from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.dtypes import get_dtypes
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload, workload_names
-from llm_analysis.serving.metrics import summarize
+from llm_analysis.serving.metrics import median_summary, summarize
 from llm_analysis.serving.policies import policy_of
 from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import Server, Workload, build_server, goodput_rate, probe_size, saturation_rate
@@ -55,6 +55,14 @@ def test_littles_law(server: Server, rate: float) -> None:
     running = run.mean_sequences * run.busy_fraction * run.duration
     assert running <= latencies
     assert running == pytest.approx(latencies, rel=0.05)
+
+
+def test_the_median_of_runs_is_that_of_each_metric(server: Server) -> None:
+    runs = [summarize(server.run(CHAT._replace(seed=seed).requests(30, 5.0))) for seed in (0, 2, 4)]
+    found = median_summary(runs)
+    assert found.ttft.p99 == sorted(run.ttft.p99 for run in runs)[1]
+    assert found.itl.mean == sorted(run.itl.mean for run in runs)[1]
+    assert found.output_token_throughput == sorted(run.output_token_throughput for run in runs)[1]
 
 
 @pytest.mark.parametrize("router", ROUTERS)

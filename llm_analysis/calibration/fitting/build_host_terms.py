@@ -4,8 +4,9 @@
 
 The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and throughput of the runs, and
 of the TPOT of serving rows (the other tables) in the closed form. Each source, model, GPU and class of metrics weighs
-the same. The loss is soft-L1, which limits the weight of a run that is estimated beyond saturation. A term x of engine
-e is regularized (Tikhonov), in units of its logarithm:
+the same. The loss is Cauchy's, log(1 + r^2): a run with a queue that is estimated a hundred times too long or too
+short, which no host time explains, hardly counts. A term x of engine e is regularized (Tikhonov), in units of its
+logarithm:
 
     log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
 
@@ -44,11 +45,12 @@ Terms = dict[str, HostTerms]  # by the name of the first runtime of an engine
 
 _METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in ("mean", "median")),)
 _THROUGHPUT = "output_token_throughput"
-_MOST_REQUESTS = 600  # most requests of a run in the fit
+_MOST_REQUESTS = 1000  # most requests of a run in the fit
 _ROUNDS = 1
 _STEP = 0.25  # step of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
-_SOFT = 0.3  # residual from which the loss grows linearly
+_SOFT = 0.3  # residual from which the pull of a value falls
+_TINY = 1e-9
 # Spreads of the logarithms; 1e-3: the engines share no shift.
 _SHARED = HostTerms(*[0.5] * len(HostTerms._fields))._replace(beside_seconds=1e-3, launch_seconds=1e-3)
 # Requests are taken in by the process that schedules (vLLM before 0.8) or by another: the times differ by engine.
@@ -235,13 +237,11 @@ def _solved(line: Line, left_out: str = "") -> Array:
 
     def loss(x: Array) -> Array:
         now = (r + moves @ x) / _SOFT
-        soft = np.sign(now) * np.sqrt(2.0 * (np.sqrt(1.0 + now**2) - 1.0))
-        return np.concatenate([root * soft, still + pulls @ x])
+        return np.concatenate([root * np.sign(now) * np.sqrt(np.log1p(now**2)), still + pulls @ x])
 
     def slope(x: Array) -> Array:
-        now = (r + moves @ x) / _SOFT
-        # d soft / d now, which is 1 at 0
-        steep = np.sqrt((np.sqrt(1.0 + now**2) + 1.0) / (2.0 * (1.0 + now**2)))
+        now = np.abs((r + moves @ x) / _SOFT) + _TINY
+        steep = now / (1.0 + now**2) / np.sqrt(np.log1p(now**2))  # of sqrt(log(1 + now^2)); 1 at 0
         return np.vstack([(root * steep / _SOFT)[:, None] * moves, pulls])
 
     found = least_squares(loss, np.zeros(count + factors), slope, method="lm")
