@@ -76,6 +76,8 @@ _DATED = {
     ("aiconfigurator-silicon-inferencex", "tensorrt-llm"): "1.1",  # the same
     ("aiconfigurator-silicon-inferencex-2", "tensorrt-llm"): "1.2",  # early 2026; other rows print 1.1 to 1.3
 }
+# Sources that print the version of another product: the README of TinyChat 2.0 is of October 2024.
+_VERSIONS_OF_OTHERS = {("llm-awq TinyChat README", "hf-transformers"): "4.46"}
 # Sources whose requests have one length and start together, although their tables call it a fixed concurrency. TPOT
 # there does not grow with the prompt as the prefill of later requests would make it.
 _IN_WAVES = {("aiconfigurator-silicon-nvidia", "sglang")}
@@ -117,8 +119,8 @@ class Measurement:
     def engine(self) -> str:
         """Name of the runtime for the version of the engine that was measured."""
         name = _ENGINES.get(self.source, self.runtime)
-        known = VERSION.search(self.version)
-        return runtime_for_version(name, self.version if known else _DATED.get((self.source, name), ""))
+        version = _VERSIONS_OF_OTHERS.get((self.source, name), self.version)
+        return runtime_for_version(name, version if VERSION.search(version) else _DATED.get((self.source, name), ""))
 
     @property
     def phase(self) -> str:

@@ -5,8 +5,9 @@
 
 It times every operator of every phase under every method. p = inf is the plain roofline, the larger of compute and
 memory; a finite p rounds its knee, where neither unit is busy all of the time. Work in fewer pieces than the chip can
-hold leaves compute units idle: with `fill` pieces half of them are busy. A collective has no FLOP and no HBM bytes, a
-kernel no messages and no bytes on the wire.
+hold leaves compute units idle: with `fill` pieces half of them are busy. An attention that writes its scores to memory
+adds scores * score_bytes / bandwidth to its bytes' time. A collective has no FLOP and no HBM bytes, a kernel no
+messages and no bytes on the wire.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Efficiency(BaseModel):
     `fill` is the number of independent pieces of work that keep half of the compute units busy (0: any number fills
     the chip). A sharpness below 1 makes two terms cost more than their sum: a collective cut into chunks pays latency
     for each of them. `score_bytes` are the bytes moved for each score of an attention that writes its scores to memory
-    (0: they stay on the chip).
+    (0: they stay on the chip), at the full bandwidth: `memory` does not apply to them.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -88,7 +89,7 @@ def cost(op: Op, gpu: GPU, efficiency: Efficiency) -> Cost:
     e = efficiency
     filled = 1.0 + e.fill / op.parallelism
     compute = op.flops * filled / (gpu.peak_flops[op.rate] * e.flops) if op.rate else 0.0
-    memory = (op.bytes + op.scores * e.score_bytes) / (gpu.memory_bandwidth * e.memory)
+    memory = op.bytes / (gpu.memory_bandwidth * e.memory) + op.scores * e.score_bytes / gpu.memory_bandwidth
     network: Quantity = 0.0
     if op.span > 1:
         bandwidth = gpu.link_over(op.span, op.messages)[1]

@@ -16,7 +16,8 @@ Factors on the fraction of peak of the measured kernels (1: as good as those):
                           (0: on tensor cores, as measured)
 Facts:
     tensor_core_groups    query heads per KV head for which this attention has a tensor-core kernel
-    score_bytes           bytes moved for each attention score, where attention is several kernels (0: one, as measured)
+    score_bytes           bytes moved for each attention score at the full bandwidth, where attention is several kernels
+                          (0: one, as measured)
     collective            the all-reduce: the engine's own kernel, or NCCL's
     narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
@@ -56,6 +57,8 @@ UNKNOWN = "unknown"  # the terms fitted to all engines together, for an engine w
 _VERSIONS = {
     "vllm": (((0, 0), "vllm-0.2"), ((0, 3), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     "vllm-v1": (((0, 0), "vllm-0.13"), ((0, 14), "vllm-v1")),  # the V1 engine, which 0.7 to 0.13 have too
+    # attention is one kernel from 4.36 on (scaled_dot_product_attention by default; release notes, recalled)
+    "hf-transformers": (((0, 0), "hf-transformers-4.35"), ((4, 36), "hf-transformers")),
     "tensorrt-llm": (
         ((0, 0), "tensorrt-llm-0.6"),
         ((0, 7), "tensorrt-llm-0.9"),
@@ -148,7 +151,7 @@ class Runtime(BaseModel):
     def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:
         """Return this runtime as fitted without the rows of a source and GPU; or itself.
 
-        The folds of hf-transformers are models of one source and GPU.
+        The folds of hf-transformers-4.35 are models of one source and GPU.
         """
         fold = f"{source} | {gpu_name}"
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})

@@ -367,7 +367,7 @@ def test_a_runtime_that_is_simulated_with_another_server_has_a_note(ask: Ask, co
     [
         (("mamba-2.8b", "h100-sxm-80gb", "vllm-v1"), "no published measurement here is of a model with state-space"),
         (("llama-3.1-8b", "mi300x-192gb", "sglang-rocm"), "runtime sglang-rocm: uses the terms fitted to all engines"),
-        (("llama-3.1-8b", "a100-sxm-80gb", "hf-transformers"), "was fitted to batches up to 64"),
+        (("llama-3.1-8b", "a100-sxm-80gb", "vllm"), "was fitted to batches up to 64"),
     ],
 )
 def test_a_server_has_the_notes_on_the_evidence_of_its_runtime(

@@ -65,10 +65,12 @@ FACTS: dict[str, dict[str, Any]] = {
     "sglang-rocm": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
-    # The sources ran llama-bench without flash attention. The scores are in fp32: written by the first product, read
-    # and written by the softmax, read by the second product.
-    "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True, "score_bytes": 16.0},
+    # The sources ran llama-bench without flash attention. A score is written in fp16, converted to fp32 (read 2 bytes,
+    # write 4), read and written by the softmax (4 + 4), converted to fp16 (4 + 2) and read by the second product (2):
+    # 24 bytes, recalled, which take the time of 30 because such kernels reach 80 % of the bandwidth.
+    "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True, "score_bytes": 30.0},
     "hf-transformers": {"collective": "nccl"},
+    "hf-transformers-4.35": {"collective": "nccl"},
     # `dequantize` in csrc/transformer/inference, before the product in 16 bits; recalled
     "deepspeed-inference": {"collective": "nccl", "dequantizes": True},
     "exllama": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
@@ -90,7 +92,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
 )
 _ALLOWED["llama.cpp"] = FACTORS  # its loop is C++ too; its kernels differ from the measured ones
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
-_ALLOWED["deepspeed-inference"] = ()  # one source, one GPU
+_ALLOWED |= dict.fromkeys(("deepspeed-inference", "hf-transformers"), ())  # one source, one GPU
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
 # from the kernels alone agreed with an unpublished measurement of it within 6 to 8 %.
 _WITHOUT_ROWS = ("lmdeploy",)
@@ -107,7 +109,7 @@ _FP4_ENGINES = ("tensorrt-llm-0.20", "vllm-0.13", "vllm-v1", "sglang", "tensorrt
 # it from the time per collective, but the estimates of small models depend on it.
 _SYNCHRONOUS = ("vllm", "vllm-0.13")
 
-_BY_MODEL = {"hf-transformers"}  # nearly all rows have one source and GPU, so each model is a fold
+_BY_MODEL = {"hf-transformers-4.35"}  # all rows have one source and GPU, so each model is a fold
 # A fit to these engines is the prior and a start value of all others. An engine that calls NCCL shares its collectives
 # with the vLLM of that kind.
 _POOL = {"engine": ("vllm", "tensorrt-llm-0.20"), "nccl": ("vllm", "vllm-0.2", "tensorrt-llm-0.20")}
