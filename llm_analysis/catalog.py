@@ -140,6 +140,8 @@ def _path_of(what: str, name: str) -> tuple[Path, list[str]]:
         return _at_path(Path(name), what), []
     if _exists(f"{name}.json"):
         raise UnknownName(f"unknown {what} {shown(name)}; did you mean the file {name}.json?")
+    if what == "gpu" and name.strip().lower() == "all":
+        raise UnknownName(f"unknown gpu {shown(name)}; only plan takes all; compare and sweep take names with commas")
     found = _matching(what, name)
     path = _entry(kind, found[0]) if found else None
     if path is None:
@@ -165,7 +167,7 @@ def _exists(name: str) -> bool:
 
 def _matching(what: str, name: str) -> list[str]:
     """Return the entries that a name can mean, the chosen one first. Raises UnknownName if it is ambiguous."""
-    from llm_analysis.names import matching_gpus, matching_models, usual_form
+    from llm_analysis.names import matching_gpus, matching_models, spread, usual_form
 
     if len(name) > _LONGEST_NAME:
         return []
@@ -174,7 +176,8 @@ def _matching(what: str, name: str) -> list[str]:
     found = matching_gpus(name, known) if what == "gpu" else matching_models(name, ids)
     if len(found) > 1 and (what == "model" or found[0] != usual_form(name)):
         more = ", ..." if len(found) > MAX_NAMES else ""
-        raise UnknownName(f"{what} {shown(name)} is not unique: {', '.join(found[:MAX_NAMES])}{more}")
+        listed = spread(found, MAX_NAMES) if what == "model" else found[:MAX_NAMES]
+        raise UnknownName(f"{what} {shown(name)} is not unique: {', '.join(listed)}{more}")
     return found
 
 

@@ -7,9 +7,12 @@ GPU, `Instruct` or `Chat` of a model. A name that leaves a choice matches severa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 _BREAK = re.compile(r"[-_\s/()]+")
+# The end of a family's name and its generation: gemma2, qwen2.5. One letter before a digit is no family: v3, a3b.
+_GENERATION = re.compile(r"^([a-z]{2,})(\d)")
 # Words in the names of drivers, shops and cloud providers that do not distinguish two GPUs of the catalogue.
 _GPU_WORDS = {"nvidia", "amd", "intel", "google", "aws", "amazon", "huawei"}
 _GPU_WORDS |= {"tesla", "geforce", "quadro", "instinct", "radeon", "gpu", "graphics", "oam", "generation"}
@@ -79,7 +82,8 @@ def folded(name: str) -> str:
 
 def matching_gpus(name: str, known: Iterable[str]) -> list[str]:
     """Return the known GPUs that `name` can mean. If one of them is the usual form of the chip, it comes first."""
-    found = _matching(_gpu_words(name), {each: [_gpu_words(each)] for each in known})
+    wanted, spellings = _gpu_words(name), {each: [_gpu_words(each)] for each in known}
+    found = _equal(wanted, spellings) or _with_words(wanted, {each: words[0] for each, words in spellings.items()})
     return sorted(found, key=lambda each: each != usual_form(name))
 
 
@@ -99,7 +103,20 @@ def matching_models(name: str, known: Mapping[str, Iterable[str]]) -> list[str]:
         each: [_model_words(each), *(_model_words(one.rpartition("/")[2]) for one in ids)]
         for each, ids in known.items()
     }
-    return _matching(_model_words(repository), spellings, exact=bool(organisation))
+    wanted = _model_words(repository)
+    found = _equal(wanted, spellings)
+    if found or organisation:
+        return found
+    return _of_generation(_parts(wanted), {each: _parts(words[0]) for each, words in spellings.items()})
+
+
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Return at most `most` of some names of models, in their order, from as many generations as possible."""
+    families: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        families.setdefault(tuple(_parts(_words(name))[:2]), []).append(name)
+    turns = [name for turn in zip_longest(*families.values()) for name in turn if name is not None]
+    return sorted(turns[:most], key=names.index)
 
 
 def dtype_spelling(name: str) -> str:
@@ -112,17 +129,53 @@ def weight_format(name: str) -> str:
     return next((_WEIGHT_FORMATS[word] for word in _words(name) if word in _WEIGHT_FORMATS), "")
 
 
-def _matching(wanted: list[str], known: Mapping[str, list[list[str]]], exact: bool = False) -> list[str]:
-    """Return the names that equal `wanted`, else those that have all of its words, else those that start with it."""
+def _equal(wanted: list[str], known: Mapping[str, list[list[str]]]) -> list[str]:
+    """Return the names with a spelling that equals `wanted`."""
+    text = "".join(wanted)
+    return [name for name, spellings in known.items() if text and any("".join(words) == text for words in spellings)]
+
+
+def _with_words(wanted: list[str], known: Mapping[str, list[str]]) -> list[str]:
+    """Return the names that have all words of `wanted`, else those that start with it."""
     text = "".join(wanted)
     if not text:
         return []
-    equal = [name for name, spellings in known.items() if any("".join(words) == text for words in spellings)]
-    if equal or exact:
-        return equal
-    own = {name: spellings[0] for name, spellings in known.items()}
-    parts = [name for name, words in own.items() if set(wanted) <= set(words)]
-    return parts or [name for name, words in own.items() if _starts("".join(words), text)]
+    parts = [name for name, words in known.items() if set(wanted) <= set(words)]
+    return parts or [name for name, words in known.items() if _starts("".join(words), text)]
+
+
+def _of_generation(wanted: list[str], known: Mapping[str, list[str]]) -> list[str]:
+    """Return the models that have all words of `wanted`, those of its family first, else those that start with it.
+
+    `llama 3` means Llama 3 and may mean Llama 3.1, but one model of another generation alone is no answer to it.
+    """
+    if not wanted:
+        return []
+    exact = [name for name, words in known.items() if set(wanted) <= set(words)]
+    within = [name for name, words in known.items() if all(_has_generation(words, word) for word in wanted)]
+    if len(exact) == 1:
+        return exact
+    if len(within) > 1:
+        return sorted(within, key=lambda name: (known[name][0] != wanted[0], name not in exact))
+    return [name for name, words in known.items() if _starts_at_break(words, "".join(wanted))]
+
+
+def _has_generation(words: list[str], wanted: str) -> bool:
+    """Return whether a word is `wanted`, or a generation such as 3.1 of `wanted` 3; 2.8b is no generation."""
+    return any(word == wanted or (word.startswith(f"{wanted}.") and word[-1] not in "bm") for word in words)
+
+
+def _starts_at_break(words: list[str], text: str) -> bool:
+    """Return whether a model starts with `text`, up to the end of a word, its unit b or m, or a digit after a letter.
+
+    `mamba2` does not start mamba-2.8b, but `test13` starts test-13b.
+    """
+    name, ends = "".join(words), {sum(map(len, words[:count])) for count in range(1, len(words) + 1)}
+    if not name.startswith(text) or name == text:
+        return False
+    if text[-1].isdigit():
+        return len(text) in ends or (name[len(text)] in "bm" and len(text) + 1 in ends)
+    return len(text) in ends or _starts(name, text)
 
 
 def _starts(name: str, text: str) -> bool:
@@ -143,3 +196,9 @@ def _gpu_words(name: str) -> list[str]:
 def _model_words(name: str) -> list[str]:
     """Return the words that distinguish a model."""
     return [word for word in _words(name) if word not in _MODEL_WORDS]
+
+
+def _parts(words: list[str]) -> list[str]:
+    """Return the words of a model with its generation as a word of its own: gemma2 is gemma 2, and 4.0 is 4."""
+    parts = [part for word in words for part in _GENERATION.sub(r"\1 \2", word).split()]
+    return [part.removesuffix(".0") for part in parts]

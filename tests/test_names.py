@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis.catalog import get_gpu, get_model, names
-from llm_analysis.errors import UnknownName
+from llm_analysis.errors import MAX_NAMES, UnknownName
 from llm_analysis.inference.runtimes import get_runtime
-from llm_analysis.names import folded, matching_gpus, matching_models, weight_format
+from llm_analysis.names import folded, matching_gpus, matching_models, spread, weight_format
 from llm_analysis.physics.dtypes import get_dtypes
 
 GPUS, MODELS = names("gpu_configs"), names("model_configs")
@@ -152,9 +152,65 @@ def test_a_misspelled_gpu_gets_the_names_with_a_similar_start(written: str, sugg
         get_gpu(written)
 
 
-def test_a_model_without_its_size_gets_the_names_with_all_sizes() -> None:
-    with pytest.raises(UnknownName, match=r"did you mean llama-3.1-405b, llama-3.1-70b, llama-3.1-8b\?"):
-        get_model("llama3.1")
+@pytest.mark.parametrize(
+    ("written", "members"),
+    [
+        ("gemma2", ["gemma-2-27b", "gemma-2-2b", "gemma-2-9b"]),
+        ("gemma3", ["gemma-3-12b", "gemma-3-1b", "gemma-3-270m", "gemma-3-27b", "gemma-3-4b"]),
+        ("llama3", ["llama-3-70b", "llama-3-8b", "llama-3.1-8b", "llama-3.3-70b"]),
+        ("llama-3", ["llama-3-70b", "llama-3-8b", "llama-3.1-8b", "llama-3.3-70b"]),
+        ("llama3.1", ["llama-3.1-405b", "llama-3.1-70b", "llama-3.1-8b"]),
+        ("llama8b", ["llama-3-8b", "llama-3.1-8b"]),
+        ("glm4", ["glm-4-32b", "glm-4-9b", "glm-4.5", "glm-4.5v", "glm-4.7"]),
+        ("granite4", ["granite-4.0-h-micro", "granite-4.0-micro"]),
+        ("qwen-2", ["qwen2-0.5b", "qwen2-7b", "qwen2-72b"]),
+        ("qwen", ["qwen-7b", "qwen1.5-0.5b", "qwen2-0.5b", "qwen2.5-0.5b", "qwen3-0.6b", "qwen3.5-122b-a10b"]),
+    ],
+)
+def test_a_family_with_its_generation_lists_the_members_with_or_without_a_separator(
+    written: str, members: list[str]
+) -> None:
+    with pytest.raises(UnknownName, match=f"model '{written}' is not unique: ") as refusal:
+        get_model(written)
+    listed = str(refusal.value).partition("unique: ")[2].split(", ")
+    assert set(members) <= set(listed)
+    assert len(listed) <= MAX_NAMES + 1
+
+
+@pytest.mark.parametrize(
+    ("written", "near"), [("mamba2", "mamba-2.8b"), ("mamba-2", "mamba-2.8b"), ("opt1", "opt-1.3b")]
+)
+def test_the_digit_of_a_size_is_no_generation(written: str, near: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown model '{written}'; did you mean .*{near}"):
+        get_model(written)
+
+
+def test_one_model_of_another_generation_is_no_answer() -> None:
+    with pytest.raises(UnknownName, match=r"unknown model 'step3'; did you mean step-3\.7-flash\?"):
+        get_model("step3")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("gpt2", "gpt2"),
+        ("phi4", "phi-4"),
+        ("zamba-2", "zamba2-7b"),
+        ("bloom7b", "bloom-7b1"),
+        ("test13", "test-13b"),
+        ("falcon-40", "falcon-40b"),
+        ("qwen-3-coder", "qwen3-coder-480b-a35b"),
+        ("Llama3.3 Nemotron", "llama-3.3-nemotron-super-49b"),
+    ],
+)
+def test_a_name_with_one_meaning_is_found_with_or_without_separators(written: str, meant: str) -> None:
+    assert get_model(written).name == meant
+
+
+def test_a_shortened_list_of_models_has_all_generations() -> None:
+    some = ["qwen-7b", "qwen1.5-1b", "qwen1.5-2b", "qwen2-1b", "qwen2-2b", "qwen3-1b"]
+    assert spread(some, 4) == ["qwen-7b", "qwen1.5-1b", "qwen2-1b", "qwen3-1b"]
+    assert spread(some, 9) == some
 
 
 @given(st.text(max_size=12))

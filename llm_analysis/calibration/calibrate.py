@@ -14,12 +14,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from llm_analysis.calibration.columns import Skipped
 from llm_analysis.calibration.fitting.runtime_fit import fit
 from llm_analysis.calibration.load_measurements import read_rows
 from llm_analysis.calibration.measurements import Measurement, gpu_named, table_weights
 from llm_analysis.calibration.residuals import rounded, weighted_percentiles
 from llm_analysis.calibration.timing import Rows
-from llm_analysis.calibration.validation import quantile, spread
+from llm_analysis.calibration.validation import beyond_positions, quantile, reasons_apart, spread
 from llm_analysis.errors import BadConfig, nearest, shown
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import LEAST_ROWS
@@ -44,7 +45,7 @@ class Calibration:
 
 
 def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
-    """Return the runtime fitted to a table. Raises BadConfig if no row can be estimated; needs scipy."""
+    """Return the runtime fitted to a table. Raises BadConfig if no row can be fitted; needs scipy."""
     try:
         import scipy  # noqa: F401
     except ImportError:
@@ -58,6 +59,10 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     skipped = [*unread, *rows.skipped, *((m.id, f"of another runtime, {m.engine}") for m in others)]
     if not rows.measurements:
         raise BadConfig(f"{path}: no row can be estimated: {skipped[0][1]}")
+    rows, apart = _possible(rows)
+    if not rows.measurements:
+        name, why = apart[0]
+        raise BadConfig(f"{path}: no row can be fitted: {name} is set apart: {why}")
     start, notes = _started_from(chosen, runtime is None, gpu_named(rows.measurements[0].gpu_name))
     terms = terms_for(rows.measurements)
     # The host time per sequence holds up to the largest batch that it was fitted to.
@@ -81,8 +86,17 @@ def calibrated(path: Path, runtime: str | None, name: str) -> Calibration:
     bias = float(np.median(rows.seconds(done) / rows.measured)) - 1
     notes += _remarks(len(rows.measurements), terms, start)
     notes += _doubtful(done, terms, before, after, bias, start)
+    notes += beyond_positions((m.id, m.model_name, m.longest) for m in rows.measurements)
+    notes += [f"set apart {row}: {why}" for row, why in apart]
     notes += [f"skipped {row}: {why}" for row, why in skipped]
     return Calibration(done, tuple(terms), tuple(before), tuple(after), tuple(notes))
+
+
+def _possible(rows: Rows) -> tuple[Rows, list[Skipped]]:
+    """Return the rows without those that `validate` sets apart, and (id, reason) of these."""
+    reasons = list(zip(rows.measurements, reasons_apart(rows), strict=True))
+    apart = [(m.id, why) for m, why in reasons if why]
+    return (Rows([m for m, why in reasons if not why]) if apart else rows), apart
 
 
 def _bands(measurements: Sequence[Measurement], errors: Sequence[float]) -> dict[str, Band]:

@@ -9,20 +9,18 @@ from llm_analysis.errors import BadValue, shown
 
 Row = Mapping[str, str]
 Skipped = tuple[str, str]  # the id of a row, and the reason
-_TEXTS = ("source", "model_name", "gpu_name", "dtype_name", "kv_dtype", "grade")
+_NAMES = ("runtime", "model_name", "gpu_name", "dtype_name")
+_TEXTS = ("source", "kv_dtype", "grade")
 _SIZES = ("tp_size", "pp_size", "ep_size")
-SERVER = ("runtime", "version", *_TEXTS, *_SIZES)  # fields that `read_server` returns
+SERVER = ("version", *_NAMES, *_TEXTS, *_SIZES)  # fields that `read_server` returns
 _LARGEST = 1e9  # of any number in a table; a larger one is a typing error
 
 
-def read_server(row: Row, default_runtime: str) -> dict[str, Any]:
-    """Return what a row was measured on, and by whom: the fields of `SERVER`. Raises BadValue.
-
-    A row without a runtime gets `default_runtime`.
-    """
+def read_server(row: Row) -> dict[str, Any]:
+    """Return what a row was measured on, and by whom: the fields of `SERVER`. Raises BadValue."""
     return {
-        "runtime": read_text(row, "runtime") or default_runtime,
         "version": read_text(row, "runtime_version"),
+        **{name: read_filled(row, name) for name in _NAMES},
         **{name: read_text(row, name) for name in _TEXTS},
         **{name: read_count(row, name) for name in _SIZES},
     }
@@ -36,19 +34,27 @@ def read_text(row: Row, name: str) -> str:
     return found
 
 
-def read_word(row: Row, name: str, known: Sequence[str], empty: str = "") -> str:
-    """Return a cell that must be one of `known`; `empty` if it is empty. Raises BadValue."""
-    value = read_text(row, name) or empty
+def read_filled(row: Row, name: str) -> str:
+    """Return a cell that must not be empty as text. Raises BadValue."""
+    found = read_text(row, name)
+    if not found:
+        raise BadValue(f"{name} is empty")
+    return found
+
+
+def read_word(row: Row, name: str, known: Sequence[str], empty: str | None = None) -> str:
+    """Return a cell that must be one of `known`; `empty`, if there is one, if it is empty. Raises BadValue."""
+    value = read_filled(row, name) if empty is None else read_text(row, name) or empty
     if value not in known:
         raise BadValue(f"{name} {shown(value)} is not one of {', '.join(known)}")
     return value
 
 
 def read_number(row: Row, name: str, empty: float | None = None, least: float = 0.0) -> float:
-    """Return a cell as a number from `least` to 1e9; `empty` if it is empty. Raises BadValue."""
-    cell = read_text(row, name)
-    if not cell and empty is not None:
+    """Return a cell as a number from `least` to 1e9; `empty`, if there is one, if it is empty. Raises BadValue."""
+    if empty is not None and not read_text(row, name):
         return empty
+    cell = read_filled(row, name)
     try:
         value = float(cell)
     except ValueError:
@@ -74,7 +80,7 @@ def read_count(row: Row, name: str) -> int:
     return int(value)
 
 
-def skipped_row(row: Row, error: BadValue) -> Skipped:
-    """Return the id of a row that cannot be read, and the reason."""
-    name = str(row.get("id"))
+def skipped_row(row: Row, number: int, error: BadValue) -> Skipped:
+    """Return the id of a row that cannot be read, or its number in the table if it has none, and the reason."""
+    name = str(row.get("id") or "").strip() or f"row {number}"
     return name if name.isprintable() else shown(name), str(error)

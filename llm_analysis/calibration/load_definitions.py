@@ -13,6 +13,7 @@ from llm_analysis.errors import BadValue
 from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.engines import Engine, ServerDefaults
 from llm_analysis.serving.lengths import Lengths, fixed, uniform, workload
+from llm_analysis.serving.policies import LEAST_PASS
 from llm_analysis.serving.scheduler import Policy
 
 # MLPerf does not publish the lengths of its data set for Llama-3.1-405B. Prompts have up to 20,000 tokens (recalled),
@@ -21,7 +22,6 @@ from llm_analysis.serving.scheduler import Policy
 _SPREAD_OF_LONGBENCH = 0.7
 _MOST_OF_VLLM = 1024  # default `max_num_seqs` of vLLM from 0.8 on, for offline runs that do not state theirs
 _MEMORY_OF_MLPERF = 0.95  # fraction of the memory that harnesses take; assumed
-_LEAST_PASS = 2048  # least `max_num_batched_tokens` of vLLM before 0.8, whatever the longest context
 _CHUNKED = "chunked prefill TRUE"  # in the notes of runs of vLLM 0.6 with chunked prefill
 _CHUNK_OF_OLD_VLLM = 512  # default tokens of a step with chunked prefill (vllm/config.py of 0.6.3)
 _CAPS = {"OpenOrca (": 1024.0, "capped at 512": 512.0, "capped at 256": 256.0, "out<=20000": 20000.0}
@@ -88,7 +88,7 @@ def settings_of(run: LoadRun, defaults: ServerDefaults) -> dict[str, float]:
     changed: dict[str, float] = {name: int(value) for name in names if (value := getattr(run, name)) > 0}
     context = longest_context(run)
     if context and defaults.max_num_batched_tokens is None:
-        changed.setdefault("max_num_batched_tokens", max(context, _LEAST_PASS))
+        changed.setdefault("max_num_batched_tokens", max(context, LEAST_PASS))
     if _CHUNKED in run.notes:
         changed |= {"mixed": True, "chunked": True}
         changed.setdefault("max_num_batched_tokens", _CHUNK_OF_OLD_VLLM)

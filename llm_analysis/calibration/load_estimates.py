@@ -17,11 +17,11 @@ from llm_analysis.calibration.load_definitions import (
 )
 from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, transport_of
 from llm_analysis.calibration.measurements import formats_of, gpu_named, model_named
-from llm_analysis.errors import BadValue, shown
-from llm_analysis.inference.engines import Engine, engine_for
+from llm_analysis.errors import unknown
+from llm_analysis.inference.engines import Engine, engine_for, version_in
 from llm_analysis.inference.host_terms import HostTerms, host_terms
 from llm_analysis.inference.memory import weights_fit
-from llm_analysis.inference.runtimes import VERSION, build_for, get_runtime, runtime_for_version, runtime_names
+from llm_analysis.inference.runtimes import build_for, get_runtime, runtime_for_version, runtime_names
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.serving.metrics import Summary, median_summary, summarize
@@ -32,10 +32,9 @@ from llm_analysis.serving.server import (
     Workload,
     goodput_rate,
     kv_link,
-    prefill_and_decode,
     saturation_rate,
 )
-from llm_analysis.serving.simulation import Link, simulate, simulate_disaggregated
+from llm_analysis.serving.simulation import Link
 from llm_analysis.serving.steady_state import steady_state
 from llm_analysis.serving.step_times import Host, StepTimes, build_step_times
 
@@ -61,7 +60,7 @@ def scenario_of(run: LoadRun) -> Scenario:
     )
     name = runtime_for_version(run.runtime, stated_version(run))
     if name not in runtime_names():
-        raise BadValue(f"unknown runtime {shown(run.runtime)}")
+        raise unknown("runtime", run.runtime, runtime_names())
     runtime = build_for(get_runtime(name), gpu).without(run.source, gpu.name, model.name)
     scenario = Scenario.of(
         model,
@@ -116,17 +115,14 @@ class Prepared(NamedTuple):
 
     def _summary(self, workload: Workload) -> Summary:
         """Return the metrics of one simulation."""
-        requests = workload.requests(self.num_requests, self.rate)
+        server = Server(self.times, self.policy)
         workers = _WORKERS.fullmatch(self.run.disagg)
         if workers and self.link:
-            prefill, decode = prefill_and_decode(self.policy)
-            numbers = int(workers[1]), int(workers[2])
-            simulated = simulate_disaggregated(
-                self.times, prefill, decode, self.link, requests, *numbers, self.concurrency
+            server = server._replace(
+                link=self.link, num_prefill_workers=int(workers[1]), num_decode_workers=int(workers[2])
             )
-        else:
-            simulated = simulate(self.times, self.policy, requests, self.concurrency)
-        found = summarize(simulated, steady=self.steady)
+        requests = workload.requests(self.num_requests, self.rate)
+        found = summarize(server.run(requests, self.concurrency), steady=self.steady)
         return found._replace(**{name: getattr(found, name) * self.run.dp_size for name in THROUGHPUTS})
 
 
@@ -162,17 +158,15 @@ def prepare(run: LoadRun) -> Prepared:
     """Return what the simulation of a run needs, with host terms fitted without its source. Raises LLMAnalysisError."""
     scenario = scenario_of(run)
     inputs, outputs = lengths_of(run)
-    version = stated_version(run)
-    found = VERSION.search(version)
-    stated = (int(found[1]), int(found[2])) if found else None
-    engine = engine_for(runtime_for_version(run.runtime, version), stated)
+    version = version_in(stated_version(run))
+    engine = engine_for(run.runtime, version)
     context = run.mean_input + run.mean_output / 2
     policy = policy_of(
         engine,
         scenario,
         context,
-        version=stated,
-        **settings_of(run, engine.serving(scenario.model, scenario.gpu, stated).defaults_on(scenario.gpu, stated)),
+        version=version,
+        **settings_of(run, engine.serving(scenario.model, scenario.gpu, version).defaults_on(scenario.gpu, version)),
     )
     policy = policy._replace(cached_prefix=cached_prefix(run, engine, policy))
     dp = run.dp_size

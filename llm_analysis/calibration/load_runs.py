@@ -14,6 +14,7 @@ from llm_analysis.calibration.columns import (
     Row,
     Skipped,
     read_count,
+    read_filled,
     read_number,
     read_positive,
     read_server,
@@ -23,7 +24,6 @@ from llm_analysis.calibration.columns import (
 )
 from llm_analysis.errors import BadValue, shown
 from llm_analysis.files import DATA, read_table
-from llm_analysis.inference.runtimes import DEFAULT_RUNTIME
 
 THROUGHPUTS = ("request_throughput", "output_token_throughput", "total_token_throughput")
 REQUIRED = ("id", "runtime", "model_name", "gpu_name", "dtype_name", "arrival", "metric", "value")
@@ -89,13 +89,13 @@ def read_runs(path: Path) -> tuple[list[LoadRun], list[Skipped]]:
     rows = read_table(path, REQUIRED)
     runs: dict[str, LoadRun] = {}
     skipped = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         try:
             value = _value(row)
             run = row.get("run") or row["id"]
             runs[run] = runs[run] if run in runs else _run(row)
         except BadValue as error:
-            skipped.append(skipped_row(row, error))
+            skipped.append(skipped_row(row, number, error))
             continue
         runs[run] = runs[run]._replace(values=(*runs[run].values, value))
     return _with_repeated_prompts([_with_data_parallel_attention(run) for run in runs.values()]), skipped
@@ -142,11 +142,11 @@ def _with_data_parallel_attention(run: LoadRun) -> LoadRun:
 
 def _value(row: Row) -> tuple[str, str, float]:
     """Return (id, metric, value) of a row. Raises BadValue."""
-    metric = read_text(row, "metric")
+    metric = read_filled(row, "metric")
     kind, _, statistic = metric.partition("_")
     if metric not in THROUGHPUTS and (kind not in _LATENCIES or statistic not in _STATISTICS):
         raise BadValue(f"metric {shown(metric)} is not estimated here")
-    return read_text(row, "id"), metric, read_positive(row, "value")
+    return read_filled(row, "id"), metric, read_positive(row, "value")
 
 
 def _run(row: Row) -> LoadRun:
@@ -162,14 +162,14 @@ def _run(row: Row) -> LoadRun:
         dataset=read_text(row, "dataset"),
         lengths=read_text(row, "length_distribution"),
         mean_input=read_number(row, "mean_input_tokens", _UNKNOWN_INPUT),
-        mean_output=read_number(row, "mean_output_tokens", 0.0),
+        mean_output=read_number(row, "mean_output_tokens"),
         max_num_batched_tokens=read_number(row, "max_num_batched_tokens", 0.0),
         max_num_seqs=read_number(row, "max_num_seqs", 0.0),
         disagg=read_text(row, "disagg"),
         notes=read_text(row, "notes"),
         values=(),
         cached_prefix=_cached_prefix(row),
-        **read_server(row, DEFAULT_RUNTIME),
+        **read_server(row),
     )
 
 

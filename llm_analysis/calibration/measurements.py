@@ -16,20 +16,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 
 from llm_analysis.calibration.columns import (
     Row,
     Skipped,
+    read_filled,
     read_number,
     read_positive,
     read_server,
-    read_text,
     read_word,
     skipped_row,
 )
 from llm_analysis.catalog import get_gpu, get_model
-from llm_analysis.errors import BadValue
+from llm_analysis.errors import BadValue, LLMAnalysisError
 from llm_analysis.files import DATA, read_table
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.inference.bands import is_dense
@@ -137,6 +138,11 @@ class Measurement:
         """Source, GPU and model: rows that share them are not independent evidence."""
         return f"{self.source} | {self.gpu_name} | {self.model_name}"
 
+    @property
+    def longest(self) -> float:
+        """Tokens of prompt and output in the last pass that was measured."""
+        return self.seq_len + (self.num_tokens if self.metric != "ttft" else 0.0)
+
     def dtypes(self) -> Dtypes:
         """Return the number formats of the run."""
         found = formats_of(self.model_name, self.dtype_name, self.kv_dtype)
@@ -170,6 +176,15 @@ def model_named(name: str) -> ModelConfig:
 
 
 @cache
+def positions(name: str) -> float:
+    """Return the positions of a model; infinity if it is unknown, which is an error where the row is estimated."""
+    try:
+        return model_named(name).max_position_embeddings
+    except LLMAnalysisError:
+        return inf
+
+
+@cache
 def gpu_named(name: str) -> GPU:
     """Return a GPU as software sees it, read once."""
     return get_gpu(name).per_device()
@@ -180,11 +195,11 @@ def read_measurements(path: Path) -> tuple[list[Measurement], list[Skipped]]:
     rows = read_table(path, REQUIRED)
     good: dict[Measurement, Measurement] = {}
     bad = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         try:
             found = _read_row(row)
         except BadValue as error:
-            bad.append(skipped_row(row, error))
+            bad.append(skipped_row(row, number, error))
             continue
         first = good.setdefault(_run_of(found), found)
         if first is not found:
@@ -204,21 +219,21 @@ def _read_row(row: Row) -> Measurement:
     """Return one row of a table. Raises BadValue."""
     metric = read_word(row, "metric", METRICS)
     kind = read_word(row, "kind", KINDS, KINDS[0])
-    server = read_server(row, "none")
+    server = read_server(row)
     if kind == "serving" and (server["source"], server["runtime"]) in _IN_WAVES:
         kind = "waves"
     if kind == "serving" and metric != "tpot":
         raise BadValue(f"kind serving has a tpot; its {metric} depends on when requests arrive and is not estimated")
     if kind == "waves" and metric == "total_latency":
         raise BadValue("kind waves has a ttft and a tpot, and no total_latency")
-    tokens = read_number(row, "num_tokens_to_generate", 1.0)
+    tokens = read_number(row, "num_tokens_to_generate", None if metric == "total_latency" else 1.0)
     usual = max(tokens - 1.0, 1.0 if metric == "tpot" else 0.0)
     ttft_ms = read_number(row, "ttft_ms", 0.0)
     return Measurement(
-        id=read_text(row, "id"),
+        id=read_filled(row, "id"),
         kind=kind,
         batch_size=read_number(row, "batch_size", least=1.0),
-        seq_len=max(read_number(row, "seq_len", 1.0), 1.0),
+        seq_len=max(read_number(row, "seq_len"), 1.0),
         num_tokens=tokens,
         decode_steps=read_number(row, "decode_steps", usual),
         metric=metric,

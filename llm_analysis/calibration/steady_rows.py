@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_analysis.calibration.measurements import Measurement, gpu_named, model_named
-from llm_analysis.inference.engines import Version, engine_for
+from llm_analysis.inference.engines import engine_for, version_in
 from llm_analysis.inference.host_terms import HostTerms, host_terms
-from llm_analysis.inference.runtimes import VERSION, Runtime
+from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.serving.policies import host_from, policy_of
 from llm_analysis.serving.steady_state import steady_state
@@ -27,7 +27,7 @@ def steady_seconds(rows: Sequence[Measurement], runtime: Runtime, terms: HostTer
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, m in enumerate(rows):
         scenario = (m.model_name, m.gpu_name, m.dtypes(), m.layout())
-        alike.setdefault((*scenario, m.source, engine_version(m)), []).append(i)
+        alike.setdefault((*scenario, m.source, version_in(m.version)), []).append(i)
     found = [0.0] * len(rows)
     for indices in alike.values():
         for i, seconds in zip(indices, _tpots([rows[i] for i in indices], runtime, terms), strict=True):
@@ -35,17 +35,11 @@ def steady_seconds(rows: Sequence[Measurement], runtime: Runtime, terms: HostTer
     return found
 
 
-def engine_version(m: Measurement) -> Version | None:
-    """Return the version of a row's engine; None if the source does not state it."""
-    found = VERSION.search(m.version)
-    return (int(found[1]), int(found[2])) if found else None
-
-
 def _tpots(rows: Sequence[Measurement], runtime: Runtime, terms: HostTerms | None) -> list[float]:
     """Return the TPOT of rows of one scenario, source and version."""
     import numpy as np
 
-    first, version = rows[0], engine_version(rows[0])
+    first, version = rows[0], version_in(rows[0].version)
     scenario = Scenario.of(
         model_named(first.model_name),
         gpu_named(first.gpu_name),

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_analysis.calibration.columns import Skipped
-from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
+from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, positions, read_measurements
 from llm_analysis.calibration.residuals import held_out_band
 from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
 from llm_analysis.calibration.timing import Rows
 from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.runtimes import UNKNOWN, Band, Runtime, build_for, get_runtime, runtime_names
+
+_SLIP = 100.0  # an estimate that is off by this factor: the unit of the measurement may be wrong
 
 # Columns that say what was run.
 _WORKLOAD = (
@@ -159,7 +161,7 @@ def _score_block(
     if not rows.measurements:
         return found, rows.skipped
     used = _used_runtime(rows.measurements[0], name)
-    estimates, impossible = rows.seconds(used, method).tolist(), rows.impossible()
+    estimates, apart_because = rows.seconds(used, method).tolist(), reasons_apart(rows)
     if method == "calibrated":
         steady = [i for i, m in enumerate(rows.measurements) if is_steady(m)]
         for i, seconds in zip(steady, steady_seconds([rows.measurements[i] for i in steady], used), strict=True):
@@ -168,8 +170,38 @@ def _score_block(
         band = band_for(m, used) if method == "calibrated" else None
         low, high = (seconds * band.low, seconds * band.high) if band else (None, None)
         scored = Scored(m.id, m.seconds, seconds, seconds / m.seconds - 1, low, high, m.source)
-        found[indices[id(m)]] = (m, scored, apart(m) or impossible.get(i, ""))
+        found[indices[id(m)]] = (m, scored, apart_because[i])
     return found, rows.skipped
+
+
+def reasons_apart(rows: Rows) -> list[str]:
+    """Return why each row is scored apart and never fitted; empty for a row that is not."""
+    impossible = rows.impossible()
+    return [apart(m) or impossible.get(i, "") for i, m in enumerate(rows.measurements)]
+
+
+def beyond_positions(rows: Iterable[tuple[str, str, float]]) -> list[str]:
+    """Return a note on the rows, (id, model, tokens), with more tokens than the model has positions; or none.
+
+    They are scored all the same: some publications extend the positions, or run kernels without regard to them.
+    """
+    ids = [name for name, model, tokens in rows if tokens > positions(model)]
+    have = "has" if len(ids) == 1 else "have"
+    return [f"{row_count(ids)}, {have} more tokens of prompt and output than the model has positions"] if ids else []
+
+
+def unit_remarks(errors: Iterable[float], measured: str, column: str) -> list[str]:
+    """Return a note on the unit of a column of measured times if the estimates are far from most of them."""
+    signed = sorted(errors)
+    ratio = quantile(signed, 0.5) + 1 if signed else 1.0
+    if 1 / _SLIP < ratio < _SLIP:
+        return []
+    return [f"estimates are {ratio:.3g} times the {measured}: is {column} in seconds?"]
+
+
+def row_count(ids: Sequence[str]) -> str:
+    """Return how many rows, and the id of the first."""
+    return f"1 row, {ids[0]}" if len(ids) == 1 else f"{len(ids)} rows, {ids[0]} the first"
 
 
 def _used_runtime(m: Measurement, name: str) -> Runtime:

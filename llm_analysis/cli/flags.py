@@ -16,9 +16,11 @@ from functools import wraps
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 from llm_analysis.errors import BadValue, UsageError, nearest, shown
+from llm_analysis.explore.ranges import is_one_number, without_commas
 from llm_analysis.names import ALIASES
 
 _FLAG = re.compile(r"--?[a-zA-Z]")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _NEGATIVE_WORDS = ("-inf", "-infinity", "-nan")  # values that look like flags
 _LONGEST_VALUE = 1000  # characters of a value that is parsed; a longer one stays text
 OUTPUT = "Output"
@@ -210,8 +212,26 @@ def _whole(name: str) -> _Parser:
     """Return a parser of whole numbers, which may be written as 1e6 or 1_000."""
 
     def parse(text: str) -> object:
+        if is_one_number(text):
+            return text
+        if plain := without_commas(text):
+            hint = f"write {plain} for one number; llm-analysis sweep and compare take lists"
+            raise BadValue(f"{name} takes one value, not {shown(text)}; {hint}")
         value = _literal(text)
         return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return parse
+
+
+def _real(name: str) -> _Parser:
+    """Return a parser of numbers, which names the comma of a number with one: Fire would read 2,50 as two numbers."""
+
+    def parse(text: str) -> object:
+        if without_commas(text):
+            return text
+        if _DECIMAL_COMMA.fullmatch(text.strip()):
+            raise BadValue(f"{name} must be a number, not {shown(text)}; write {text.strip().replace(',', '.')}")
+        return _literal(text)
 
     return parse
 
@@ -220,7 +240,7 @@ _PARSERS: dict[type, Callable[[str], _Parser]] = {
     str: lambda name: _text,
     bool: _switch,
     int: _whole,
-    float: lambda name: _literal,
+    float: _real,
 }
 
 

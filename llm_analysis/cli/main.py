@@ -133,12 +133,12 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, fire_flags
 
 
-def _written(output: Output) -> str:
-    """Write the files of an output, and return its text for Fire to print."""
+def _written(output: Output) -> str | None:
+    """Write the files of an output, and return its text for Fire to print; None prints nothing, not even a newline."""
     write_together(output.folder, output.files)
     for name in output.files:
         LOG.info("wrote %s", output.folder / name)
-    return output.text
+    return output.text or None
 
 
 def _printed(output: Output) -> Output:

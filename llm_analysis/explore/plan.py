@@ -29,6 +29,7 @@ from llm_analysis.hardware.roofline import pass_seconds
 from llm_analysis.inference.analysis import estimate
 from llm_analysis.inference.bands import band_for
 from llm_analysis.inference.memory import Memory
+from llm_analysis.inference.methods import Efficiencies, choose_method
 from llm_analysis.inference.passes import prefill
 from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.inference.scenario import Scenario
@@ -285,10 +286,12 @@ def plan(
     `formats` are names of number formats; by default the checkpoint's own and those of `FORMATS` that the GPU
     multiplies. `prices` maps GPU names to the cost of an hour. `within` band applies the limits to the high edge of
     the error band. With `simulate` the best candidates are simulated in the order of their price, and the first one
-    that meets the limits in the simulation too is the best; the band edge has a simulation too. Raises BadValue for
-    an invalid demand.
+    that meets the limits in the simulation too is the best; the band edge has a simulation too. Raises LLMAnalysisError
+    for an invalid demand, for settings that no layout can have, and if each layout is refused.
     """
     _check(demand)
+    choose_method(method, Efficiencies(), runtime)
+    Workload(gpu_memory_utilization=gpu_memory_utilization)
     bounds = limits or Limits()
     search = _Search(model, demand, bounds, prices, runtime, method, gpu_memory_utilization, modes)
     for gpu in gpus:
@@ -333,6 +336,7 @@ class _Search:
         # prefill workers, each with the seconds of one prompt, the transfer included and HTTP and tokenizer not
         self.prefills: list[tuple[_Curve, float]] = []
         self.unfit: dict[tuple[str, str], float] = {}  # GPU and format -> bytes missing on the best layout
+        self.refusal: LLMAnalysisError | None = None  # why the first layout that was refused has no answer
         self.refinements: dict[_Key, _Curve] = {}
         self.notes: dict[str, None] = {}
 
@@ -352,7 +356,8 @@ class _Search:
                 stated = dtypes.with_kv_bits(dtypes.kv_bits)
                 scenario = Scenario.of(self.model, gpu, stated, layout, method=self.method, runtime=self.runtime)
                 fits = self._fitting(scenario)
-            except LLMAnalysisError:
+            except LLMAnalysisError as error:
+                self.refusal = self.refusal or error
                 continue
             if fits == 0:
                 continue
@@ -427,7 +432,9 @@ class _Search:
         return int(min(float(memory.max_batch), _MOST_BATCH))
 
     def result(self, within: str, simulate: bool) -> Plan:
-        """Return the plan from all curves."""
+        """Return the plan from all curves. Raises the error of the first layout if each layout is refused."""
+        if self.refusal is not None and not self.curves and not self.unfit:
+            raise self.refusal
         edges = within == "band"
         found = self._configurations(edges)
         admitted = [c for c in found if self._affordable(c)]
@@ -709,8 +716,10 @@ class _Search:
         """
         matched = []
         for curve, seconds in prefills:
+            engine = curve.scenario.engine
+            fronts = 2 if engine and engine.last_block_again else 1  # front ends that a request passes
             edge = curve.ttft_edge if edges else 1.0
-            own, alone = seconds * edge, (seconds + curve.steady.front) * edge
+            own, alone = seconds * edge, (seconds + fronts * curve.steady.front) * edge
             service, wait = own / curve.ranks, self.limits.ttft - alone
             if wait < 0:
                 continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_analysis import catalog
-from llm_analysis.errors import MAX_NAMES, BadConfig, BadValue, choice, number, shown, without_unit
+from llm_analysis.errors import MAX_NAMES, BadConfig, BadValue, LLMAnalysisError, choice, number, shown, without_unit
 from llm_analysis.explore.plan import MODES, Demand, Limits, Plan
 from llm_analysis.explore.plan import plan as searched
 from llm_analysis.explore.ranges import values_of
@@ -84,21 +84,23 @@ def planned(flags: Mapping[str, Any], progress: Callable[[int], Callable[[int], 
 
 def _gpus_named(names: object) -> list[GPU]:
     """Return the GPUs of a list of names, or all of the catalogue. Raises LLMAnalysisError."""
-    if names == _ALL:
+    given = values_of("gpu_name", names, text=True)
+    if any(str(name).lower() == _ALL for name in given):
         return [catalog.get_gpu(name) for name in catalog.names("gpu_configs")]
-    found = [catalog.get_gpu(name) for name in values_of("gpu_name", names, text=True)]
+    found = [catalog.get_gpu(name) for name in given]
     return list({gpu.name: gpu for gpu in found}.values())
 
 
 _MIN_RATE = 1e-4  # requests/s: about nine a day
+_OF_TRACE = ("request_rate", "max_concurrency", "seq_len", "num_tokens_to_generate")  # what a trace gives
 
 
 def _demand(flags: Mapping[str, Any]) -> Demand:
     """Return the demand of the flags: lengths and a load. Raises BadValue."""
     rate, concurrency = flags["request_rate"], flags["max_concurrency"]
     if flags["trace"] is not None:
-        if rate is not None or concurrency is not None:
-            raise BadValue("a trace has its own rate: leave out request_rate and max_concurrency")
+        if unused := [name for name in _OF_TRACE if flags[name] != DEFAULTS[name]]:
+            raise BadValue(f"a trace has its own rate and lengths: leave out {' and '.join(unused)}")
         return _demand_of_trace(Path(flags["trace"]).expanduser())
     whole = {name: flags[name] for name in ("seq_len", "num_tokens_to_generate")}
     for name, value in (*whole.items(), *([("max_concurrency", concurrency)] if concurrency is not None else [])):
@@ -154,9 +156,14 @@ def _prices(flags: Mapping[str, Any], gpus: list[GPU]) -> dict[str, float] | Non
     given = flags["prices"]
     if given is None:
         return None
+    found: dict[str, float] = {}
     if isinstance(given, Mapping):
         where = "prices"
-        found = {catalog.get_gpu(name).name: _price(f"the price of {name}", price) for name, price in given.items()}
+        for name, price in given.items():
+            gpu = catalog.get_gpu(name).name
+            if gpu in found:
+                raise BadValue(f"prices has two prices of {gpu}; keep one")
+            found[gpu] = _price(f"the price of {name}", price)
     else:
         where = str(Path(given).expanduser())
         found = _read_prices(Path(where))
@@ -176,8 +183,13 @@ def _check_priced(gpus: list[GPU], prices: Mapping[str, float], where: str) -> N
 def _read_prices(path: Path) -> dict[str, float]:
     """Return the prices in a CSV of gpu_name,cost_per_hour. Raises BadConfig, BadValue, UnknownName."""
     rows = read_table(path, ("gpu_name", "cost_per_hour"), "prices")
-    found = {}
+    found: dict[str, float] = {}
+    lines: dict[str, int] = {}
     for line, row in enumerate(rows, 2):
+        # csv.DictReader keeps the cells beyond the columns under the key None.
+        beyond = [cell for key, cells in row.items() if not isinstance(key, str) for cell in cells if cell.strip()]
+        if beyond:
+            raise BadConfig(f"{path}, line {line}: more cells than columns; write a number without commas")
         cell = str(row["cost_per_hour"] or "").strip()
         try:
             value = float(cell)
@@ -185,7 +197,13 @@ def _read_prices(path: Path) -> dict[str, float]:
             raise BadConfig(
                 f"{path}, line {line}: cost_per_hour must be a number, not {shown(cell)}{without_unit(cell)}"
             ) from None
-        found[catalog.get_gpu(str(row["gpu_name"]).strip()).name] = _price(f"{path}, line {line}: cost_per_hour", value)
+        try:
+            gpu = catalog.get_gpu(str(row["gpu_name"] or "").strip()).name
+        except LLMAnalysisError as error:
+            raise type(error)(f"{path}, line {line}: {error}") from None
+        if gpu in lines:
+            raise BadConfig(f"{path}, line {line}: a second price of {gpu}, after that of line {lines[gpu]}; keep one")
+        found[gpu], lines[gpu] = _price(f"{path}, line {line}: cost_per_hour", value), line
     return found
 
 

@@ -20,6 +20,7 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 _OWN_NONE = ("runtime",)  # flags for which `none` is a value
 _OTHER_RANGE = re.compile(r"(\d+)\s*(?:\.\.+|-|to)\s*(\d+)")  # ranges in other notations
 _MOST_VALUES = 10**6  # most values of one flag
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
 
 Value = str | int | float | bool | None
 
@@ -32,6 +33,8 @@ def values_of(flag: str, given: object, *, text: bool = False) -> tuple[Value, .
     if isinstance(given, str):
         if given[:1] + given[-1:] in ("[]", "()"):
             given = given[1:-1]
+        if not text and is_one_number(given):
+            raise BadValue(f"{flag} {shown(given)} is no list; write {without_commas(given)} for one number")
         found = [value for part in given.split(",") for value in _values_in(flag, part.strip(), text)]
     elif isinstance(given, Iterable):
         found = [value for item in given for value in values_of(flag, _plain(item), text=text)]
@@ -42,6 +45,16 @@ def values_of(flag: str, given: object, *, text: bool = False) -> tuple[Value, .
     if len(found) > _MOST_VALUES:
         raise BadValue(f"{flag} has {len(found):,} values, more than {_MOST_VALUES:,}")
     return tuple(dict.fromkeys(found))
+
+
+def without_commas(text: str) -> str:
+    """Return a number such as 2,000 without its commas; empty for a text that is no such number."""
+    return text.strip().replace(",", "") if _THOUSANDS.fullmatch(text.strip()) else ""
+
+
+def is_one_number(text: str) -> bool:
+    """Return whether a text such as 2,000 can only be one number; 128,256 can be a list too."""
+    return bool(without_commas(text)) and any(part.startswith("0") for part in text.split(",")[1:])
 
 
 def _plain(item: object) -> object:

@@ -96,6 +96,11 @@ class GPU(BaseModel):
         return self.driver_memory_bytes or self.memory_bytes
 
     @property
+    def as_reported(self) -> "GPU":
+        """The GPU with the memory that the driver reports."""
+        return self.model_copy(update={"memory_bytes": self.usable_memory_bytes})
+
+    @property
     def pcie_link(self) -> str:
         """Name of the link between two GPUs on PCIe."""
         return "PCIe" if self.peer_access else "PCIe without peer access"

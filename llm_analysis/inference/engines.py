@@ -6,7 +6,7 @@ the KV cache by a fraction f, which applies to one of three things (`fraction_of
     everything          weights, cache, activations and the process take at most f of the memory (vLLM)
     weights_and_cache   weights and cache take at most f of the memory (SGLang)
     free                the cache takes f of the memory that weights, activations and the process leave free
-                        (TensorRT-LLM, LMDeploy)
+                        (TensorRT-LLM)
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_analysis.files import DATA, read_json
 from llm_analysis.hardware.gpu import GPU
-from llm_analysis.inference.runtimes import runtime_for_version
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, VERSION, runtime_for_version
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.physics.dtypes import Dtypes
 from llm_analysis.units import Quantity
 
 Version = tuple[int, int]
-_NEWEST_VLLM, _FIRST_VLLM = "vllm-v1", "vllm-0.2"
+_FIRST_VLLM = "vllm-0.2"
 _OLD_TENSORRT_LLM = "tensorrt-llm-"  # before 1.0, with the number of the version
 _SIXTEEN = 16
 _Count = Annotated[int, Field(gt=0)]
+
+
+def version_in(text: str) -> Version | None:
+    """Return the (major, minor) version in a text; None if there is none."""
+    found = VERSION.search(text)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 class Limit(NamedTuple):
@@ -130,6 +136,7 @@ class Engine(BaseModel):
     # which does not wake the event loop.
     late_tokens: bool = False
     graph_rows: Annotated[int, Field(ge=0)] = 512  # most rows of a step with prompts that is replayed from a CUDA graph
+    last_block_again: bool = False  # a decode worker computes the last block of a prompt that another has prefilled
     source: str = ""
     long_context: LongContext | None = None
     chunk_tokens: _Count | None = None  # replaces `max_num_batched_tokens` of the defaults
@@ -197,14 +204,13 @@ def server_notes(runtime: str) -> tuple[str, ...]:
 
 
 def engine_for(runtime: str, version: Version | None = None) -> Engine:
-    """Return the engine of a runtime; the newest vLLM for a runtime without a known server.
+    """Return the engine of a runtime, in a version if one is given; the newest vLLM for one without a known server.
 
-    The runtime for AMD GPUs covers all versions of vLLM: with `version`, its engine is vLLM's in that version. The
-    server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
+    The server of TensorRT-LLM before 1.0 is not known. It is assumed to schedule like later ones, one step at a time.
     """
-    if version is not None and runtime.startswith("vllm-rocm"):
-        runtime = runtime_for_version("vllm", f"{version[0]}.{version[1]}")
+    if version is not None:
+        runtime = runtime_for_version(runtime, f"{version[0]}.{version[1]}")
     if runtime.startswith(_OLD_TENSORRT_LLM):
         older = {"host_overlapped": False, "runtimes": [_OLD_TENSORRT_LLM + "0.20"]}
         return _engines()["tensorrt-llm"].model_copy(update=older)
-    return _engines().get(runtime) or _engines().get(runtime.removesuffix("-rocm")) or _engines()[_NEWEST_VLLM]
+    return _engines().get(runtime) or _engines().get(runtime.removesuffix("-rocm")) or _engines()[DEFAULT_RUNTIME]

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 from llm_analysis.files import DATA, read_json
 from llm_analysis.inference.engines import Engine
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME
 from llm_analysis.physics.operators import Op
 from llm_analysis.units import Quantity
 
 FILE = DATA / "host_terms.json"
 _BESIDE, _BESIDE_SEQUENCE = BESIDE = ("host_beside", "host_beside_sequence")
-NEWEST = "vllm-v1"  # its terms are used for an engine without runs
 
 
 class HostTerms(NamedTuple):
@@ -49,9 +49,12 @@ def _file() -> dict[str, Any]:
 
 
 def host_terms(runtime: str, left_out: str = "") -> HostTerms:
-    """Return the terms of the engine of a runtime, fitted without the runs of the source `left_out`."""
+    """Return the terms of the engine of a runtime, fitted without the runs of the source `left_out`.
+
+    An engine without runs has those of the newest vLLM.
+    """
     fitted: dict[str, dict[str, float]] = _file()["held_out"].get(left_out, _file()["terms"])
-    return HostTerms(**fitted.get(runtime, fitted[NEWEST]))
+    return HostTerms(**fitted.get(runtime, fitted[DEFAULT_RUNTIME]))
 
 
 def beside_ops(engine: Engine | None, sequences: Quantity) -> list[Op]:

@@ -57,6 +57,7 @@ UNKNOWN = "unknown"  # the terms fitted to all engines together, for an engine w
 _VERSIONS = {
     "vllm": (((0, 0), "vllm-0.2"), ((0, 3), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     "vllm-v1": (((0, 0), "vllm-0.13"), ((0, 14), "vllm-v1")),  # the V1 engine, which 0.7 to 0.13 have too
+    "vllm-rocm": (((0, 0), "vllm-rocm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     # attention is one kernel from 4.36 on (scaled_dot_product_attention by default; release notes, recalled)
     "hf-transformers": (((0, 0), "hf-transformers-4.35"), ((4, 36), "hf-transformers")),
     "tensorrt-llm": (
@@ -157,7 +158,7 @@ class Runtime(BaseModel):
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
 
     def band(self, phase: str) -> Band | None:
-        """Return the runtime's own band of `prefill`, `total` or `serving`, as `calibrate` writes it; or None."""
+        """Return the band of `prefill`, `total` or `serving` that `calibrate` wrote, else that of `total`; or None."""
         return self.bands.get(phase) or self.bands.get("total")
 
     def host_ops(self, step: Step, num_layers: int) -> list[Op]:
@@ -245,7 +246,7 @@ def _taken_from(runtime: Runtime) -> str:
         return ""
     others = (get_runtime(name) for name in runtime_names())
     same = next((r.name for r in others if r.held_out and terms(r) == terms(runtime)), "")
-    used = f"uses the terms of {same}" if same else "uses the terms fitted to all engines together"
+    used = f"uses the terms of {same}" if same else "uses the terms fitted to vLLM and TensorRT-LLM together"
     if len(runtime.evidence.sources) == 1:
         return f"{used}; its own {rows} measurements have one source, so a fit to them could not be checked"
     return f"{used}; a fit to its own {rows} measurements had no lower error on rows left out"

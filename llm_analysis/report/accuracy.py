@@ -16,9 +16,12 @@ from llm_analysis.calibration.validation import (
     Scored,
     Statistics,
     as_dict,
+    beyond_positions,
     goal_class,
+    row_count,
     spread,
     statistics,
+    unit_remarks,
     workload_columns,
 )
 from llm_analysis.report.tables import csv_of, seconds, table
@@ -83,7 +86,6 @@ _LEGEND_OF_BANDS = (
     "source, GPU and model. band: rows within their band, 80 % is the target; width: median of upper over lower end."
 )
 _MOST_REASONS = 8
-_SLIP = 100.0  # an estimate that is off by this factor: the unit of the measurement may be wrong
 _WORST = 5
 _ALL = 20  # largest number of rows that are all shown
 _FEW = 5  # smaller groups share one line
@@ -154,26 +156,34 @@ def remarks(score: Score) -> list[str]:
     """Return the rows that were set apart, skipped or scored as another runtime, with reasons."""
     found = []
     for reason in dict.fromkeys(reason for _, _, reason in score.set_apart):
-        rows = [(m, scored) for m, scored, why in score.set_apart if why == reason]
-        of = statistics([scored for _, scored in rows])
-        found.append(f"set apart: {_row_count(of.n, rows[0][0].id)}, median {of.median_abs_error:.1%}: {reason}")
+        rows = [scored for _, scored, why in score.set_apart if why == reason]
+        count, of = row_count([row.id for row in rows]), statistics(rows)
+        found.append(f"set apart: {count}, median {of.median_abs_error:.1%}: {reason}")
+    found += beyond_positions((m.id, m.model_name, m.longest) for m, _ in score.rows)
     for engine, n in score.assumed.items():
         found.append(f"{n} row{'s' if n > 1 else ''} of {engine}, which has no runtime: scored with --runtime unknown")
     reasons: dict[str, list[str]] = {}
     for name, reason in score.skipped:
         reasons.setdefault(reason, []).append(name)
     for reason, names in list(reasons.items())[:_MOST_REASONS]:
-        found.append(f"skipped: {_row_count(len(names), names[0])}: {reason}")
+        found.append(f"skipped: {row_count(names)}: {reason}")
     if len(reasons) > _MOST_REASONS:
         found.append(f"skipped for {len(reasons) - _MOST_REASONS} more reasons; --format json lists each row")
-    if score.rows and not -1 + 1 / _SLIP < score.overall.bias < _SLIP - 1:
-        found.append(f"estimates are {score.overall.bias + 1:.3g} times the measurements: is measured_s in seconds?")
+    found += unit_remarks([scored.error for _, scored in score.rows], "measurements", "measured_s")
     return [_wrapped(remark) for remark in found]
 
 
-def _row_count(n: int, first: str) -> str:
-    """Return how many rows, and the id of the first."""
-    return f"1 row, {first}" if n == 1 else f"{n} rows, {first} the first"
+def why_none(score: Score) -> str:
+    """Return why no row of a table counts, as an error line."""
+    if not score.set_apart:
+        return f"no row could be estimated: {score.skipped[0][1] if score.skipped else 'the table is empty'}"
+    reasons: dict[str, list[str]] = {}
+    for m, _, reason in score.set_apart:
+        reasons.setdefault(f"set apart: {reason}", []).append(m.id)
+    for name, reason in score.skipped:
+        reasons.setdefault(f"skipped: {reason}", []).append(name)
+    parts = [f"{row_count(names)}, {reason}" for reason, names in list(reasons.items())[:_MOST_REASONS]]
+    return f"no row is left to score: {'; '.join(parts)}"
 
 
 def _wrapped(text: str) -> str:

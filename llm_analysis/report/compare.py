@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from llm_analysis.explore.compare import Comparison, Difference, Row
 from llm_analysis.inference.estimate import Estimate
@@ -31,8 +32,8 @@ _LABELS = {
 }
 
 
-def rendered(found: Comparison, style: str) -> str:
-    """Return the comparison in one of `report.tables.FORMATS`."""
+def rendered(found: Comparison, style: str, width: int = _COLUMNS) -> str:
+    """Return the comparison in one of `report.tables.FORMATS`; tables wider than `width` are cut into several."""
     if style == "json":
         return json.dumps(found.as_dict(), indent=2, allow_nan=False)
     letters = _LETTERS[: len(found.estimates)]
@@ -49,9 +50,9 @@ def rendered(found: Comparison, style: str) -> str:
         both = [a + b[1:] for a, b in zip(rows, ratios, strict=True)]
         parts.append(table(both, ["", *letters, *(f"{letter}/A" for letter in letters[1:])], style))
     else:
-        parts.append(table(rows, ["", *letters], style))
+        parts += _tables(rows, ["", *letters], style, width)
         differ = [cells for cells in ratios if set(cells[1:]) != {"1.00"}]
-        parts.append(table(differ, ["", *(f"{letter}/A" for letter in letters[1:])], style))
+        parts += _tables(differ, ["", *(f"{letter}/A" for letter in letters[1:])], style, width)
     parts.append("\n".join(wrapped(_sentence(each, letters), _COLUMNS) for each in found.differences))
     notes = [(letter, note) for letter, e in zip(letters, found.estimates, strict=True) for note in e.notes]
     of: dict[str, str] = {}
@@ -60,6 +61,22 @@ def rendered(found: Comparison, style: str) -> str:
     return "\n\n".join(
         [*parts, *(wrapped(f"note on {', '.join(which)}: {note}", _COLUMNS) for note, which in of.items())]
     )
+
+
+def _tables(rows: Sequence[Sequence[str]], heads: Sequence[str], style: str, width: int) -> list[str]:
+    """Return one table, or the fewest that fit the width, each with the first column and some of the others."""
+    others = range(1, len(heads))
+    texts: list[str] = []
+    for count in others:
+        size = -(-len(others) // count)
+        parts = [others[start : start + size] for start in range(0, len(others), size)]
+        texts = [
+            table([[row[0], *(row[i] for i in part)] for row in rows], [heads[0], *(heads[i] for i in part)], style)
+            for part in parts
+        ]
+        if style == "markdown" or max(len(line) for text in texts for line in text.splitlines()) <= width:
+            break
+    return texts
 
 
 def _named(e: Estimate) -> str:

@@ -10,6 +10,7 @@ from llm_analysis.serving.metrics import Distribution, tpot
 
 _WIDTH = 62
 _COLUMNS = 80  # width of a note
+_LEAST_FIXED = 0.1  # smallest rate that two decimals show
 METRICS = (
     ("ttft", "Time to First Token", "TTFT"),
     ("tpot", "Time per Output Token (excl. 1st token)", "TPOT"),
@@ -18,13 +19,16 @@ METRICS = (
 )
 
 
-def rendered(load: Load, style: str) -> str:
-    """Return the answer in one of the output formats; CSV lists requests, or rates if there are several."""
+def rendered(load: Load, style: str, width: int = _COLUMNS) -> str:
+    """Return the answer in one of the output formats; CSV lists requests, or rates if there are several.
+
+    A table of rates that is wider than `width` has its last column below it.
+    """
     if style == "json":
         return json.dumps(load.as_dict(), indent=2)
     if style == "csv":
         return csv_of(_curve_rows(load) if len(load.points) > 1 else _request_rows(load.points[0]))
-    body = block(load) if len(load.points) == 1 and style == "table" else curve(load, style)
+    body = block(load) if len(load.points) == 1 and style == "table" else curve(load, style, width)
     return "\n".join([body, *(wrapped(f"note: {note}", _COLUMNS) for note in all_notes(load))])
 
 
@@ -38,6 +42,11 @@ def _line(label: str, value: str) -> str:
     return f"{label:<40}{value:>{_WIDTH - 40}}"
 
 
+def _rate(value: float) -> str:
+    """Return a rate in two decimals, or in three significant digits if it is small."""
+    return f"{value:,.2f}" if value >= _LEAST_FIXED or not value else f"{value:.3g}"
+
+
 def _heading(text: str) -> str:
     """Return a heading of the block."""
     return f"{text:-^{_WIDTH}}"
@@ -47,7 +56,7 @@ def block(load: Load) -> str:
     """Return the result block of `vllm bench serve`, with further results of the simulation."""
     point = load.points[0]
     s = point.summary
-    rate = "all at once" if point.request_rate is None else f"{point.request_rate:.2f}"
+    rate = "all at once" if point.request_rate is None else _rate(point.request_rate)
     drafted = drafting(load.draft_model_name, load.num_draft_tokens)
     lines = [
         f"{load.model_name} on {load.num_gpus} x {load.gpu_name}, {load.dtype_name}, "
@@ -63,13 +72,13 @@ def block(load: Load) -> str:
         _line("Benchmark duration (s):", f"{s.duration:,.2f}"),
         _line("Total input tokens:", f"{s.total_input_tokens:,}"),
         _line("Total generated tokens:", f"{s.total_output_tokens:,}"),
-        _line("Request throughput (req/s):", f"{s.request_throughput:,.2f}"),
+        _line("Request throughput (req/s):", _rate(s.request_throughput)),
     ]
     if point.request_goodput is not None:
-        lines.append(_line("Request goodput (req/s):", f"{point.request_goodput:,.2f}"))
+        lines.append(_line("Request goodput (req/s):", _rate(point.request_goodput)))
     lines += [
-        _line("Output token throughput (tok/s):", f"{s.output_token_throughput:,.2f}"),
-        _line("Total Token throughput (tok/s):", f"{s.total_token_throughput:,.2f}"),
+        _line("Output token throughput (tok/s):", _rate(s.output_token_throughput)),
+        _line("Total Token throughput (tok/s):", _rate(s.total_token_throughput)),
     ]
     for name, title, short in METRICS:
         values: Distribution = getattr(s, name)
@@ -89,12 +98,12 @@ def _capacity(load: Load, point: Point) -> list[str]:
     """Return the lines on saturation, goodput, KV cache and cost."""
     lines = []
     if load.saturation_rate is not None:
-        lines.append(_line("Saturation rate (req/s):", f"{load.saturation_rate:,.2f}"))
+        lines.append(_line("Saturation rate (req/s):", _rate(load.saturation_rate)))
     if point.fraction_of_saturation is not None:
         lines.append(_line("Rate / saturation rate:", f"{point.fraction_of_saturation:.1%}"))
     if load.goodput_rate is not None:
         limits = ", ".join(f"{name} {value * 1e3:g} ms" for name, value in (load.goodput_limits or {}).items())
-        lines.append(_line("Goodput (req/s):", f"{load.goodput_rate:,.2f}"))
+        lines.append(_line("Goodput (req/s):", _rate(load.goodput_rate)))
         lines.append(_line(f"  of {load.goodput_attainment:.3g} of requests:", limits))
     lines += [
         _line("Limiting resource:", point.limiting_resource),
@@ -110,13 +119,13 @@ def _capacity(load: Load, point: Point) -> list[str]:
     return lines
 
 
-def curve(load: Load, style: str) -> str:
-    """Return a table with one row for each rate."""
+def curve(load: Load, style: str, width: int = _COLUMNS) -> str:
+    """Return a table with one row for each rate; below it the limiting resources if the table is too wide."""
     heads = ["req/s", "done/s", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "running", "KV", "limit"]
     rows = [
         [
             "inf" if p.request_rate is None else f"{p.request_rate:g}",
-            f"{p.summary.request_throughput:,.2f}",
+            _rate(p.summary.request_throughput),
             f"{p.summary.output_token_throughput:,.0f}",
             *(f"{v * 1e3:,.1f}" for m in (p.summary.ttft, p.summary.tpot) for v in (m.median, m.p99)),
             f"{p.mean_running_sequences:,.0f}",
@@ -127,11 +136,29 @@ def curve(load: Load, style: str) -> str:
     ]
     last = []
     if load.saturation_rate is not None:
-        last.append(f"saturation rate {load.saturation_rate:,.2f} req/s")
+        last.append(f"saturation rate {_rate(load.saturation_rate)} req/s")
     if load.goodput_rate is not None:
-        last.append(f"goodput {load.goodput_rate:,.2f} req/s")
+        last.append(f"goodput {_rate(load.goodput_rate)} req/s")
     title = f"{load.model_name} on {load.num_gpus} x {load.gpu_name}; latencies in ms"
-    return "\n".join([title, table(rows, heads, style, "left"), "; ".join(last)])
+    text = table(rows, heads, style, "left")
+    if style != "markdown" and max(map(len, text.splitlines())) > width:
+        text = "\n".join([table([row[:-1] for row in rows], heads[:-1], style), wrapped(_limits(rows), width)])
+    return "\n".join([title, text, "; ".join(last)])
+
+
+def _limits(rows: list[list[str]]) -> str:
+    """Return the limiting resource of the rows of a curve, with the rates of each if there are several."""
+    rates: dict[str, list[str]] = {}
+    for row in rows:
+        rates.setdefault(row[-1], []).append(row[0])
+    if len(rates) == 1:
+        return f"limit: {rows[0][-1]}"
+    return f"limit: {'; '.join(f'{limit} at {_joined(each)} req/s' for limit, each in rates.items())}"
+
+
+def _joined(words: list[str]) -> str:
+    """Return words joined by commas, the last one by `and`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _request_rows(point: Point) -> list[dict[str, float]]:

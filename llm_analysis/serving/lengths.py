@@ -75,7 +75,7 @@ def fixed(tokens: float) -> Lengths:
 
 
 def uniform(tokens: float, range_ratio: float) -> Lengths:
-    """Return whole lengths from tokens (1 - r) to tokens (1 + r), as `vllm bench serve` draws them."""
+    """Return lengths spread evenly from tokens (1 - r) to tokens (1 + r); rounding halves the weight of the ends."""
     return Lengths((0.0, 1.0), (tokens * (1 - range_ratio), tokens * (1 + range_ratio)))
 
 

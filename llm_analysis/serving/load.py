@@ -118,7 +118,6 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
         best = goodput_rate(s, q.workload, q.limits, q.share, saturation)
     points = tuple(_point(q, rate, saturation, _part(progress, i, len(q.rates))) for i, rate in enumerate(q.rates))
     scenario, layout = q.scenario, q.scenario.layout
-    replicas = s.num_prefill_workers + s.num_decode_workers or s.num_replicas
     rows = points[0].run.requests
     return Load(
         model_name=scenario.model.name,
@@ -126,7 +125,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
         dtype_name=scenario.dtypes.name,
         method=scenario.method.name,
         runtime=scenario.runtime.name if scenario.method.serves else None,
-        num_gpus=layout.gpus_of_replica * replicas,
+        num_gpus=layout.gpus_of_replica * s.num_workers,
         tp_size=layout.tp_size,
         pp_size=layout.pp_size,
         dp_size=layout.dp_size,
@@ -183,13 +182,12 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
         found.total_output_tokens / found.num_requests,
     )
     s, layout = q.server, q.scenario.layout
-    replicas = s.num_prefill_workers + s.num_decode_workers or s.num_replicas
     # Of requests that arrive at a rate below saturation none waits long; of others a replica has its share.
     in_flight = 0.0 if open_loop else min(q.max_concurrency, float(found.num_requests))
     in_flight = inf if growth > 0 else in_flight / max(s.num_replicas, s.num_decode_workers)
     cost = None
     if q.cost_per_gpu_hour is not None:
-        hours = found.duration / 3600 * layout.gpus_of_replica * replicas
+        hours = found.duration / 3600 * layout.gpus_of_replica * s.num_workers
         cost = q.cost_per_gpu_hour * hours / found.total_output_tokens * 1e6
     return Point(
         request_rate=rate if rate < inf else None,
@@ -213,24 +211,28 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
             in_flight if tokens_out > 1 else 0.0,
         ),
         cost_per_million_tokens=cost,
-        notes=_stability(found, run, rate, growth, open_loop),
+        notes=_stability(found, run, rate, growth, open_loop, bool(q.trace)),
         run=run,
     )
 
 
-def _stability(found: Summary, run: Run, rate: float, growth: float, open_loop: bool) -> tuple[str, ...]:
+def _stability(
+    found: Summary, run: Run, rate: float, growth: float, open_loop: bool, is_trace: bool
+) -> tuple[str, ...]:
     """Return notes on a queue that grows, and on a run too short to show a steady state."""
     if growth > 0:
+        what, remedy = ("the trace", "add replicas") if is_trace else ("num_prompts", "lower the rate or add replicas")
         return (
-            f"at {rate:g} requests/s the queue grows by {growth:.3g} requests/s: latencies grow with num_prompts and "
-            "have no steady value; lower the rate or add replicas",
+            f"at {rate:g} requests/s the queue grows by {growth:.3g} requests/s: latencies grow with {what} and "
+            f"have no steady value; {remedy}",
         )
     sending = max(r.sent for r in run.requests)
     if open_loop and sending < _FEW_LATENCIES * found.e2e.mean:
         enough = round(_FEW_LATENCIES * found.e2e.mean * rate * 1.1)
+        remedy = f"use a longer trace, of {enough} requests" if is_trace else f"give num_prompts {enough}"
         return (
             f"at {rate:g} requests/s {found.num_requests} requests arrive within {sending:.3g} s, less than "
-            f"{_FEW_LATENCIES:g} times the mean latency: ramp-up and drain distort it; give num_prompts {enough}",
+            f"{_FEW_LATENCIES:g} times the mean latency: ramp-up and drain distort it; {remedy}",
         )
     return ()
 

@@ -5,8 +5,9 @@
     ITL     the times between two tokens of a request, of all requests together
     E2E     last token - request sent
 
-Percentiles are linear between neighbours. Throughput is over the time from the start to the last token, ramp-up and
-drain included; `steady` leaves both out, as genai-perf does with its measurement window.
+Percentiles are linear between neighbours; those of ITL are the smallest time that reaches the share. Throughput is over
+the time from the start to the last token, ramp-up and drain included; `steady` leaves both out, as genai-perf does with
+its measurement window.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def summarize(run: Run, steady: bool = False) -> Summary:
         total_token_throughput=(tokens_in + tokens_out) / seconds,
         ttft=distribution(r.first - r.sent for r in requests),
         tpot=distribution(tpot(r) for r in requests if r.output_tokens > 1),
-        itl=_weighted_distribution(run.gaps),
+        itl=_weighted_distribution([(seconds, count) for at, seconds, count in run.gaps if start < at <= end]),
         e2e=distribution(r.end - r.sent for r in requests),
     )
 

@@ -19,7 +19,7 @@ from llm_analysis.units import Quantity, maximum, minimum
 
 _LEAST_BYTES = 1e-3  # bytes per token of a model without a KV cache: any number of tokens fits
 # Most tokens of a pass for an engine whose limit is the longest context; users lower that context.
-_LARGEST_PASS, _LEAST_PASS = 8192, 2048
+_LARGEST_PASS, LEAST_PASS = 8192, 2048
 
 
 def check_method(scenario: Scenario) -> None:
@@ -36,13 +36,14 @@ def policy_of(
     defaults = engine.defaults_on(scenario.gpu, version)
     terms = host_terms(engine.runtimes[0]) if scenario.method.serves else HostTerms()
     utilization = changed.pop("gpu_memory_utilization", defaults.gpu_memory_utilization)
-    longest = min(max(scenario.model.max_position_embeddings, _LEAST_PASS), _LARGEST_PASS)
+    longest = min(max(scenario.model.max_position_embeddings, LEAST_PASS), _LARGEST_PASS)
     policy = Policy(
         max_num_seqs=defaults.max_num_seqs,
         max_num_batched_tokens=defaults.max_num_batched_tokens or longest,
         mixed=engine.mixed,
         chunked=engine.chunked,
         reserve=engine.reserve,
+        last_block_again=engine.last_block_again,
         front_seconds=terms.front_seconds,
         front_serial_seconds=terms.front_serial_seconds,
     )._replace(**changed)
@@ -56,6 +57,7 @@ def check_room(scenario: Scenario, kv_tokens: float, tokens: float, utilization:
     """Raise Unsupported, with a remedy, if a KV cache of `kv_tokens` cannot hold one request of `tokens`."""
     if kv_tokens >= tokens:
         return
+    scenario = scenario.changed(gpu=scenario.gpu.as_reported)  # as the capacity of the cache is computed
     one = Workload(seq_len=max(int(tokens) - 1, 1), num_tokens_to_generate=1, gpu_memory_utilization=utilization)
     memory = Memory(scenario, one)
     if not memory.fits:

@@ -12,8 +12,8 @@ Policies
                    TensorRT-LLM); otherwise prefill steps run alone and first (SGLang, vLLM before 0.8)
     chunked        a prompt beyond the budget is cut; otherwise it waits for a step that can take it whole
     reserve        fraction of the output tokens to come, of a new request and of all running ones, for which the KV
-                   cache must have room to admit it: 0 for vLLM, which preempts when the cache is full; 0.3 for SGLang;
-                   1 for TensorRT-LLM's GUARANTEED_NO_EVICT
+                   cache must have room to admit it: 0 for vLLM, 0.3 for SGLang, 1 for TensorRT-LLM's
+                   GUARANTEED_NO_EVICT; below 1, sequences are preempted when the cache is full
 Preemption is by recomputation: the sequence that was admitted last frees its cache and queues first, with the tokens it
 has generated as a part of its prompt.
 """
@@ -44,8 +44,9 @@ class Policy(NamedTuple):
     reserve: float = 0.0
     cached_prefix: float = 0.0  # fraction of each prompt that the prefix cache holds
     front_seconds: float = 0.0  # HTTP and tokenizer, before the engine receives the request
-    front_serial_seconds: float = 0.0  # the part of it in a process that handles one request at a time
+    front_serial_seconds: float = 0.0  # more per request, in the process that receives one request after another
     late_tokens: bool = False  # whether the tokens of a step reach the client at the end of the next one
+    last_block_again: bool = False  # whether a decode worker computes the last block of each prompt again
 
 
 class Request(NamedTuple):
@@ -78,7 +79,7 @@ class Replica:
     """One engine: submit requests in the order of their due times, `advance`, then read the records.
 
     `sent`, `first` and `end` are the times of each request's submission, first token and last token (0 until then).
-    `gaps` is a list of (seconds, how often) of the times between two tokens of a sequence.
+    `gaps` is a list of (time of the last one, seconds, how often) of the times between two tokens of a sequence.
     """
 
     def __init__(self, times: StepTimes, policy: Policy, max_concurrency: float = inf, decode_only: bool = False):
@@ -89,7 +90,7 @@ class Replica:
         self.sent: list[float] = []
         self.first: list[float] = []
         self.end: list[float] = []
-        self.gaps: list[tuple[float, float]] = []
+        self.gaps: list[tuple[float, float, float]] = []
         self.preemptions = 0
         self.peak_sequences = 0
         self.peak_kv_tokens = 0.0
@@ -126,6 +127,13 @@ class Replica:
     def outstanding(self) -> int:
         """Requests that were given to this engine and have not ended."""
         return len(self.requests) - self.finished
+
+    @property
+    def busy_from(self) -> float:
+        """When something can happen next: now, or when the front end passes a request on or a last token leaves."""
+        if self._running or self._waiting or self._prefilling:
+            return self.now
+        return max(self.now, min(self._arrival(), self._leaving[0][0] if self._leaving else inf))
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Add requests; their due times must not decrease."""
@@ -239,7 +247,7 @@ class Replica:
         if i in self._recompute:
             done = 0.0
         elif self.decode_only:
-            done = total
+            done = total - ((total - 1) % p.block_tokens + 1 if p.last_block_again else 0)
         else:
             done = min(int(total * p.cached_prefix + SLACK), total - 1)
         tokens = total - done
@@ -309,7 +317,7 @@ class Replica:
                 self.first[i] = now + later
                 self._later[i] = later
             elif i in self._lost:
-                self.gaps.append((now - self._lost.pop(i), 1.0))
+                self.gaps.append((now, now - self._lost.pop(i), 1.0))
             if to_come <= 1:
                 self._close(i, now)
                 continue
@@ -381,12 +389,12 @@ class Replica:
         each = seconds / m
         if self._stalled:
             first_end = self.now - seconds + each
-            self.gaps += [(first_end - since, count) for since, count in self._stalled]
+            self.gaps += [(first_end, first_end - since, count) for since, count in self._stalled]
             self._stalled = []
             if m > 1:
-                self.gaps.append((each, float(n * (m - 1))))
+                self.gaps.append((self.now, each, float(n * (m - 1))))
         else:
-            self.gaps.append((each, float(n * m)))
+            self.gaps.append((self.now, each, float(n * m)))
         self._step += m
         self._context += n * m * self._pace
         self._reserved -= n * m * self._pace

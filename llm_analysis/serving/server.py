@@ -39,6 +39,11 @@ class Server(NamedTuple):
     num_decode_workers: int = 0
     link: Link | None = None
 
+    @property
+    def num_workers(self) -> int:
+        """Replicas, or prefill and decode workers."""
+        return self.num_prefill_workers + self.num_decode_workers or self.num_replicas
+
     def run(self, requests: Sequence[Request], max_concurrency: float = inf, progress: Progress | None = None) -> Run:
         """Return the run of `requests` on this server."""
         if self.link is None:
@@ -106,9 +111,13 @@ def build_server(
 
 
 def prefill_and_decode(policy: Policy) -> tuple[Policy, Policy]:
-    """Return the policies of the two kinds of workers of a disaggregated server."""
+    """Return the policies of the two kinds of workers of a disaggregated server.
+
+    vLLM's proxy sends a request to the decode worker when the prefill worker has answered: the request passes a front
+    end again, and its first token takes a step of the decode worker. Others send the first token with the cache.
+    """
     prefill = policy._replace(mixed=False, reserve=0.0)
-    return prefill, policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
+    return prefill, policy if policy.last_block_again else policy._replace(front_seconds=0.0, front_serial_seconds=0.0)
 
 
 def kv_link(scenario: Scenario, mean_context: float) -> Link:
@@ -134,8 +143,8 @@ def kv_link(scenario: Scenario, mean_context: float) -> Link:
 def probe_size(server: Server, workload: Workload) -> int:
     """Return the number of requests that reaches the steady state of a server.
 
-    Long requests stay longest, so that in the end more of them run than arrive. This takes the time of a long request,
-    in which E[o^2] / E[o]^2 times as many requests end as run.
+    Running requests are longer than arriving ones, because long ones stay longer. The mix is steady after the time of a
+    long request, in which E[o^2] / E[o]^2 times as many requests end as run.
     """
     policy, replicas = server.policy, max(server.num_replicas, server.num_decode_workers, 1)
     slots = min(policy.max_num_seqs, policy.kv_tokens / (workload.inputs.mean + workload.outputs.mean / 2))

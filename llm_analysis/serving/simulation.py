@@ -4,8 +4,8 @@ round_robin     request i goes to replica i modulo their number
 least_loaded    a request goes to the replica with the fewest requests in it
 closed loop     `max_concurrency` requests at most are in the server; a client sends the next when one ends. Each
                 replica then has an equal share of them, or one more, as with a least-loaded router
-disaggregated   prefill workers give the KV cache of a prompt to decode workers over a link; the client sees the
-                first token when the decode worker has the cache
+disaggregated   prefill workers send the KV cache of a prompt to decode workers over a link; the client sees the
+                first token when the decode worker has the cache, or has computed the last block (vLLM)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     """The records of a simulation."""
 
     requests: list[Served]  # requests in the order in which they were sent
-    gaps: list[tuple[float, float]]  # (seconds between two tokens of a sequence, count)
+    gaps: list[tuple[float, float, float]]  # (time of the last, seconds between two tokens of a sequence, count)
     preemptions: int
     peak_sequences: int  # most running sequences on a replica
     peak_kv_tokens: float
@@ -124,8 +124,8 @@ def simulate_disaggregated(
             heappush(events, (max(requests[client].due, heappop(slots)), 0, client))
             client += 1
         soonest = events[0][0] if events else inf
-        # In a closed loop the client does not send another request before the clock of a busy decode worker.
-        no_end = min((w.now for w in receivers if w.outstanding), default=inf) if client < len(requests) else inf
+        # In a closed loop the client does not send another request before the next step of a decode worker.
+        no_end = min((w.busy_from for w in receivers if w.outstanding), default=inf) if client < len(requests) else inf
         for k, worker in enumerate(senders):
             if worker.outstanding:
                 worker.advance(min(soonest, nextafter(no_end, inf)), worker.finished + 1)

@@ -22,8 +22,9 @@ prompt and all: o tokens more to prefill per request, as if its prompt had s + o
 two preemptions counts in TTFT here; it has its first token, so that TPOT is longer and TTFT shorter by as much.
 
 A request that finds a free slot waits for the rest of the step that runs, then for the prompts before it, then for the
-k steps of its own prompt. The step began when the previous request of the client ended, so that the front end's time is
-over; if that is more than half of the step, half of it remains on average. If prefill and decode share steps, prompts
+k steps of its own prompt. The client sends it when its previous request ends, at the start of a step, and it leaves the
+front end `front` seconds later, so step - front seconds remain: half a step at least, because with a longer front end
+the two are unrelated. If prefill and decode share steps, prompts
 queue for the steps: in each, n / (o - 1) requests end and as many prompts come, and f of them fit. The utilization is
 u = n k / (f (o - 1)), and a prompt waits for (1 - 1/n) u / (2 (1 - u)) times its own steps (Pollaczek-Khinchine,
 constant service). If prefill runs first, the prompts that come together run together.
@@ -345,15 +346,15 @@ class Steps:
 
         `cycle` are the seconds from its first to its last token.
         """
-        busy = minimum(step.utilization, _MOST_BUSY) if self.policy.mixed else 0.0
-        queue = busy / (2 * (1 - busy)) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
+        busy = step.utilization if self.policy.mixed else 0.0
+        queue = mean_wait(busy, 1.0) * maximum(1 - 1 / maximum(n, 1.0), 0.0)
         return self.front + self._rest_of_step(n, cycle, step) + (1 + queue) * step.prompt
 
     def _rest_of_step(self, n: Quantity, cycle: Quantity, step: StepSeconds) -> Quantity:
         """Return the seconds that a request waits for the running step when the front end passes it on.
 
-        A client sends its request when its previous one has ended, at the end of a step. The front end's time of the
-        next step is over then; if that is more than half of a step, the times of the two are independent.
+        A client sends its request when its previous one has ended, at the end of a step. Of the next step all but the
+        front end's time remains, and half of it at least: with a longer front end the two are unrelated.
         """
         ends = n / self.decode_steps
         prefilling = 1.0 - power(e, -ends)  # fraction of decode steps with an end (Poisson), after which a prompt comes

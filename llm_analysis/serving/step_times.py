@@ -116,7 +116,7 @@ class StepTimes(NamedTuple):
     prefill: list[Table]  # seconds per token of the chunk, by its tokens, at each of `kinks`
     prefill_launch: float  # once for all chunks of a step
     host: Host
-    stages: int = 1  # of a pipeline; chunks pass one after another, each of which is busy with them for its own layers
+    stages: int = 1  # of a pipeline, which a chunk passes in turn
     speculation: Speculation = PLAIN
     draft: Any = None  # StepTimes of the draft model; None without one, or for n-grams
 

@@ -185,8 +185,33 @@ def test_an_engine_of_ones_own_starts_from_the_kernels_alone_and_says_so(write: 
 
 def test_rows_faster_than_the_kernels_alone_are_told(write: Write) -> None:
     (one,) = measured_under(NONE, [row("one", "my-engine")])
-    notes = fitted(write([replace(one, seconds=one.seconds / 2)])).notes
+    notes = fitted(write([replace(one, seconds=one.seconds / 1.1)])).notes
     assert notes[-1] == "the rows are faster than the other terms of none allow"
+
+
+IMPOSSIBLE = "impossible: faster than the FLOP/s or the bandwidth of the datasheet allow"
+
+
+def test_rows_that_validate_sets_apart_are_left_out_and_told(write: Write) -> None:
+    """A microsecond for a step, which no GPU reaches, would take the fitted host time to zero."""
+    good = measured_under(TRUE, many())
+    found, alone = fitted(write([row("fast", seconds=1e-6), *good])), fitted(write(good))
+    assert f"set apart fast: {IMPOSSIBLE}" in found.notes
+    assert found.runtime.evidence.rows == len(good)
+    assert (found.terms, found.before, found.after) == (alone.terms, alone.before, alone.after)
+    assert found.runtime.step_seconds == alone.runtime.step_seconds
+
+
+def test_a_table_with_impossible_rows_only_is_refused_with_the_reason(ask: Ask, write: Write, tmp_path: Path) -> None:
+    path = write([row("fast", seconds=1e-6)])
+    told = refused(ask, tmp_path, "--measurements", str(path), "--output_file", str(tmp_path / "x.json"))
+    assert f"no row can be fitted: fast is set apart: {IMPOSSIBLE}" in told
+
+
+def test_rows_beyond_the_positions_have_a_note(write: Write) -> None:
+    (one,) = measured_under(TRUE, [row("one")])
+    notes = fitted(write([one, *measured_under(TRUE, [row("long", seq_len=4090.0)])])).notes
+    assert "1 row, long, has more tokens of prompt and output than the model has positions" in notes
 
 
 def test_rows_in_milliseconds_are_told(write: Write) -> None:

@@ -8,8 +8,10 @@ from conftest import SHARED, Ask
 
 from llm_analysis.calibration.load_definitions import mlperf_limits
 from llm_analysis.calibration.load_estimates import metric_of, prepare
-from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs, transport_of
+from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, REQUIRED, read_runs, transport_of
 from llm_analysis.calibration.load_scores import class_of
+from llm_analysis.errors import UnknownName
+from llm_analysis.inference.runtimes import get_runtime
 
 COLUMNS = (
     "id,source,runtime,model_name,gpu_name,dtype_name,arrival,request_rate_per_s,num_requests,dataset,"
@@ -52,6 +54,41 @@ def test_rows_that_cannot_be_estimated_are_listed_with_the_reason(ask: Ask, tmp_
     assert "value must be above 0, not 0" in reasons["c"]
     assert "unknown model 'llama-9'" in reasons["d"]
     assert "arrival 'tidal' is not one of poisson" in reasons["e"]
+
+
+@pytest.mark.parametrize("column", [*REQUIRED, "mean_output_tokens"])
+def test_a_run_with_an_empty_cell_in_a_required_column_is_skipped(tmp_path: Path, column: str) -> None:
+    cells = dict(zip(COLUMNS.strip().split(","), f"a,x,{RUN},tpot_mean,0.01,r1".split(","), strict=True))
+    runs, skipped = read_runs(Path(table(tmp_path / "m.csv", ",".join((cells | {column: ""}).values()) + "\n")))
+    assert runs == []
+    assert skipped == [("row 1" if column == "id" else "a", f"{column} is empty")]
+
+
+def test_an_unknown_runtime_of_a_run_has_the_nearest_names(ask: Ask, tmp_path: Path) -> None:
+    path = table(tmp_path / "m.csv", f"a,x,{RUN.replace('vllm-v1', 'vlm')},tpot_mean,0.01,r1\n")
+    answer = ask("validate", "--load", "--measurements", path)
+    assert (answer.status, answer.err.count("\n")) == (1, 1)
+    with pytest.raises(UnknownName) as error:
+        get_runtime("vlm")
+    assert str(error.value) in answer.err
+    assert "did you mean vllm" in answer.err
+
+
+def test_a_run_beyond_the_positions_of_its_model_has_a_note(ask: Ask, tmp_path: Path) -> None:
+    path = table(tmp_path / "m.csv", f"a,x,{RUN.replace('1000,100', '131000,100')},tpot_mean,0.01,r1\n")
+    answer = ask("validate", "--load", "--measurements", path)
+    told = " ".join(answer.out.split())
+    assert "1 row, a, has more tokens of prompt and output than the model has positions" in told
+
+
+def test_latencies_in_milliseconds_are_told(ask: Ask, tmp_path: Path) -> None:
+    rows = f"a,x,{RUN},ttft_median,30,r1\nb,x,{RUN},tpot_mean,8,r1\nc,x,{RUN},request_throughput,4,r1\n"
+    question = ["validate", "--load", "--measurements", table(tmp_path / "m.csv", rows)]
+    assert ask(*question).out.rstrip().endswith("times the measured latencies: is value in seconds?")
+    assert "note: estimates are 0.00" in ask(*question, "--format", "csv").err
+    json.loads(ask(*question, "--format", "json").out)
+    seconds = rows.replace(",30,", ",0.03,").replace(",8,", ",0.008,")
+    assert "in seconds?" not in ask(*question[:-1], table(tmp_path / "m.csv", seconds)).out
 
 
 def test_control_characters_in_a_table_of_runs_are_quoted(tmp_path: Path) -> None:

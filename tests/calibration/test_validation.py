@@ -214,6 +214,49 @@ def test_a_row_that_cannot_be_estimated_is_listed_with_its_reason(
     assert (as_csv.out.count("\n"), as_csv.err.startswith("llm-analysis: note: skipped: 1 row, two:")) == (2, True)
 
 
+@pytest.mark.parametrize("column", REQUIRED)
+def test_a_row_with_an_empty_cell_in_a_required_column_is_skipped(write: Write, column: str) -> None:
+    total = {"metric": "total_latency"}
+    rows, skipped = read_measurements(Path(write(total, {"id": "two", **total, column: " "})))
+    assert [m.id for m in rows] == ["one"]
+    assert skipped == [("row 2" if column == "id" else "two", f"{column} is empty")]
+
+
+@pytest.mark.parametrize("metric", ["ttft", "tpot"])
+def test_a_step_needs_no_number_of_tokens(write: Write, metric: str) -> None:
+    """Some publications state a decode step behind a prompt, and no output."""
+    rows, skipped = read_measurements(Path(write({"metric": metric, "num_tokens_to_generate": ""})))
+    assert [(m.num_tokens, m.decode_steps) for m in rows] == [(1.0, 1.0 if metric == "tpot" else 0.0)]
+    assert skipped == []
+
+
+def test_a_table_with_rows_set_apart_only_is_refused_with_the_reasons(ask: Ask, write: Write) -> None:
+    path = write({"measured_s": "1e-6", "grade": ""}, {"id": "two", "grade": "C"}, {"id": "three", "metric": "latency"})
+    found = ask("validate", "--measurements", path)
+    assert (found.status, found.err.count("\n")) == (1, 1)
+    assert "1 row, one, set apart: impossible: faster than the FLOP/s or the bandwidth" in found.err
+    assert "1 row, two, set apart: grade C" in found.err
+    assert "1 row, three, skipped: metric 'latency' is not one of" in found.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seq_len": "4097", "measured_s": "1"},
+        {"kind": "serving", "metric": "tpot", "seq_len": "4090"},
+        {"metric": "total_latency", "seq_len": "4090", "measured_s": "1"},
+    ],
+)
+def test_a_row_beyond_the_positions_of_its_model_is_scored_with_a_note(
+    ask: Ask, write: Write, change: dict[str, str]
+) -> None:
+    """Published batches of TensorRT-LLM and FasterTransformer are so long; Qwen3's documentation extends them."""
+    path = write(change, {"id": "two"})
+    assert len(answer(ask, path)["rows"]) == 2
+    told = " ".join(ask("validate", "--measurements", path).out.split())
+    assert "1 row, one, has more tokens of prompt and output than the model has positions" in told
+
+
 def refused(ask: Ask, *flags: str) -> str:
     found = ask("validate", *flags)
     assert (found.status, found.out) == (1, "")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,51 @@ def test_a_run_that_is_too_short_is_reported(ask: Ask) -> None:
     assert "ramp-up and drain distort it; give num_prompts" in answer.out
 
 
+def test_burstiness_without_a_rate_counts_for_the_goodput(ask: Ask) -> None:
+    flags = (*SERVER, "--num_prompts", "50", "--goodput", "ttft:100", "--format", "json")
+    plain, bursty = (json.loads(ask(*flags, *more).out)["goodput_rate"] for more in ((), ("--burstiness", "0.2")))
+    assert bursty < plain
+
+
+def test_a_trace_has_no_highest_rate_for_a_share_of_requests(ask: Ask, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_time,input_tokens,output_tokens\n0,100,20\n1,200,30\n")
+    flags = ("--trace", str(trace), "--goodput", "ttft:500", "--goodput_attainment", "0.9")
+    assert "a trace has one rate, and goodput_attainment is for the highest one" in ask(*SERVER, *flags).err
+
+
+@pytest.mark.parametrize(
+    ("gap", "note"),
+    [
+        (0.3, r"ramp-up and drain distort it; use a longer trace, of \d+ requests$"),
+        (0.001, r"latencies grow with the trace and have no steady value; add replicas$"),
+    ],
+)
+def test_a_note_on_a_trace_names_no_flag_that_a_trace_refuses(ask: Ask, tmp_path: Path, gap: float, note: str) -> None:
+    rows = "".join(f"{i * gap},100,60\n" for i in range(12))
+    trace = tmp_path / "trace.csv"
+    trace.write_text(f"arrival_time,input_tokens,output_tokens\n{rows}")
+    found = json.loads(ask(*SERVER, "--trace", str(trace), "--format", "json").out)
+    assert any(re.search(note, each) for each in found["points"][0]["notes"])
+
+
+def test_a_small_rate_has_significant_digits(ask: Ask) -> None:
+    out = ask(*SERVER, "--request_rate", "0.00123", "--num_prompts", "10").out
+    assert re.search(r"Request rate configured \(req/s\): +0\.00123$", out, re.MULTILINE)
+    assert re.search(r"Request throughput \(req/s\): +0\.00\d{3}$", out, re.MULTILINE)
+
+
+def test_a_table_of_rates_fits_80_columns_and_names_the_limits_below(ask: Ask) -> None:
+    out = ask(*SERVER, "--request_rate", "2,4,40", "--num_prompts", "50").out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\nlimit: memory bandwidth\n" in out
+    flags = ("--num_prompts", "60", "--max_num_seqs", "16")
+    out = ask(*SERVER, *flags, "--request_rate", "1,2,40").out
+    assert "\nlimit: memory bandwidth at 1 and 2 req/s; max_num_seqs at 40 req/s\n" in out
+    markdown = ask(*SERVER, "--request_rate", "2,4", "--num_prompts", "20", "--format", "markdown").out
+    assert "| limit " in markdown
+
+
 def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     target = tmp_path / "curve.svg"
@@ -110,6 +156,9 @@ def test_a_curve_is_drawn(ask: Ask, tmp_path: Path) -> None:
         (("--gpu_memory_utilization", "2"), "gpu_memory_utilization must be"),
         (("--num_prefill_workers", "1"), "num_prefill_workers and num_decode_workers together"),
         (("--burstiness", "0"), "burstiness must be above 0"),
+        (("--burstiness", "0.5"), "burstiness has no effect on requests that arrive all at once: give --request_rate"),
+        (("--goodput_attainment", "0.9"), "goodput_attainment needs limits: give --goodput, such as ttft:500,tpot:50"),
+        (("--request_rate", "1,000"), "not '1,000'; write 1000"),
         (("--max_concurrency", "0"), "max_concurrency must be a whole number from 1"),
         (("--prefix_cache_hit_rate", "1"), "prefix_cache_hit_rate must be"),
         (("--router", "random"), "round_robin"),
@@ -366,7 +415,7 @@ def test_a_runtime_that_is_simulated_with_another_server_has_a_note(ask: Ask, co
     ("server", "part"),
     [
         (("mamba-2.8b", "h100-sxm-80gb", "vllm-v1"), "no published measurement here is of a model with state-space"),
-        (("llama-3.1-8b", "mi300x-192gb", "sglang-rocm"), "runtime sglang-rocm: uses the terms fitted to all engines"),
+        (("llama-3.1-8b", "mi300x-192gb", "sglang-rocm"), "runtime sglang-rocm: uses the terms fitted to vLLM"),
         (("llama-3.1-8b", "a100-sxm-80gb", "vllm"), "was fitted to batches up to 64"),
     ],
 )

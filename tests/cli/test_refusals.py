@@ -83,6 +83,7 @@ VALUES: list[Case] = [
     ([*INFER, "--tp_size", "True"], 1, r"tp_size must be a whole number, not True"),
     ([*INFER, "--tp_size", "0"], 1, r"tp_size must be greater than 0, not 0"),
     ([*INFER, "--tp_size", "-1"], 1, r"tp_size must be greater than 0, not -1"),
+    ([*INFER, "--prefill_chunk_size", "-5"], 1, r"prefill_chunk_size must be at least 0, which is no limit, not -5"),
     ([*INFER, "--seq_len", "1e400"], 1, r"seq_len must be a whole number, not inf"),
     ([*INFER, "--flops_efficiency", "nan"], 1, r"flops_efficiency must be a number, not 'nan'"),
     ([*INFER, "--flops_efficiency", "-inf"], 1, r"flops_efficiency must be a number, not '-inf'"),

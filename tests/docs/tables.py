@@ -7,7 +7,7 @@ from llm_analysis.calibration.fitting.runtime_fit import FACTORS, FP4
 from llm_analysis.calibration.load_scores import BANDS, GOODPUT
 from llm_analysis.catalog import names
 from llm_analysis.files import read_json
-from llm_analysis.inference.bands import cells
+from llm_analysis.inference.bands import LEAST_ROWS, cells
 from llm_analysis.inference.engines import engine_for, engine_of
 from llm_analysis.inference.host_terms import FILE as HOST_TERMS
 from llm_analysis.inference.runtimes import runtime_names
@@ -152,7 +152,7 @@ def load_errors() -> str:
 
     def cell(name: str) -> str:
         found = errors.get(name)
-        return f"{found['median']:.0%} / {found['p90']:.0%}" if found else ""
+        return f"{found['median']:.0%} / {found['p90']:.0%}" if found and found["values"] >= LEAST_ROWS else ""
 
     names = [name for name in errors if not name.endswith(_AT_ONCE) and not name.startswith(GOODPUT)]
     rows = ([name, cell(name), cell(name + _AT_ONCE)] for name in names)

@@ -60,6 +60,18 @@ def test_the_command_shows_scenarios_side_by_side(ask: Ask) -> None:
     assert max(map(len, found.out.splitlines())) <= 80
 
 
+def test_tables_of_six_scenarios_fit_80_columns_and_have_them_all(ask: Ask) -> None:
+    gpus = "h100-sxm-80gb,h200-sxm-141gb,a100-sxm-80gb,b200-sxm,l40s-48gb,mi300x-192gb"
+    out = ask("compare", *COMMON, "--gpu_name", gpus).out
+    assert max(map(len, out.splitlines())) <= 80
+    rows = [line for line in out.splitlines() if line.startswith("decode per token (TPOT) ")]
+    assert sum(line.count(" ms") for line in rows) == 6
+    assert [line.split() for line in out.splitlines() if re.fullmatch(r" +A .*| +D .*", line)] == [
+        ["A", "B", "C"],
+        ["D", "E", "F"],
+    ]
+
+
 def test_the_command_gives_json_in_si_units(ask: Ask) -> None:
     found = ask("compare", *COMMON, "--gpu_name", "a100-sxm-80gb,h100-sxm-80gb,l4-24gb", "--format", "json")
     whole = json.loads(found.out)
@@ -102,6 +114,49 @@ def test_an_unknown_key_of_a_scenario_file_is_named_with_the_nearest_flag(ask: A
     found = ask("compare", "--scenarios", str(path))
     assert (found.status, found.out) == (1, "")
     assert "unknown key 'model_nam'; did you mean model_name" in found.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--tp", "2"), "--tp_size would have no effect: a.json gives its value; leave it out, or change the file"),
+        (("--tp", "2", "--runtime", "sglang"), "--tp_size and --runtime would have no effect: a.json gives their val"),
+        (("--flops_efficiency", "0.5"), "--flops_efficiency would have no effect: a.json"),
+    ],
+)
+def test_a_flag_that_a_scenario_file_would_replace_is_refused(
+    ask: Ask, elsewhere: Path, flags: tuple[str, ...], message: str
+) -> None:
+    for name, gpu in (("a.json", "a100-sxm-80gb"), ("b.json", "h100-sxm-80gb")):
+        (elsewhere / name).write_text(ask("infer", *COMMON, "--gpu_name", gpu, "--format", "json").out)
+    found = ask("compare", "--scenarios", "a.json,b.json", *flags)
+    assert (found.status, found.out, len(found.err.splitlines())) == (1, "", 1)
+    assert message in found.err
+
+
+def test_a_flag_that_no_scenario_file_has_applies_to_all(ask: Ask, elsewhere: Path) -> None:
+    for name, gpu in (("a.json", "a100-sxm-80gb"), ("b.json", "h100-sxm-80gb")):
+        (elsewhere / name).write_text(json.dumps({"model_name": "llama-3.1-8b", "gpu_name": gpu}))
+    flags = ("--tp", "2", "--format", "json")
+    by_flags = ask("compare", "--model", "llama-3.1-8b", "--gpu_name", "a100-sxm-80gb,h100-sxm-80gb", *flags)
+    assert ask("compare", "--scenarios", "a.json,b.json", *flags) == by_flags
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("infer", "--max_concurrency", "8"), "s.json is an answer of infer --max_concurrency, for a server; compare"),
+        (("load", "--num_prompts", "20"), "s.json is an answer of load, for a server; compare"),
+    ],
+)
+def test_an_answer_about_a_server_is_no_scenario(
+    ask: Ask, elsewhere: Path, command: tuple[str, ...], named: str
+) -> None:
+    question = ("--model_name", "llama-3.1-8b", "--gpu_name", "h100-sxm-80gb", "--format", "json")
+    (elsewhere / "s.json").write_text(ask(*command, *question).out)
+    found = ask("compare", "--scenarios", "s.json,s.json")
+    assert (found.status, found.out, len(found.err.splitlines())) == (1, "", 1)
+    assert named in found.err
 
 
 def test_operators_that_offset_each_other_have_times_instead_of_shares_above_all_of_it(ask: Ask) -> None:

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_analysis import Parallelism, get_dtypes, get_gpu, get_model
+from llm_analysis.errors import BadValue
 from llm_analysis.explore.plan import CHUNK, CLOSED_FORM, NARROW_CACHE, Demand, Limits, Plan, layout_text, plan
+from llm_analysis.explore.plan_flags import planned
 from llm_analysis.explore.steady import Steady, steady_state
 from llm_analysis.explore.verify import Servers, Slower, simulated
 from llm_analysis.hardware.roofline import pass_seconds
@@ -180,6 +182,11 @@ def test_a_trace_gives_its_mean_rate_and_lengths(ask: Ask, tmp_path: Path) -> No
     demand = json.loads(ask("plan", *flags, "--format", "json").out)["demand"]
     assert demand == {"input_tokens": 1005, "output_tokens": 105, "request_rate": 10.0, "concurrency": None}
     assert "leave out request_rate" in ask("plan", *flags, "--request_rate", "1").err
+    lengths = ("--seq_len", "40", "--num_tokens_to_generate", "7")
+    refusal = ask("plan", *flags, *lengths)
+    assert (refusal.status, refusal.out) == (1, "")
+    line = "a trace has its own rate and lengths: leave out seq_len and num_tokens_to_generate"
+    assert refusal.err == f"llm-analysis: {line}\n"
 
 
 def test_the_cheapest_gpu_is_chosen_and_gpus_without_a_price_are_left_out() -> None:
@@ -426,6 +433,19 @@ def test_limits_that_no_configuration_meets_exit_with_1_and_the_nearest_one(ask:
         (("--request_rate", "1", "--dtype_name", "fp9"), "unknown dtype 'fp9'"),
         (("--request_rate", "1", "--gpu_name", "h100-sxm-80gb,h1000"), "unknown gpu 'h1000'"),
         (("--request_rate", "1", "--num_tokens_to_generate", "1"), "num_tokens_to_generate must be 2 or more"),
+        (
+            ("--request_rate", "1", "--gpu_memory_utilization", "90"),
+            "gpu_memory_utilization must be less than or equal to 1, not 90",
+        ),
+        (
+            ("--request_rate", "1", "--gpu_memory_utilization", "0"),
+            "gpu_memory_utilization must be greater than 0, not 0",
+        ),
+        (("--request_rate", "1", "--gpu_memory_utilization", "-0.5"), "must be greater than 0, not -0.5"),
+        (
+            ("--request_rate", "1", "--method", "ideal", "--runtime", "vllm"),
+            "method ideal has no runtime; use --method calibrated",
+        ),
     ],
 )
 def test_a_bad_question_is_one_clear_line(
@@ -445,8 +465,13 @@ def test_a_bad_question_is_one_clear_line(
     [
         ("gpu,price\nt4,1\n", "no column 'gpu_name'; needed are gpu_name, cost_per_hour"),
         ("gpu_name,cost_per_hour\nt4,cheap\n", "line 2: cost_per_hour must be a number, not 'cheap'"),
+        ("gpu_name,cost_per_hour\nt4,1,000\n", "line 2: more cells than columns; write a number without commas"),
         ("gpu_name,cost_per_hour\nt4,-1\n", "line 2: cost_per_hour must be above 0, not -1"),
-        ("gpu_name,cost_per_hour\nt44444,1\n", "unknown gpu 't44444'"),
+        ("gpu_name,cost_per_hour\nt4,1\nt44444,1\n", "prices.csv, line 3: unknown gpu 't44444'"),
+        (
+            "gpu_name,cost_per_hour\nt4,1\nh100,2\nh100-sxm-80gb,3\n",
+            "prices.csv, line 4: a second price of h100-sxm-80gb, after that of line 3; keep one",
+        ),
         ("", "no column 'gpu_name'; needed are gpu_name, cost_per_hour"),
     ],
 )
@@ -473,6 +498,30 @@ def test_a_price_list_without_the_gpus_asked_for_is_named_as_the_reason(
     found = ask("plan", *QUESTION, "--gpu_name", gpus, "--request_rate", "1", "--prices", str(path))
     assert (found.status, found.out) == (1, "")
     assert found.err == f"llm-analysis: {path}: {message}\n"
+
+
+def test_two_prices_of_a_gpu_are_refused_in_python_too() -> None:
+    flags = {"model_name": "llama-3.1-8b", "gpu_name": "h100", "request_rate": 1.0}
+    with pytest.raises(BadValue, match=r"prices has two prices of h100-sxm-80gb; keep one"):
+        planned(flags | {"prices": {"h100": 2.0, "h100-sxm-80gb": 3.0}})
+
+
+def test_all_among_the_names_means_all_gpus() -> None:
+    for names in ("all", "ALL", "all,h100"):
+        flags = {"model_name": "llama-3.1-8b", "gpu_name": names, "request_rate": 1.0, "max_ttft": "1s"}
+        with pytest.raises(BadValue, match=r"no price of a10-24gb, a100-pcie-40gb, .*, \.\.\.; add one of them"):
+            planned(flags | {"prices": {}})
+
+
+def test_csv_without_an_answer_is_empty(ask: Ask) -> None:
+    flags = ("--gpu_name", "t4", "--request_rate", "1", "--max_tpot", "1ms", "--format", "csv")
+    found = ask("plan", *QUESTION, *flags)
+    assert found == (1, "", "llm-analysis: no configuration meets the limits\n")
+
+
+def test_the_refusal_of_all_layouts_is_the_answer() -> None:
+    with pytest.raises(BadValue, match="seq_len must be less than or equal to 1000000000"):
+        plan(get_model("llama-3.1-8b"), [get_gpu("t4")], Demand(2 * 10**9, 2, 1.0))
 
 
 def test_the_notes_name_the_assumptions_behind_the_best_configuration() -> None:

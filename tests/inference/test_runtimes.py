@@ -376,7 +376,7 @@ def test_files_are_the_names() -> None:
         (Runtime(name="vllm-v1", step_seconds=1e-3, evidence=RuntimeEvidence(rows=5, sources={"a": 5})), "one source"),
         (
             Runtime(name="vllm-v1", step_seconds=1e-3, evidence=RuntimeEvidence(rows=5, sources={"a": 3, "b": 2})),
-            "uses the terms fitted to all engines together; a fit to its own 5 measurements had no lower error",
+            "uses the terms fitted to vLLM and TensorRT-LLM together; a fit to its own 5 measurements had no",
         ),
         (Runtime(name="vllm-v1", evidence=RuntimeEvidence(rows=5, sources={"a": 5})), ""),
         (

@@ -301,9 +301,9 @@ def test_no_request_and_no_token_is_lost(seed: int, rate: float, name: str) -> N
     replica.advance()
     assert replica.finished == len(requests)
     assert all(sent <= first <= end for sent, first, end in zip(replica.sent, replica.first, replica.end, strict=True))
-    assert sum(count for _, count in replica.gaps) == sum(r.output_tokens - 1 for r in requests)
+    assert sum(count for _, _, count in replica.gaps) == sum(r.output_tokens - 1 for r in requests)
     spans = sum(end - first for first, end in zip(replica.first, replica.end, strict=True))
-    assert sum(seconds * count for seconds, count in replica.gaps) == pytest.approx(spans, rel=1e-6)
+    assert sum(seconds * count for _, seconds, count in replica.gaps) == pytest.approx(spans, rel=1e-6)
 
 
 def test_late_tokens_come_one_decode_step_later() -> None:

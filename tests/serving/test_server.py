@@ -91,7 +91,7 @@ def test_disaggregated_workers_serve_each_request_once(
     for request in run.requests:
         assert request.first - request.sent > server.link.seconds_per_token * request.input_tokens
         assert request.end >= request.first
-    tokens = sum(count for _, count in run.gaps)
+    tokens = sum(count for _, _, count in run.gaps)
     assert tokens == sum(r.output_tokens - 1 for r in run.requests)
 
 
@@ -432,6 +432,21 @@ def test_decode_workers_take_a_step_for_each_token(scenario: Scenario, rate: flo
     running = found.request_throughput * 127 * found.tpot.mean
     step = both.times.step_seconds(round(running), round(running) * 192.0, [], 0)
     assert found.tpot.mean == pytest.approx(step, rel=0.03)
+
+
+@pytest.mark.parametrize(("runtime", "again"), [("vllm-v1", True), ("sglang", False)])
+def test_a_request_passes_the_front_end_of_the_decode_worker_with_vllm_alone(runtime: str, again: bool) -> None:
+    """Its decode worker computes the last block of the prompt too, in a step before the first token."""
+    asked = Scenario.of(get_model("llama-3.1-8b"), get_gpu("h100-sxm-80gb"), runtime=get_runtime(runtime))
+    both = build_server(asked, 600.0, 192.0, num_prefill_workers=1, num_decode_workers=1)
+    run = both.run([Request(0.0, 128, 16)])
+    policy, link = both.policy, both.link
+    assert link is not None
+    front = policy.front_seconds + policy.front_serial_seconds
+    seconds = front + both.times.step_seconds(0, 0.0, [(128.0, 0.0)], 1) + link.latency + 128 * link.seconds_per_token
+    if again:
+        seconds += front + both.times.step_seconds(0, 0.0, [(16.0, 112.0)], 1)
+    assert run.requests[0].first == pytest.approx(seconds)
 
 
 def test_a_decode_worker_computes_the_cache_of_preempted_requests_again(scenario: Scenario) -> None:

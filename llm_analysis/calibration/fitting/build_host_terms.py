@@ -2,11 +2,11 @@
 
     python -m llm_analysis.calibration.fitting.build_host_terms load.csv measurements.csv [measurements.csv ...]
 
-The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and throughput of the runs, and
-of the TPOT of serving rows (the other tables) in the closed form. Each source, model, GPU and class of metrics weighs
-the same. The loss is Cauchy's, log(1 + r^2): a run with a queue that is estimated a hundred times too long or too
-short, which no host time explains, hardly counts. A term x of engine e is regularized (Tikhonov), in units of its
-logarithm:
+The residuals are the logarithms of estimated to measured TTFT, TPOT, ITL (mean, median) and output tokens/s of the
+runs, and of the TPOT of serving rows (the other tables) in the closed form. Each source, model, GPU and class of
+metrics weighs the same. The loss is Cauchy's, log(1 + (r / 0.3)^2): a run with a queue that is estimated a hundred
+times too long or too short, which no host time explains, hardly counts. A term x of engine e is regularized (Tikhonov),
+in units of its logarithm:
 
     log x_e = prior_e + shared + own_e        shared ~ N(0, _SHARED^2), the same for all engines;  own_e ~ N(0, _OWN^2)
 
@@ -34,18 +34,17 @@ from llm_analysis.calibration.load_runs import LoadRun, read_runs
 from llm_analysis.calibration.load_scores import class_of
 from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.calibration.residuals import rounded
-from llm_analysis.calibration.steady_rows import engine_version, is_steady, steady_seconds
+from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
 from llm_analysis.errors import LLMAnalysisError
-from llm_analysis.inference.engines import engine_for
+from llm_analysis.inference.engines import engine_for, version_in
 from llm_analysis.inference.host_terms import FILE, HostTerms
-from llm_analysis.inference.runtimes import Runtime, build_for, get_runtime, runtime_names
+from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, Runtime, build_for, get_runtime, runtime_names
 from llm_analysis.units import Array
 
 Terms = dict[str, HostTerms]  # by the name of the first runtime of an engine
 
 _METRICS = (*(f"{kind}_{part}" for kind in ("ttft", "tpot", "itl") for part in ("mean", "median")),)
 _THROUGHPUT = "output_token_throughput"
-_MOST_REQUESTS = 1000  # most requests of a run in the fit
 _ROUNDS = 1
 _STEP = 0.25  # step of the logarithm of a term, for finite differences
 _STEEPEST = 3.0  # largest derivative: beyond it a queue grows, and the linear model does not hold
@@ -101,9 +100,11 @@ class Line(NamedTuple):
 
 def _key(job: Job) -> str:
     """Return the engine of a job as the terms name it."""
-    engine = engine_for(job.runtime.engine_name, engine_version(job.rows[0])) if isinstance(job, Steady) else job.engine
+    engine = (
+        engine_for(job.runtime.engine_name, version_in(job.rows[0].version)) if isinstance(job, Steady) else job.engine
+    )
     name = engine.runtimes[0]
-    return name if name in _PRIOR else "vllm-v1"
+    return name if name in _PRIOR else DEFAULT_RUNTIME
 
 
 def _group(job: Job) -> tuple[str, str, str]:
@@ -115,10 +116,9 @@ def _group(job: Job) -> tuple[str, str, str]:
 def _prepared(run: LoadRun) -> Prepared | None:
     """Return a run ready for simulation; None if it cannot be estimated."""
     try:
-        found = prepare(run)
+        return prepare(run)
     except LLMAnalysisError:
         return None
-    return found._replace(num_requests=min(found.num_requests, _MOST_REQUESTS))
 
 
 def _selected(runs: Sequence[LoadRun]) -> list[LoadRun]:
@@ -185,7 +185,7 @@ def _line(runs: Sequence[Job], at: Array, pool: ProcessPoolExecutor) -> Line:
     ]
     tables = [list(pool.map(_values, under[0], chunksize=4))]
     for moved in under[1:]:
-        # Requests that reach the engine in its process see no front end: nothing changes, nothing is simulated.
+        # A term that does not apply to a job, as the front end to an offline run, changes nothing: no simulation.
         jobs = [j for j, run in enumerate(moved) if _terms_in(run) != _terms_in(under[0][j])]
         changed = dict(zip(jobs, pool.map(_values, [moved[j] for j in jobs], chunksize=4), strict=True))
         tables.append([changed.get(j, tables[0][j]) for j in range(len(runs))])

@@ -25,6 +25,7 @@ from llm_analysis.calibration.load_scores import (
     weighted_errors,
     weighted_quantile,
 )
+from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS
 
 _LOW, _HIGH = 0.1, 0.9
 
@@ -43,7 +44,8 @@ def build_load_bands(path: Path) -> None:
     classes = {class_of(row.metric, run.at_once) for run, row in scored}
     bands = {}
     for name, errors in weighted_errors(scored).items():
-        if name not in classes:
+        groups = sum(weight for _, weight in errors)  # each has the weight 1
+        if name not in classes or len(errors) < LEAST_ROWS or round(groups) < LEAST_GROUPS:
             continue
         ratios = [(1 / (1 + error), weight) for error, weight in errors]
         bands[name] = [float(f"{weighted_quantile(ratios, share):.3g}") for share in (_LOW, _HIGH)]
@@ -55,12 +57,13 @@ def build_load_bands(path: Path) -> None:
         }
         for found in errors_by_class([*scored, *goodput_scores(read_runs(path)[0])])
     }
+    counted = [run for run, _ in scored if run.grade != "C"]
     data = {
         "about": "bands: factors on an estimate between which 80 % of the published values of a class of metrics lie; "
         "errors: of the same estimates. Host terms are fitted without the source of the value; each source, model and "
         "GPU weighs the same",
         "date": FIT_DATE,
-        "evidence": {"values": len(scored), "sources": len({run.source for run, _ in scored})},
+        "evidence": {"values": len(counted), "sources": len({run.source for run in counted})},
         "errors": summary,
         "bands": bands,
     }

@@ -101,6 +101,12 @@ _WITHOUT_ROWS = ("lmdeploy",)
 _OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 
+# Engines with host time between the steps that their rows, of large models, do not determine: notes to their users.
+_NOTES = {
+    "hf-transformers": "no host time is known: its rows are of 7B models; a step of a small model takes 24 ms or more",
+    "vllm-0.2": "no host time per step is known: its rows are of models from 7B on; vLLM 0.3 to 0.7 has 1.8 ms",
+}
+
 # These engines share the factor on matrix products in nvfp4. It is fitted to their dense models; in others the experts
 # take most of the time.
 _FP4_ENGINES = ("tensorrt-llm-0.20", "vllm-0.13", "vllm-v1", "sglang", "tensorrt-llm")
@@ -198,7 +204,8 @@ def _fitted(rows: Rows, name: str, prior: Runtime, fp4: Mapping[str, float] = NO
         for key, fold in by_key.items()
     }
     estimates = out_of_sample(rows, start, terms, prior, given)
-    known = {"date": FIT_DATE, "evidence": _evidence(rows, estimates)}
+    evidence = _evidence(rows, estimates).model_copy(update={"note": _NOTES.get(name, "")})
+    known = {"date": FIT_DATE, "evidence": evidence}
     return whole.model_copy(update=known | {"held_out": {key: values for key, values in held_out.items() if values}})
 
 

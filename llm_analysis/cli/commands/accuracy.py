@@ -48,8 +48,7 @@ def validate(
         return load_score(measurements, format, limits)
     result = score(EVIDENCE if measurements is None else path_of("measurements", measurements), runtime, method)
     if not result.rows:
-        reason = result.skipped[0][1] if result.skipped else "all rows are set apart"
-        raise BadValue(f"no row could be estimated: {reason}")
+        raise BadValue(accuracy.why_none(result))
     found = zip(limits.items(), (result.overall.median_abs_error, result.overall.p90_abs_error), strict=True)
     over = [f"{name} {error:.1%} is above {most:.1%}" for (name, most), error in found if error > most]
     output = Output(accuracy.score_text(result, format), failure="; ".join(over), status=1 if over else 0)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, flags_of, with_flags_of
 from llm_analysis.cli.output import Output
+from llm_analysis.cli.terminal import columns
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadConfig, BadValue, nearest, shown
 from llm_analysis.explore.combinations import axes, combinations, count
@@ -32,13 +33,11 @@ def compare_command(
 
     A flag may list values: --gpu_name h100-sxm-80gb,h200-sxm-141gb.
     """
-    asked_for = (
-        [flags] if scenarios is None else [flags | _scenario(path_of("scenarios", p)) for p in scenarios.split(",")]
-    )
+    asked_for = [flags] if scenarios is None else _of_files(scenarios.split(","), flags)
     estimates = [e for each in asked_for for e in estimates_of(each, MOST)]
     found = compare(estimates)
     notes = [note for e in estimates for note in e.notes]
-    return Output(rendered(found, flags["format"])).noting(list(dict.fromkeys(notes)), flags["format"])
+    return Output(rendered(found, flags["format"], columns())).noting(list(dict.fromkeys(notes)), flags["format"])
 
 
 def estimates_of(flags: Mapping[str, Any], most: int) -> list[Estimate]:
@@ -56,10 +55,31 @@ def _estimate(flags: Mapping[str, Any]) -> Estimate:
     return found
 
 
+def _of_files(files: Sequence[str], flags: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the flags of each file, with those of the command line for the other ones.
+
+    Raises BadConfig, and BadValue for a flag of the command line that a file would replace.
+    """
+    defaults = {name: flag.default for name, flag in flags_of(infer).items()}
+    given = [name for name in flags if flags[name] != defaults[name] and name not in ("format", "log_level")]
+    found = []
+    for path in (path_of("scenarios", file) for file in files):
+        scenario = _scenario(path)
+        if unused := [name for name in given if name in scenario]:
+            them, their = ("them", "their values") if len(unused) > 1 else ("it", "its value")
+            named = " and ".join(f"--{name}" for name in unused)
+            raise BadValue(f"{named} would have no effect: {path} gives {their}; leave {them} out, or change the file")
+        found.append({**flags, **scenario})
+    return found
+
+
 def _scenario(path: Path) -> dict[str, Any]:
     """Return the flags in a JSON file; of an answer of infer, the flags that were asked. Raises BadConfig."""
     raw, known = read_json(path), set(flags_of(infer)) - set(PRINTING)
     answer = "operators" in raw
+    if "saturation_rate" in raw:
+        command = "infer --max_concurrency" if "running_sequences" in raw else "load"
+        raise BadConfig(f"{path} is an answer of {command}, for a server; compare takes answers of infer for a batch")
     results = set(KEYS) - known if answer else set()
     wrong: Sequence[str] = [key for key in raw if key not in known and key not in results]
     if wrong:

@@ -236,6 +236,9 @@ def asked(flags: Mapping[str, Any]) -> tuple[Scenario, Workload]:
     """Return the scenario and the workload of a command's flags; set the log level. Raises LLMAnalysisError."""
     choice("format", flags["format"], FORMATS)
     set_log_level(flags["log_level"])
+    chunk = flags.get("prefill_chunk_size")
+    if isinstance(chunk, int) and chunk < 0:
+        raise BadValue(f"prefill_chunk_size must be at least 0, which is no limit, not {chunk}")
     return question(flags)
 
 

@@ -11,9 +11,10 @@ from llm_analysis.cli.commands.infer import PRINTING, asked, infer
 from llm_analysis.cli.flags import OUTPUT, Flag, flags_of, with_flags_of
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.pictures import picture_path, with_picture
+from llm_analysis.cli.terminal import columns
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue, choice, number, shown, whole_number, without_unit
-from llm_analysis.explore.ranges import values_of
+from llm_analysis.explore.ranges import is_one_number, values_of
 from llm_analysis.inference.analysis import hourly_cost
 from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.question import check_generates
@@ -110,6 +111,7 @@ def load(
     share = number("goodput_attainment", goodput_attainment)
     if not 0 < share <= 1:
         raise BadValue(f"goodput_attainment must be above 0 and at most 1, not {share:g}")
+    _check_arrivals(given, rates)
     count = whole_number("num_prompts", num_prompts, MOST_PROMPTS)
     inputs, outputs = _lengths(dataset, random_input_len, random_output_len, random_range_ratio)
     requests: Sequence[Request] = read_trace(path_of("trace", trace)) if trace is not None else ()
@@ -144,7 +146,7 @@ def load(
     )
     with_bar = _bar() if sys.stderr.isatty() else None
     found = answer(question, with_bar)
-    output = Output(rendered(found, flags["format"])).noting(all_notes(found), flags["format"])
+    output = Output(rendered(found, flags["format"], columns())).noting(all_notes(found), flags["format"])
     if picture is None:
         return output
     from llm_analysis.report.load_plot import curve_figure
@@ -169,6 +171,20 @@ def _check_unused(given: Mapping[str, object]) -> None:
         raise BadValue(f"{what}: leave out {wrong}")
 
 
+def _check_arrivals(given: Mapping[str, object], rates: Sequence[float]) -> None:
+    """Raise BadValue for a burstiness or a share of requests that the other flags would leave without effect."""
+    defaults = {name: flag.default for name, flag in flags_of(load).items()}
+    if given["goodput_attainment"] != defaults["goodput_attainment"]:
+        if given["goodput"] is None:
+            raise BadValue("goodput_attainment needs limits: give --goodput, such as ttft:500,tpot:50")
+        if given["trace"] is not None:
+            raise BadValue("a trace has one rate, and goodput_attainment is for the highest one: leave it out")
+    # The search for the highest rate within the limits of goodput has finite rates.
+    at_once = given["goodput"] is None and all(rate == inf for rate in rates)
+    if at_once and given["burstiness"] != defaults["burstiness"]:
+        raise BadValue("burstiness has no effect on requests that arrive all at once: give --request_rate, such as 8")
+
+
 def _no_efficiencies() -> dict[str, None]:
     """Return the flags of method published, which has no serving engine, as not given."""
     return dict.fromkeys(name for name in NOT_SHARED if "efficiency" in name or "achieved" in name)
@@ -187,7 +203,7 @@ def _rates(text: str) -> list[float]:
         if rate is None or not rate > 0:
             raise BadValue(
                 f"request_rate must be requests per second above 0, inf, or a list of them, not {shown(text)}"
-                f"{without_unit(part) if rate is None else ''}"
+                f"{without_unit(text) if is_one_number(text) else without_unit(part) if rate is None else ''}"
             )
         rates.append(rate)
     return rates

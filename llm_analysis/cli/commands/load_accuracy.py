@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from statistics import median
 
-from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, read_runs
+from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, THROUGHPUTS, read_runs
 from llm_analysis.calibration.load_scores import errors_by_class, goodput_scores, score_load
+from llm_analysis.calibration.validation import beyond_positions, unit_remarks
 from llm_analysis.cli.output import Output
 from llm_analysis.cli.writing import path_of
 from llm_analysis.errors import BadValue
@@ -32,4 +33,12 @@ def load_score(measurements: str | None, format: str, limits: Mapping[str, float
         for (name, most), error in zip(limits.items(), middle, strict=True)
         if error > most
     ]
-    return Output(rendered(scored, goodput, skipped, format), failure="; ".join(over), status=1 if over else 0)
+    latencies = [row.error for _, row in scored if row.metric not in THROUGHPUTS]
+    remarks = unit_remarks(latencies, "measured latencies", "value")
+    lengths = ((row.id, run.model_name, run.mean_input + run.mean_output) for run, row in scored)
+    remarks += beyond_positions(lengths)
+    text = rendered(scored, goodput, skipped, format)
+    if format in ("table", "markdown"):  # CSV and JSON have no place for a note; that of CSV is on stderr
+        text = "\n".join([text, *remarks])
+    output = Output(text, failure="; ".join(over), status=1 if over else 0)
+    return output.noting(remarks, format)

@@ -69,8 +69,11 @@ def plan(
         bar.append(Progress(total, "GPUs"))
         return bar[0].add
 
-    found = planned(flags, progress)
-    bar[0].clear()
+    try:
+        found = planned(flags, progress)
+    finally:
+        for each in bar:
+            each.clear()
     output = Output(rendered(found, format))
     if found.best is None:
         output = output._replace(failure="no configuration meets the limits", status=1)
