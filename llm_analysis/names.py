@@ -199,6 +199,6 @@ def _model_words(name: str) -> list[str]:
 
 
 def _parts(words: list[str]) -> list[str]:
-    """Return the words of a model with its generation as a word of its own: gemma2 is gemma 2, and 4.0 is 4."""
+    """Return the words of a model, split between family and generation: gemma2 gives gemma and 2. 4.0 becomes 4."""
     parts = [part for word in words for part in _GENERATION.sub(r"\1 \2", word).split()]
     return [part.removesuffix(".0") for part in parts]

@@ -110,6 +110,7 @@ class Prepared(NamedTuple):
         A short run is simulated with several seeds, and each metric is the median: with 100 requests the mean length
         of their answers differs by 10 % from one seed to the next.
         """
+        # A workload with seed n draws its arrivals with n and its lengths with n + 1.
         seeds = range(ceil(_LEAST_REQUESTS / self.num_requests))
         return median_summary([self._summary(self.workload._replace(seed=2 * seed)) for seed in seeds])
 

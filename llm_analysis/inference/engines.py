@@ -99,9 +99,9 @@ class LongContext(BaseModel):
 
     def covers(self, model: ModelConfig, gpu: GPU, version: Version) -> bool:
         """Return whether the engine cuts the prompts of a model; not with windowed or latent attention."""
-        others = model.sliding_window is not None or model.kv_lora_rank > 0
-        known = gpu.vendor == self.vendor and version >= tuple(self.since)
-        return known and not others and model.max_position_embeddings > self.beyond
+        full_attention = model.sliding_window is None and not model.kv_lora_rank
+        applies = gpu.vendor == self.vendor and version >= tuple(self.since)
+        return applies and full_attention and model.max_position_embeddings > self.beyond
 
 
 class ServerDefaults(NamedTuple):

@@ -67,7 +67,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
     # The sources ran llama-bench without flash attention. A score is written in fp16, converted to fp32 (read 2 bytes,
     # write 4), read and written by the softmax (4 + 4), converted to fp16 (4 + 2) and read by the second product (2):
-    # 24 bytes, recalled, which take the time of 30 because such kernels reach 80 % of the bandwidth.
+    # 24 bytes, recalled, which take the time of 30 at 80 % of the bandwidth (assumed).
     "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True, "score_bytes": 30.0},
     "hf-transformers": {"collective": "nccl"},
     "hf-transformers-4.35": {"collective": "nccl"},
@@ -101,10 +101,10 @@ _WITHOUT_ROWS = ("lmdeploy",)
 _OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 
-# Engines with host time between the steps that their rows, of large models, do not determine: notes to their users.
+# Notes on engines with host time between the steps, which their rows, of large models, do not determine.
 _NOTES = {
-    "hf-transformers": "no host time is known: its rows are of 7B models; a step of a small model takes 24 ms or more",
-    "vllm-0.2": "no host time per step is known: its rows are of models from 7B on; vLLM 0.3 to 0.7 has 1.8 ms",
+    "hf-transformers": "no host time is known: its rows are of 7B models; smaller ones take longer than estimated",
+    "vllm-0.2": "no host time per step is known: its rows are of 7B models and larger; smaller ones take longer",
 }
 
 # These engines share the factor on matrix products in nvfp4. It is fitted to their dense models; in others the experts
