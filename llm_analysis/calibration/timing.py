@@ -32,7 +32,7 @@ from llm_analysis.inference.memory import runtime_bytes, weights_fit
 from llm_analysis.inference.methods import Calibrated, Method
 from llm_analysis.inference.passes import mixed_step_ops
 from llm_analysis.inference.pipeline import schedule
-from llm_analysis.inference.runtimes import COLLECTIVES, NONE, Runtime, RuntimeEvidence
+from llm_analysis.inference.runtimes import COLLECTIVES, NONE, Runtime, RuntimeEvidence, leaves_package
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import nodes
 from llm_analysis.models.config import ModelConfig
@@ -214,7 +214,7 @@ class Rows:
         for g in self._groups:
             kind = g.op.kind
             term = f"{kind.removeprefix('host_')}_seconds" if kind.startswith("host_") else "collective_seconds"
-            if kind.startswith("host_") or kind in COLLECTIVES:
+            if kind.startswith("host_") or kind in COLLECTIVES and leaves_package(g.op, g.gpu):
                 found[term] += np.bincount(g.at, weights=g.op.count, minlength=len(self._times))
         return found
 

@@ -49,6 +49,7 @@ class GPU(BaseModel):
     architecture: _Text = ""
     release_year: int | None = None
     devices: _Count = 1  # devices that software sees in one package; each has an equal share of all figures
+    package_devices: _Count = 1  # devices in the package of this one; `per_device` sets it
     memory_bytes: _Positive  # the size as sold
     driver_memory_bytes: _Positive | None = None  # total memory that the driver reports (nvidia-smi, rocm-smi)
     memory_bandwidth: _Positive
@@ -142,6 +143,7 @@ class GPU(BaseModel):
                 "num_sms": self.num_sms // self.devices if self.num_sms else None,
                 "link_domain_size": self.link_domain_size * self.devices,
                 "devices": 1,
+                "package_devices": self.devices,
             }
         )
 

@@ -23,7 +23,7 @@ Facts:
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
     dequantizes           whether weights of 8 or 4 bits are written to memory in 16 bits before each product
-    ports                 the runtime for GPUs of another vendor
+    ports                 the runtime for GPUs of another vendor, or of one of its architectures
     base                  the runtime that `calibrate` started from: the engine with its scheduler and its defaults
 
 A runtime is one JSON file in `data/runtimes/`, with the published rows that it was fitted to and its errors on other
@@ -35,6 +35,7 @@ another.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Literal
 
@@ -58,6 +59,7 @@ _VERSIONS = {
     "vllm": (((0, 0), "vllm-0.2"), ((0, 3), "vllm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     "vllm-v1": (((0, 0), "vllm-0.13"), ((0, 14), "vllm-v1")),  # the V1 engine, which 0.7 to 0.13 have too
     "vllm-rocm": (((0, 0), "vllm-rocm"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
+    "vllm-mi200": (((0, 0), "vllm-mi200"), ((0, 8), "vllm-0.13"), ((0, 14), "vllm-v1")),
     # attention is one kernel from 4.36 on (scaled_dot_product_attention by default; release notes, recalled)
     "hf-transformers": (((0, 0), "hf-transformers-4.35"), ((4, 36), "hf-transformers")),
     "tensorrt-llm": (
@@ -152,7 +154,7 @@ class Runtime(BaseModel):
     def without(self, source: str, gpu_name: str, model_name: str) -> Runtime:
         """Return this runtime as fitted without the rows of a source and GPU; or itself.
 
-        The folds of hf-transformers-4.35 are models of one source and GPU.
+        The folds of a runtime whose rows are of one source and GPU are models.
         """
         fold = f"{source} | {gpu_name}"
         return self.model_copy(update=self.held_out.get(fold) or self.held_out.get(f"{fold} | {model_name}") or {})
@@ -177,7 +179,8 @@ class Runtime(BaseModel):
         """Return a kernel's numbers under this runtime; `usual_launch` is the launch time of the 16-bit kernel."""
         kind = op.kind
         if kind in COLLECTIVES:
-            return numbers.model_copy(update={"launch": numbers.launch + self.collective_seconds})
+            added = self.collective_seconds if leaves_package(op, gpu) else 0.0
+            return numbers.model_copy(update={"launch": numbers.launch + added})
         if "attention" in kind:
             numbers = self._on_cuda_cores(op, gpu, _scaled(numbers, self.attention, self.attention))
             return numbers.model_copy(update={"score_bytes": self.score_bytes}) if self.score_bytes else numbers
@@ -265,9 +268,20 @@ def runtime_for_version(name: str, version: str) -> str:
     return [runtime for since, runtime in _VERSIONS[name] if since <= (int(found[1]), int(found[2]))][-1]
 
 
+def leaves_package(op: Op, gpu: GPU) -> bool:
+    """Return whether a collective reaches over more than the devices of one package (two of an MI250)."""
+    return op.span > gpu.package_devices
+
+
 def build_for(runtime: Runtime, gpu: GPU) -> Runtime:
-    """Return the runtime's port for the vendor of a GPU, or the runtime itself."""
-    return get_runtime(runtime.ports[gpu.vendor]) if gpu.vendor in runtime.ports else runtime
+    """Return the runtime's port for the architecture or the vendor of a GPU, or the runtime itself."""
+    name = port_name(runtime.ports, gpu)
+    return get_runtime(name) if name else runtime
+
+
+def port_name(ports: Mapping[str, str], gpu: GPU) -> str:
+    """Return the port for a GPU, that for its architecture before that for its vendor; empty if there is none."""
+    return ports.get(gpu.architecture) or ports.get(gpu.vendor, "")
 
 
 def runtime_names() -> list[str]:

@@ -86,6 +86,7 @@ def test_the_dies_of_a_package_add_up_to_its_figures(name: str) -> None:
     package = get_gpu(name)
     die = package.per_device()
     assert die.devices == 1
+    assert die.package_devices == package.devices
     assert die.per_device() == die
     assert die.memory_bandwidth * package.devices == package.memory_bandwidth
     assert die.usable_memory_bytes * package.devices == package.usable_memory_bytes

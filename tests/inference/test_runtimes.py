@@ -169,8 +169,18 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
     port = get_runtime("vllm-rocm")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm").runtime == port
     assert analysis("llama-2-7b", "a100-sxm-80gb", 1, "vllm").runtime == get_runtime("vllm")
+    assert analysis("llama-2-7b", "mi250-128gb", 1, "vllm").runtime == get_runtime("vllm-mi200")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm-v1").runtime == get_runtime("vllm-v1")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
+
+
+@pytest.mark.parametrize(("tp_size", "collectives"), [(1, 0), (2, 0), (4, 66), (8, 66)])
+def test_collectives_within_a_package_take_no_added_time(tp_size: int, collectives: int) -> None:
+    """A package of an MI250 has two dies. Llama-2-7B has two all-reduces in each of 32 layers, and two more at its ends."""
+    parts = get_model("llama-2-7b"), get_gpu("mi250-128gb"), get_dtypes("bf16"), Parallelism(tp_size=tp_size)
+    runtimes = (Runtime(name="bare"), Runtime(name="added", collective_seconds=1e-3))
+    fast, slow = (LLMAnalysis(*parts, method="calibrated", runtime=runtime).inference() for runtime in runtimes)
+    assert slow.decode_latency - fast.decode_latency == pytest.approx(collectives * 1e-3)
 
 
 def test_a_users_runtime_file_named_vllm_is_used_on_an_amd_gpu(ask: Ask, tmp_path: Path) -> None:

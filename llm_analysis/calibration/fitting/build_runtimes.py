@@ -35,17 +35,17 @@ from llm_analysis.calibration.measurements import Measurement, apart, gpu_named,
 from llm_analysis.calibration.residuals import rounded
 from llm_analysis.calibration.timing import Rows
 from llm_analysis.errors import LLMAnalysisError
-from llm_analysis.inference.runtimes import FOLDER, UNKNOWN, Runtime, RuntimeEvidence, get_runtime
+from llm_analysis.inference.runtimes import FOLDER, UNKNOWN, Runtime, RuntimeEvidence, get_runtime, port_name
 from llm_analysis.units import Array
 
 OWN_BENCHMARK = "kipply-blog"
-FIT_DATE = "2026-11-26"  # written to the files; a constant, so that the same data give the same files
+FIT_DATE = "2026-11-27"  # written to the files; a constant, so that the same data give the same files
 
 # Facts about each engine, from source code and release notes: which all-reduce it runs, whether kernels with 8- or
 # 4-bit weights launch like 16-bit ones, and more (inference/runtimes.py has all fields). The 32 FLOP per clock and SM
 # of attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
-    "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm"}},
+    "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm", "CDNA2": "vllm-mi200"}},
     "vllm-0.2": {"collective": "nccl", "narrow_launch": True},
     "tensorrt-llm-0.20": {"collective": "engine"},
     "tensorrt-llm-0.9": {"collective": "engine", "cuda_core_flops": 32.0, "tensor_core_groups": [8]},
@@ -61,6 +61,8 @@ FACTS: dict[str, dict[str, Any]] = {
         "narrow_launch": True,
     },
     "vllm-rocm": {"collective": "engine", "narrow_launch": True},
+    # its all-reduce kernel runs on the MI300 series only (`use_custom_allreduce` in vllm/platforms/rocm.py of 0.9.2)
+    "vllm-mi200": {"collective": "nccl", "narrow_launch": True},
     "sglang": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "sglang-rocm"}},
     "sglang-rocm": {"collective": "engine", "narrow_launch": True},
     "fastertransformer": {"collective": "nccl"},
@@ -77,6 +79,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "tinychat": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True},
     "autoawq": {"collective": "nccl"},
     "mlc-llm": {"collective": "nccl", "narrow_launch": True},
+    "optimum-habana": {"collective": "nccl"},
 }
 # The terms that may be fitted, by engine (all of TERMS for an engine that is not listed). Engines with _ADDED run the
 # kernels of the profiles or equally fast ones, so only the time that the engine adds is fitted. They enqueue a pass as
@@ -85,8 +88,8 @@ _SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
 _ADDED = (*_SHARED, "narrow_memory")
 _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     (
-        *("vllm", "vllm-0.2", "vllm-0.13", "vllm-v1", "vllm-rocm", "sglang", "tensorrt-llm", "tensorrt-llm-0.20"),
-        *("fastertransformer", "gpt-fast"),
+        *("vllm", "vllm-0.2", "vllm-0.13", "vllm-v1", "vllm-rocm", "vllm-mi200"),
+        *("sglang", "tensorrt-llm", "tensorrt-llm-0.20", "fastertransformer", "gpt-fast"),
     ),
     _ADDED,
 )
@@ -115,7 +118,8 @@ _FP4_ENGINES = ("tensorrt-llm-0.20", "vllm-0.13", "vllm-v1", "sglang", "tensorrt
 # it from the time per collective, but the estimates of small models depend on it.
 _SYNCHRONOUS = ("vllm", "vllm-0.13")
 
-_BY_MODEL = {"hf-transformers-4.35"}  # all rows have one source and GPU, so each model is a fold
+# All rows have one source and GPU, so each model is a fold.
+_BY_MODEL = {"hf-transformers-4.35", "optimum-habana", "vllm-mi200"}
 # A fit to these engines is the prior and a start value of all others. An engine that calls NCCL shares its collectives
 # with the vLLM of that kind.
 _POOL = {"engine": ("vllm", "tensorrt-llm-0.20"), "nccl": ("vllm", "vllm-0.2", "tensorrt-llm-0.20")}
@@ -125,6 +129,7 @@ _RELATIVES = {
     "vllm-0.13": "vllm",
     "vllm-v1": "vllm-0.13",
     "vllm-rocm": "vllm",
+    "vllm-mi200": "vllm",
     "sglang-rocm": "sglang",
     "tensorrt-llm": "tensorrt-llm-0.20",
 }
@@ -134,29 +139,21 @@ _ALONE = ("llama.cpp",)
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
-    """Return the rows that the runtime `name` is fitted to.
-
-    If an engine has a runtime for ROCm, its rows on AMD GPUs belong to that runtime and all other rows to the main one.
-    """
-    base = name.removesuffix("-rocm")
-    amd, ported = name != base, f"{base}-rocm" in FACTS
+    """Return the rows that the runtime `name` is fitted to: those of its engine, or of the GPUs that it is a port for."""
     return [
         m
         for m in measurements
-        if m.engine == base
-        and m.source != OWN_BENCHMARK
-        and m.pp_size == 1
-        and not apart(m)
-        and (not ported or (_vendor(m) == "AMD") == amd)
+        if _used_on(m) == name and m.source != OWN_BENCHMARK and m.pp_size == 1 and not apart(m)
     ]
 
 
-def _vendor(m: Measurement) -> str:
-    """Return the vendor of a row's GPU; empty if the GPU is unknown."""
+def _used_on(m: Measurement) -> str:
+    """Return the name of the runtime of a row's engine on its GPU."""
+    ports = FACTS.get(m.engine, NOTHING).get("ports", NOTHING)
     try:
-        return gpu_named(m.gpu_name).vendor
-    except LLMAnalysisError:
-        return ""
+        return (ports and port_name(ports, gpu_named(m.gpu_name))) or m.engine
+    except LLMAnalysisError:  # an unknown GPU
+        return m.engine
 
 
 def _possible_rows(measurements: Sequence[Measurement], by_model: bool = False) -> Rows:

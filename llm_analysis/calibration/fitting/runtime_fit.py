@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from llm_analysis.calibration.measurements import Measurement, table_weights
+from llm_analysis.calibration.measurements import Measurement, gpu_named, table_weights
 from llm_analysis.calibration.timing import Rows
+from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.inference.runtimes import Runtime
 from llm_analysis.units import Array
 
@@ -33,6 +34,7 @@ TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # upper bound of a term in seconds, in its unit
 _CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock and SM: at most 128 lanes with one multiply-add each
 _FACTOR_RANGE = (0.1, 1.0)  # an engine's kernels are at most as fast as the measured ones
+_UNMEASURED_RANGE = (0.1, 1.5)  # if no GPU of the rows has measured kernels: its fractions of peak are another GPU's
 _FP4_RANGE = (0.5, 2.0)
 _PULL = 0.05  # residual per unit of distance from the prior; a row of weight 1 that is off by _OUTLIER has 1
 _OUTLIER = 0.1  # of log(estimate / measured); larger residuals count less than quadratically
@@ -65,7 +67,8 @@ def fit(
     # The prior has no fitted CUDA_CORES.
     known = runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
     start = np.array([_encoded(term, getattr(known, term)) for term in terms])
-    low, high = zip(*(_bounds(term) for term in terms), strict=True)
+    factor_range = _FACTOR_RANGE if any(same_chip(gpu_named(m.gpu_name)) for m in measurements) else _UNMEASURED_RANGE
+    low, high = zip(*(_bounds(term, factor_range) for term in terms), strict=True)
     start = np.clip(start, np.array(low) + 1e-3, np.array(high) - 1e-3)
 
     def residuals(x: Array) -> Array:
@@ -101,13 +104,13 @@ def _with_terms(runtime: Runtime, terms: Sequence[str], x: Array) -> Runtime:
     return runtime.model_copy(update=values)
 
 
-def _bounds(term: str) -> tuple[float, float]:
-    """Return the bounds of a term, in the unit of the fit."""
+def _bounds(term: str, factor_range: tuple[float, float]) -> tuple[float, float]:
+    """Return the bounds of a term, in the unit of the fit; `factor_range` are those of a factor."""
     from math import log
 
     if term in SECONDS:
         return 0.0, LARGEST
-    low, high = {CUDA_CORES: _CUDA_CORE_RANGE, FP4: _FP4_RANGE}.get(term, _FACTOR_RANGE)
+    low, high = {CUDA_CORES: _CUDA_CORE_RANGE, FP4: _FP4_RANGE}.get(term, factor_range)
     return log(low), log(high)
 
 
