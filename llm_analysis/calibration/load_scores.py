@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from llm_analysis.calibration.columns import Skipped
 from llm_analysis.calibration.load_definitions import mlperf_limits
 from llm_analysis.calibration.load_estimates import goodput_of, metric_of, prepare, saturation_of
-from llm_analysis.calibration.load_runs import THROUGHPUTS, LoadRun, read_runs
+from llm_analysis.calibration.load_runs import LoadRun, read_runs
 from llm_analysis.errors import LLMAnalysisError
-from llm_analysis.files import DATA, read_json
+from llm_analysis.serving.bands import band_of, class_of
 
 _CALM = 0.8  # fraction of the saturation rate below which tails of latencies are scored separately
 GOODPUT = "goodput"
-BANDS = DATA / "load_bands.json"
 
 
 class LoadScore(NamedTuple):
@@ -66,7 +64,7 @@ def score_run(run: LoadRun) -> tuple[list[LoadScore], list[Skipped]]:
         if estimated <= 0:
             missing.append((name, "the simulation has no such value: each request has one output token"))
             continue
-        band = _load_bands().get(class_of(metric, run.at_once))
+        band = band_of(metric, run.at_once)
         low, high = (band[0] * estimated, band[1] * estimated) if band else (None, None)
         found.append(LoadScore(name, metric, value, estimated, estimated / value - 1, low, high, load))
     return found, missing
@@ -94,16 +92,6 @@ def goodput_scores(runs: Sequence[LoadRun]) -> Scored:
     return found
 
 
-def class_of(metric: str, at_once: bool = False) -> str:
-    """Return the class of a metric, which has a band and a line in a score; runs sent at once have classes apart."""
-    suffix = ", all at once" if at_once else ""
-    if metric in THROUGHPUTS:
-        return f"throughput{suffix}"
-    kind, _, statistic = metric.partition("_")
-    tail = {"mean": "mean", "median": "median"}.get(statistic, "tail")
-    return f"{kind} {tail}{suffix}"
-
-
 def _classes_of(run: LoadRun, row: LoadScore) -> list[str]:
     """Return the classes that a value counts in."""
     if row.metric == GOODPUT:
@@ -113,13 +101,6 @@ def _classes_of(run: LoadRun, row: LoadScore) -> list[str]:
     if row.metric in ("ttft_p99", "tpot_p99") and load is not None and load < _CALM:
         found.append(f"{row.metric.replace('_', ' ')}, below {_CALM:.0%} of saturation")
     return found
-
-
-@cache
-def _load_bands() -> dict[str, tuple[float, float]]:
-    """Return the factors on an estimate between which 80 % of the measured values of a class of metrics lie."""
-    raw: dict[str, list[float]] = read_json(BANDS)["bands"]
-    return {name: (low, high) for name, (low, high) in raw.items()}
 
 
 class ClassError(NamedTuple):

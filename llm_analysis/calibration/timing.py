@@ -214,7 +214,7 @@ class Rows:
         for g in self._groups:
             kind = g.op.kind
             term = f"{kind.removeprefix('host_')}_seconds" if kind.startswith("host_") else "collective_seconds"
-            if kind.startswith("host_") or kind in COLLECTIVES and leaves_package(g.op, g.gpu):
+            if kind.startswith("host_") or (kind in COLLECTIVES and leaves_package(g.op, g.gpu)):
                 found[term] += np.bincount(g.at, weights=g.op.count, minlength=len(self._times))
         return found
 

@@ -55,7 +55,10 @@ _MOST_SIMULATED = 8  # most configurations that are simulated
 _SPARE = (0.15, 0.3)  # fractions of the capacity that further candidates leave unused, for bursts of Poisson arrivals
 CLOSED_FORM = "limits apply to means, and arrivals are assumed to be Poisson; `llm-analysis load` gives percentiles"
 _USUAL_CACHE_BITS = 16
-NARROW_CACHE = "KV cache in 8 bits, as the launch commands ask; --kv_cache_dtype_bytes 1 gives it in infer and load"
+NARROW_CACHE = (
+    "KV cache in 8 bits: the commands of vLLM and SGLang set it, TensorRT-LLM follows the checkpoint; "
+    "--kv_cache_dtype_bytes 1 gives it in infer and load"
+)
 _WIDE = 32  # most GPUs of one engine with experts spread over several servers that are not one link domain
 # Of a number of requests in flight without these limits, the latencies that give the rate of disaggregated workers:
 _USUAL_TTFT, _USUAL_TPOT = 1.0, 0.05  # seconds

@@ -41,7 +41,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from llm_analysis.errors import BadConfig, BadValue, one_line, printable, shown, unknown
+from llm_analysis.errors import BadConfig, BadValue, UnknownName, one_line, printable, shown, unknown
 from llm_analysis.files import DATA, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
 from llm_analysis.hardware.roofline import Efficiency
@@ -284,6 +284,12 @@ def port_name(ports: Mapping[str, str], gpu: GPU) -> str:
     return ports.get(gpu.architecture) or ports.get(gpu.vendor, "")
 
 
+def _of_version(name: str) -> str:
+    """Return the runtime of an engine with a version, such as vllm-0.9 or vllm==0.9.1; empty for any other name."""
+    engine = re.split(r"[-=: @]*v?\d", name.lower(), maxsplit=1)[0]
+    return runtime_for_version(engine, name) if engine in _VERSIONS and VERSION.search(name) else ""
+
+
 def runtime_names() -> list[str]:
     """Return the names of all runtimes."""
     return sorted({"none", *(path.stem for path in FOLDER.glob("*.json"))})
@@ -298,7 +304,10 @@ def get_runtime(name: object) -> Runtime:
         return NONE
     path = user_path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not name.endswith(".json") and problem_of(path):
-        raise unknown("runtime", name, runtime_names())
+        versioned = _of_version(name)
+        if versioned:
+            raise UnknownName(f"unknown runtime {shown(name)}; this version is runtime {versioned}")
+        raise unknown("runtime", name, runtime_names(), f"known: {', '.join(runtime_names())}")
     raw = read_json(path)
     try:
         return Runtime(**raw)

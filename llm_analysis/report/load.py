@@ -103,7 +103,7 @@ def _capacity(load: Load, point: Point) -> list[str]:
         lines.append(_line("Rate / saturation rate:", f"{point.fraction_of_saturation:.1%}"))
     if load.goodput_rate is not None:
         limits = ", ".join(f"{name} {value * 1e3:g} ms" for name, value in (load.goodput_limits or {}).items())
-        lines.append(_line("Goodput (req/s):", _rate(load.goodput_rate)))
+        lines.append(_line("Goodput, highest rate (req/s):", _rate(load.goodput_rate)))
         lines.append(_line(f"  of {load.goodput_attainment:.3g} of requests:", limits))
     lines += [
         _line("Limiting resource:", point.limiting_resource),

@@ -9,9 +9,18 @@ from llm_analysis.inference.engines import engine_for, server_notes
 from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
-from llm_analysis.report.tables import csv_of, drafting, rate, seconds, table, wrapped
+from llm_analysis.report.tables import csv_of, drafting, rate, seconds, significant, table, time_unit, wrapped
+from llm_analysis.serving.bands import bands_of, evidence_notes
 from llm_analysis.serving.steady_state import SteadyState
 
+# Figures with an error band, and the metric of published runs that they estimate.
+_BANDED = {
+    "ttft": "ttft_mean",
+    "tpot": "tpot_mean",
+    "e2e": "e2e_mean",
+    "request_throughput": "request_throughput",
+    "output_token_throughput": "output_token_throughput",
+}
 _NO_CACHE = 1e12  # tokens: a capacity that only a model without a cache has
 _CLOSED_FORM = "a formula: requests are spread over time; `llm-analysis load` simulates them, and gives percentiles"
 
@@ -37,7 +46,7 @@ def as_dict(
         preempts = engine_for(s.runtime.engine_name).reserve == 0 and state.limiting_resource == "KV cache"
         noted += [*server_notes(s.runtime.engine_name), *([_PREEMPTING] if preempts else [])]
     tokens = workload.seq_len + workload.num_tokens_to_generate
-    evidence = (*s.runtime_notes(state.running_sequences), *s.position_notes(tokens))
+    evidence = (*s.runtime_notes(state.running_sequences), *s.position_notes(tokens), *evidence_notes(s))
     return {
         "model_name": s.model.name,
         "gpu_name": s.gpu.name,
@@ -55,9 +64,19 @@ def as_dict(
         "num_draft_tokens": workload.num_draft_tokens,
         "tokens_per_step": workload.tokens_per_step,
         **state._asdict(),
+        **_bands(s, state),
         "cost_per_million_tokens": None if hourly is None else hourly / 3600 / state.output_token_throughput * 1e6,
         "notes": list(dict.fromkeys([*s.notes, *noted, _CLOSED_FORM, *served_notes(s, workload), *evidence])),
     }
+
+
+def _bands(scenario: Scenario, state: SteadyState) -> dict[str, float | None]:
+    """Return both ends of the error bands of latencies and throughput."""
+    ends = bands_of(scenario, {metric: float(getattr(state, name)) for name, metric in _BANDED.items()})
+    found: dict[str, float | None] = {}
+    for name, metric in _BANDED.items():
+        found[f"{name}_low"], found[f"{name}_high"] = ends[metric] or (None, None)
+    return found
 
 
 def rendered(answer: dict[str, Any], style: str) -> str:
@@ -76,21 +95,39 @@ def rendered(answer: dict[str, Any], style: str) -> str:
     if drafted := drafting(a["draft_model_name"], a["num_draft_tokens"]):
         heading += f"\n{drafted}, {a['tokens_per_step']:.2f} tokens per step"
     rows = [
-        ["TTFT (mean)", seconds(a["ttft"])],
-        ["TPOT (mean)", seconds(a["tpot"])],
-        ["request latency (mean)", seconds(a["e2e"])],
-        ["throughput", f"{a['request_throughput']:,.2f} requests/s"],
-        ["output throughput", rate(a["output_token_throughput"])],
+        ["TTFT (mean)", seconds(a["ttft"]), _latencies(a, "ttft")],
+        ["TPOT (mean)", seconds(a["tpot"]), _latencies(a, "tpot")],
+        ["request latency (mean)", seconds(a["e2e"]), _latencies(a, "e2e")],
+        ["throughput", f"{a['request_throughput']:,.2f} requests/s", _rates(a, "request_throughput")],
+        ["output throughput", rate(a["output_token_throughput"]), _rates(a, "output_token_throughput")],
         ["running sequences per replica", f"{a['running_sequences']:,.1f}"],
         ["KV cache per replica", _cache(a["kv_capacity_tokens"], a["kv_used_fraction"])],
         ["saturation rate", f"{a['saturation_rate']:,.2f} requests/s"],
         ["throughput / saturation rate", f"{a['request_throughput'] / a['saturation_rate']:.0%}"],
         ["limiting resource", a["limiting_resource"]],
     ]
+    banded = a["tpot_low"] is not None
     if a["cost_per_million_tokens"] is not None:
         rows.append(["cost per million output tokens", f"{a['cost_per_million_tokens']:,.3f}"])
     notes = [wrapped(f"note: {note}", 80) for note in a["notes"]]
-    return "\n".join([heading, "", table(rows, ["", "steady state"], style), "", *notes])
+    columns = ["", "steady state", "80 % within"][: 3 if banded else 2]
+    cells = [[*row, ""][: len(columns)] for row in rows]
+    return "\n".join([heading, "", table(cells, columns, style), "", *notes])
+
+
+def _latencies(a: dict[str, Any], name: str) -> str:
+    """Return the error band of a latency, in one unit; empty if there is none."""
+    if a[f"{name}_low"] is None:
+        return ""
+    size, unit = time_unit([a[name]])
+    return f"{significant(a[f'{name}_low'] / size, 3)} to {significant(a[f'{name}_high'] / size, 3)} {unit}"
+
+
+def _rates(a: dict[str, Any], name: str) -> str:
+    """Return the error band of a throughput; empty if there is none."""
+    if a[f"{name}_low"] is None:
+        return ""
+    return f"{significant(a[f'{name}_low'], 3)} to {significant(a[f'{name}_high'], 3)}"
 
 
 def _cache(tokens: float, used: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadValue, shown
 from llm_analysis.inference.engines import server_notes
 from llm_analysis.inference.scenario import Scenario
+from llm_analysis.serving.bands import band_notes, bands_of
 from llm_analysis.serving.metrics import Summary, saturated_throughput, summarize
 from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import (
@@ -42,6 +43,7 @@ class Point(NamedTuple):
     busy_fraction: float
     limiting_resource: str
     cost_per_million_tokens: float | None
+    bands: dict[str, Any]  # by metric: [low, high], which bound 80 % of published values of its class; None without
     notes: tuple[str, ...]
     run: Run
 
@@ -152,6 +154,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
             *(server_notes(scenario.runtime.engine_name) if scenario.method.serves else ()),
             *scenario.runtime_notes(max(point.mean_running_sequences for point in points)),
             *q.kernel_notes,
+            *band_notes(scenario, all(_at_once(q, rate) for rate in q.rates) and not q.trace),
         ),
     )
 
@@ -211,9 +214,25 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
             in_flight if tokens_out > 1 else 0.0,
         ),
         cost_per_million_tokens=cost,
+        bands=bands_of(q.scenario, _metrics(found), _at_once(q, rate)),
         notes=_stability(found, run, rate, growth, open_loop, bool(q.trace)),
         run=run,
     )
+
+
+def _at_once(q: Question, rate: float) -> bool:
+    """Return whether all requests are sent at once."""
+    return rate == inf and q.max_concurrency == inf
+
+
+def _metrics(found: Summary) -> dict[str, float]:
+    """Return the metrics that have error bands, by name: ttft_mean, ..., request_throughput, ..."""
+    latencies = {
+        f"{kind}_{statistic}": value
+        for kind in ("ttft", "tpot", "itl", "e2e")
+        for statistic, value in getattr(found, kind)._asdict().items()
+    }
+    return latencies | {name: getattr(found, name) for name in found._fields if name.endswith("_throughput")}
 
 
 def _stability(

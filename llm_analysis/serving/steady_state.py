@@ -37,7 +37,7 @@ The requests in flight are the running ones and those that wait for their first 
 
 n is the root of this equation. At n_max the requests beyond it wait for a slot: TTFT = c / rate - cycle.
 
-Against 250 simulations of random closed loops with more than ten output tokens (`tests/serving/test_closed_form.py` has
+Against 240 simulations of random closed loops with more than ten output tokens (`tests/serving/test_closed_form.py` has
 24 of them) the 90th percentile of the error is 3 % for throughput, 4 % for TPOT and 14 % for the mean TTFT. Its tail
 needs the simulation.
 """

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from llm_analysis import Estimate, LLMAnalysis, Parallelism, Runtime, get_dtypes, get_gpu, get_model, get_runtime
 from llm_analysis.calibration.fitting.runtime_fit import FACTORS, FP4
-from llm_analysis.calibration.load_scores import BANDS, GOODPUT
+from llm_analysis.calibration.load_scores import GOODPUT
 from llm_analysis.catalog import names
 from llm_analysis.files import read_json
 from llm_analysis.inference.bands import LEAST_ROWS, cells
@@ -13,6 +13,7 @@ from llm_analysis.inference.host_terms import FILE as HOST_TERMS
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families.table import FAMILIES, SAME_AS
 from llm_analysis.names import ALIASES
+from llm_analysis.serving.bands import FILE as BANDS
 
 # GPUs: prefill, a tenth of the decode, and total in ms, as examples/fastertransformer/README.md cites them.
 MEASURED = {1: (63.17, 22.0, 283.6), 2: (45.45, 13.5, 180.86)}

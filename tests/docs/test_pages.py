@@ -3,12 +3,13 @@
 REWRITE=1 pytest tests/docs renews the outputs and tables (then look at the changes).
 """
 
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Ask
 from pages import DOCS, GENERATED, PAGES, README, as_shown, blocks, printed, rewritten, sessions, write_json_files
 from tables import TABLES, benchmark_estimate
 
@@ -96,11 +97,22 @@ def words(page: str) -> set[str]:
     return set(re.findall(r"`([\w.-]+)`", (DOCS / page).read_text(encoding="utf-8")))
 
 
-def test_the_json_page_lists_every_key_and_no_other() -> None:
+def keys_in_tables(text: str) -> set[str]:
+    """Return the names in backquotes in the first columns of tables."""
+    rows = re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
+    return {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+
+
+def test_the_json_page_lists_every_key_and_no_other(ask: Ask) -> None:
+    static, servers = (DOCS / "json.md").read_text(encoding="utf-8").split("## Servers")
     answer = benchmark_estimate(1, "ideal").as_dict()
-    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "json.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-    assert keys == set(answer) | set(answer["operators"][0])
+    assert keys_in_tables(static) == set(answer) | set(answer["operators"][0])
+    steady, server, point = re.split(r"^`load` has|^and each object", servers, flags=re.MULTILINE)
+    asked = ("--model_name", "llama-3.1-8b", "--gpu_name", "h100-sxm-80gb", "--format", "json")
+    assert keys_in_tables(steady) == set(json.loads(ask("infer", "--max_concurrency", "4", *asked).out))
+    load = json.loads(ask("load", "--num_prompts", "10", *asked).out)
+    assert keys_in_tables(server) == set(load)
+    assert keys_in_tables(point) == set(load["points"][0])
 
 
 def test_the_page_of_runtimes_explains_every_term_and_names_every_runtime() -> None:

@@ -176,7 +176,7 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
 
 @pytest.mark.parametrize(("tp_size", "collectives"), [(1, 0), (2, 0), (4, 66), (8, 66)])
 def test_collectives_within_a_package_take_no_added_time(tp_size: int, collectives: int) -> None:
-    """A package of an MI250 has two dies. Llama-2-7B has two all-reduces in each of 32 layers, and two more at its ends."""
+    """A package of an MI250 has two dies. Llama-2-7B has two all-reduces in each of 32 layers and two at its ends."""
     parts = get_model("llama-2-7b"), get_gpu("mi250-128gb"), get_dtypes("bf16"), Parallelism(tp_size=tp_size)
     runtimes = (Runtime(name="bare"), Runtime(name="added", collective_seconds=1e-3))
     fast, slow = (LLMAnalysis(*parts, method="calibrated", runtime=runtime).inference() for runtime in runtimes)

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 from llm_analysis.calibration.fitting.build_runtimes import FIT_DATE
 from llm_analysis.calibration.load_estimates import Prepared, metric_of, prepare
 from llm_analysis.calibration.load_runs import LoadRun, read_runs
-from llm_analysis.calibration.load_scores import class_of
 from llm_analysis.calibration.measurements import Measurement, apart, gpu_named, read_measurements
 from llm_analysis.calibration.residuals import rounded
 from llm_analysis.calibration.steady_rows import is_steady, steady_seconds
@@ -39,6 +38,7 @@ from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.engines import engine_for, version_in
 from llm_analysis.inference.host_terms import FILE, HostTerms
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, Runtime, build_for, get_runtime, runtime_names
+from llm_analysis.serving.bands import class_of
 from llm_analysis.units import Array
 
 Terms = dict[str, HostTerms]  # by the name of the first runtime of an engine

@@ -16,9 +16,7 @@ from pathlib import Path
 from llm_analysis.calibration.fitting.build_runtimes import FIT_DATE
 from llm_analysis.calibration.load_runs import read_runs
 from llm_analysis.calibration.load_scores import (
-    BANDS,
     Scored,
-    class_of,
     errors_by_class,
     goodput_scores,
     score_run,
@@ -26,6 +24,8 @@ from llm_analysis.calibration.load_scores import (
     weighted_quantile,
 )
 from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS
+from llm_analysis.serving.bands import FILE as BANDS
+from llm_analysis.serving.bands import class_of
 
 _LOW, _HIGH = 0.1, 0.9
 

@@ -104,8 +104,10 @@ _WITHOUT_ROWS = ("lmdeploy",)
 _OLD_ATTENTION = ("tensorrt-llm-0.6", "tensorrt-llm-0.9")
 _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 
-# Notes on engines with host time between the steps, which their rows, of large models, do not determine.
+# Notes on the versions that a short name means, and on host time between the steps that the rows, of large models, do
+# not determine.
 _NOTES = {
+    "vllm": "vLLM 0.3 to 0.7 (2024); vllm-0.13 is 0.8 to 0.13, vllm-v1 is 0.14 and later",
     "hf-transformers": "no host time is known: its rows are of 7B models; smaller ones take longer than estimated",
     "vllm-0.2": "no host time per step is known: its rows are of 7B models and larger; smaller ones take longer",
 }
@@ -139,11 +141,9 @@ _ALONE = ("llama.cpp",)
 
 
 def usable(measurements: Iterable[Measurement], name: str) -> list[Measurement]:
-    """Return the rows that the runtime `name` is fitted to: those of its engine, or of the GPUs that it is a port for."""
+    """Return the rows that the runtime `name` is fitted to: those of its engine on its GPUs."""
     return [
-        m
-        for m in measurements
-        if _used_on(m) == name and m.source != OWN_BENCHMARK and m.pp_size == 1 and not apart(m)
+        m for m in measurements if _used_on(m) == name and m.source != OWN_BENCHMARK and m.pp_size == 1 and not apart(m)
     ]
 
 

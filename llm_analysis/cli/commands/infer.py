@@ -89,7 +89,8 @@ def infer(
         float, _layout("tokens on the busiest expert-parallel GPU, as a multiple of the mean")
     ] = 1.0,
     num_gpus_per_node: Annotated[
-        int | None, _layout("GPUs in one server; the default is 8, or the number on one link if larger", unit="GPUs")
+        int | None,
+        _layout("GPUs in one server; the default is 8, or the NVLink domain if larger", unit="GPUs"),
     ] = None,
     method: Annotated[
         str | None,
@@ -101,8 +102,9 @@ def infer(
     runtime: Annotated[
         str | None,
         _method(
-            "serving engine for method calibrated: vllm-v1 (default), vllm[-0.13], sglang, "
-            "tensorrt-llm[-0.20|-0.9|-0.6], ..., none, or a file from `llm-analysis calibrate`"
+            "serving engine for method calibrated: vllm-v1 (default) is vLLM from 0.14 on, vllm-0.13 is 0.8 to 0.13, "
+            "vllm is 0.3 to 0.7; sglang, tensorrt-llm (from 1.0 on), ..., none (kernels only), or a file from "
+            "`llm-analysis calibrate`; docs/runtimes.md lists all"
         ),
     ] = None,
     draft_model_name: Annotated[

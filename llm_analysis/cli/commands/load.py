@@ -61,7 +61,9 @@ def load(
     *,
     request_rate: Annotated[
         str,
-        _arrivals("requests per second; inf sends all at once; a list 2,4,8 or a range 1:16 gives a curve", raw=True),
+        _arrivals(
+            "requests per second; inf: all at once; a list 2,4,8 or 1:16 (powers of two) gives a curve", raw=True
+        ),
     ] = "inf",
     burstiness: Annotated[
         float, _arrivals("shape of gamma gaps: 1 Poisson, below 1 burstier; inf gives equal gaps")
@@ -81,7 +83,9 @@ def load(
     max_num_batched_tokens: Annotated[
         int | None, _engine("most tokens in a step; the default is the engine's own", unit="tokens")
     ] = None,
-    gpu_memory_utilization: Annotated[float | None, _engine("usable fraction of the GPU memory")] = None,
+    gpu_memory_utilization: Annotated[
+        float | None, _engine("usable fraction of the GPU memory; the default is the engine's own")
+    ] = None,
     router: Annotated[str, _engine("round_robin or least_loaded, over dp_size replicas")] = "round_robin",
     num_prefill_workers: Annotated[int, _engine("disaggregated prefill: workers of tp_size * pp_size GPUs")] = 0,
     num_decode_workers: Annotated[int, _engine("disaggregated decode: workers of tp_size * pp_size GPUs")] = 0,
@@ -94,7 +98,7 @@ def load(
 ) -> Output:
     """Simulate a server under load: TTFT, TPOT, ITL and latency percentiles, saturation rate and goodput.
 
-    The flags and the result block are those of `vllm bench serve`.
+    The result block is that of `vllm bench serve`, and so are most flags.
     """
     given = locals()
     scenario, served = asked(flags | _no_efficiencies())
