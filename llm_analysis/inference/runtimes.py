@@ -14,6 +14,7 @@ Factors on the fraction of peak of the measured kernels (1: as good as those):
     attention             attention, prefill and decode
     cuda_core_flops       FLOP per clock and SM of a decode attention that runs on CUDA cores, one block per query head
                           (0: on tensor cores, as measured)
+    sm_bytes              bytes of 16-bit weights that an SM reads per clock at most (0: as many as the memory delivers)
 Facts:
     tensor_core_groups    query heads per KV head for which this attention has a tensor-core kernel
     score_bytes           bytes moved for each attention score at the full bandwidth, where attention is several kernels
@@ -36,7 +37,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import inf
+from math import inf, isfinite
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -70,6 +71,7 @@ _VERSIONS = {
     ),
 }
 COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"}
+_RATES = {"cuda_core_flops", "sm_bytes"}  # terms that are 0 where they do not apply
 MATMULS = {"gemm", "grouped_gemm"}
 VERSION = re.compile(r"(?<![\d.])(\d{1,2})\.(\d+)")
 _Factor = Annotated[float, Field(gt=0, le=2)]
@@ -133,6 +135,7 @@ class Runtime(BaseModel):
     fp4_matmul: _Factor = 1.0
     attention: _Factor = 1.0
     cuda_core_flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    sm_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tensor_core_groups: list[int] = []
     score_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     collective: Literal["engine", "nccl"] = "nccl"
@@ -192,19 +195,31 @@ class Runtime(BaseModel):
         if narrow and self.dequantizes:  # w bits are read, 16 written, and 16 read by the product
             memory *= _bits(op.format) / (_bits(op.format) + 2 * 16)
         launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
+        if not narrow and isfinite(numbers.memory):
+            memory = self._within_reach_of_sms(gpu, numbers.memory * memory) / numbers.memory
         gain = gpu.fastest(op.rate) / gpu.peak_flops[op.rate] if self.fp16_accumulate else 1.0
         return _scaled(numbers, self.matmul_flops * fp4 * gain, memory, launch, most=gain)
+
+    def _within_reach_of_sms(self, gpu: GPU, fraction: float) -> float:
+        """Return a fraction of the memory bandwidth, at most that of `sm_bytes` per clock on all SMs."""
+        most = self.sm_bytes * _clocks(gpu) / gpu.memory_bandwidth
+        return min(fraction, most) if most else fraction
 
     def _on_cuda_cores(self, op: Op, gpu: GPU, numbers: Efficiency) -> Efficiency:
         """Return the numbers of a decode attention on CUDA cores, if the attention of this runtime runs there.
 
         Its compute fraction is `cuda_core_flops` per clock over the peak; the time is the larger of compute and memory.
         """
-        clocks = (gpu.num_sms or 0) * (gpu.boost_clock_hz or 0.0)
-        if op.kind != "decode_attention" or not self.cuda_core_flops * clocks or op.group in self.tensor_core_groups:
+        rate = self.cuda_core_flops * _clocks(gpu)
+        if op.kind != "decode_attention" or not rate or op.group in self.tensor_core_groups:
             return numbers
-        fraction = self.cuda_core_flops * clocks / gpu.peak_flops[op.rate]
+        fraction = rate / gpu.peak_flops[op.rate]
         return numbers.model_copy(update={"flops": fraction, "sharpness": inf, "fill": 0.0})
+
+
+def _clocks(gpu: GPU) -> float:
+    """Return the clocks of all SMs per second; 0 if their number or their rate is unknown."""
+    return (gpu.num_sms or 0) * (gpu.boost_clock_hz or 0.0)
 
 
 def _bits(format_name: str) -> int:
@@ -257,7 +272,7 @@ def _taken_from(runtime: Runtime) -> str:
 
 def terms(runtime: Runtime) -> dict[str, float]:
     """Return the terms and factors of a runtime that can be fitted."""
-    return {name: value for name, value in runtime if isinstance(value, float) and name != "cuda_core_flops"}
+    return {name: value for name, value in runtime if isinstance(value, float) and name not in _RATES}
 
 
 def runtime_for_version(name: str, version: str) -> str:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_analysis import LLMAnalysis, LLMAnalysisError, Parallelism, Step, get_dtypes, get_gpu, get_model
-from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, FP4, SECONDS, TERMS
+from llm_analysis.calibration.fitting.runtime_fit import CUDA_CORES, FACTORS, FP4, SECONDS, SM_BYTES, TERMS
 from llm_analysis.calibration.measurements import EVIDENCE, read_measurements
 from llm_analysis.hardware.profiles import same_chip
-from llm_analysis.hardware.roofline import cost
+from llm_analysis.hardware.roofline import Efficiency, cost
 from llm_analysis.inference.bands import band_for, cell_name, cells
 from llm_analysis.inference.methods import Calibrated
 from llm_analysis.inference.runtimes import (
@@ -99,7 +99,7 @@ def test_terms_held_out_are_terms_of_the_fit(name: str) -> None:
     for fold, terms in runtime.held_out.items():
         source, gpu, *model = fold.split(" | ")
         assert source in runtime.evidence.sources
-        assert set(terms) <= {*TERMS, CUDA_CORES, FP4}
+        assert set(terms) <= {*TERMS, CUDA_CORES, SM_BYTES, FP4}
         assert Runtime(**(runtime.model_dump() | terms)) == runtime.without(source, gpu, *(model or [""]))
 
 
@@ -142,8 +142,9 @@ class HashableRuntime(Runtime):
 def test_bare_kernels_are_never_slower_than_a_runtime(
     model: str, gpu: str, tp_size: int, name: str, batch: int
 ) -> None:
-    """The terms of a fit add time, and its factors make no kernel faster than measured; see the bounds of `Runtime`."""
-    bare = latencies(model, gpu, tp_size, key(NONE.model_copy(update=FACTS.get(name, {}))), batch)
+    """The terms of a fit add time. A factor above 1 belongs to GPUs without measured kernels, so both have it."""
+    faster = {factor: max(getattr(get_runtime(name), factor), 1.0) for factor in FACTORS}
+    bare = latencies(model, gpu, tp_size, key(NONE.model_copy(update=FACTS.get(name, {}) | faster)), batch)
     under = latencies(model, gpu, tp_size, name, batch)
     assert all(b <= u * (1 + 1e-12) for b, u in zip(bare, under, strict=True))
 
@@ -172,6 +173,18 @@ def test_an_amd_gpu_takes_the_port_of_a_runtime() -> None:
     assert analysis("llama-2-7b", "mi250-128gb", 1, "vllm").runtime == get_runtime("vllm-mi200")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "vllm-v1").runtime == get_runtime("vllm-v1")
     assert analysis("llama-2-7b", "mi300x-192gb", 1, "tensorrt-llm").runtime == get_runtime("tensorrt-llm")
+
+
+@pytest.mark.parametrize(("gpu_name", "bound"), [("a100-sxm-80gb", True), ("l40s-48gb", False)])
+def test_sms_bound_the_bandwidth_of_16_bit_weights(gpu_name: str, bound: bool) -> None:
+    """5 bytes per clock on 108 SMs at 1.41 GHz are 0.76 of 2.0 TB/s; on an L40S (142, 2.52 GHz) 1.8 of 0.86 TB/s."""
+    gpu = get_gpu(gpu_name)
+    clocks = float(gpu.num_sms or 0) * float(gpu.boost_clock_hz or 0)
+    op = matmul("weights", 1.0, 8192.0, 8192.0, get_dtypes("bf16").on(gpu.peak_flops, gpu_name).linear)
+    numbers = Efficiency(launch=0.0, flops=1.0, memory=0.9)
+    found = Runtime(name="own", sm_bytes=5.0).adjusted(op, gpu, numbers, 0.0).memory
+    assert found == pytest.approx(min(0.9, 5.0 * clocks / gpu.memory_bandwidth))
+    assert (found < 0.9) == bound
 
 
 @pytest.mark.parametrize(("tp_size", "collectives"), [(1, 0), (2, 0), (4, 66), (8, 66)])

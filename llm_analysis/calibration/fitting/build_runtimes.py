@@ -23,6 +23,7 @@ from llm_analysis.calibration.fitting.runtime_fit import (
     FACTORS,
     FP4,
     NOTHING,
+    SM_BYTES,
     TERMS,
     chosen_terms,
     fit,
@@ -69,8 +70,14 @@ FACTS: dict[str, dict[str, Any]] = {
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
     # The sources ran llama-bench without flash attention. A score is written in fp16, converted to fp32 (read 2 bytes,
     # write 4), read and written by the softmax (4 + 4), converted to fp16 (4 + 2) and read by the second product (2):
-    # 24 bytes, recalled, which take the time of 30 at 80 % of the bandwidth (assumed).
-    "llama.cpp": {"collective": "nccl", "narrow_launch": True, "fp16_accumulate": True, "score_bytes": 30.0},
+    # 24 bytes, recalled, which take the time of 30 at 80 % of the bandwidth (assumed). `sm_bytes` is fitted.
+    "llama.cpp": {
+        "collective": "nccl",
+        "narrow_launch": True,
+        "fp16_accumulate": True,
+        "score_bytes": 30.0,
+        "sm_bytes": 8.0,
+    },
     "hf-transformers": {"collective": "nccl"},
     "hf-transformers-4.35": {"collective": "nccl"},
     # `dequantize` in csrc/transformer/inference, before the product in 16 bits; recalled
@@ -82,10 +89,10 @@ FACTS: dict[str, dict[str, Any]] = {
     "optimum-habana": {"collective": "nccl"},
 }
 # The terms that may be fitted, by engine (all of TERMS for an engine that is not listed). Engines with _ADDED run the
-# kernels of the profiles or equally fast ones, so only the time that the engine adds is fitted. They enqueue a pass as
-# a whole (CUDA graph, TensorRT engine, compiled step, loop in C++), so there is no host time per layer.
+# kernels of the profiles or similar ones, whose memory traffic and attention may be slower. They enqueue a pass as a
+# whole (CUDA graph, TensorRT engine, compiled step, loop in C++), so there is no host time per layer.
 _SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
-_ADDED = (*_SHARED, "narrow_memory")
+_ADDED = (*_SHARED, "narrow_memory", "attention", "matmul_memory")
 _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     (
         *("vllm", "vllm-0.2", "vllm-0.13", "vllm-v1", "vllm-rocm", "vllm-mi200"),
@@ -93,7 +100,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     ),
     _ADDED,
 )
-_ALLOWED["llama.cpp"] = FACTORS  # its loop is C++ too; its kernels differ from the measured ones
+_ALLOWED["llama.cpp"] = (*FACTORS, SM_BYTES)  # its loop is C++ too; its kernels differ from the measured ones
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
 _ALLOWED |= dict.fromkeys(("deepspeed-inference", "hf-transformers"), ())  # one source, one GPU
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates

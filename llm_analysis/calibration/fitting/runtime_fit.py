@@ -29,10 +29,12 @@ SECONDS = {
 }
 FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
 CUDA_CORES = "cuda_core_flops"
+SM_BYTES = "sm_bytes"
 FP4 = "fp4_matmul"  # fitted to all engines together
 TERMS = (*SECONDS, *FACTORS)
 LARGEST = 100.0  # upper bound of a term in seconds, in its unit
 _CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock and SM: at most 128 lanes with one multiply-add each
+_SM_BYTE_RANGE = (1.0, 64.0)  # bytes per clock and SM: at most what the L2 cache delivers
 _FACTOR_RANGE = (0.1, 1.0)  # an engine's kernels are at most as fast as the measured ones
 _UNMEASURED_RANGE = (0.1, 1.5)  # if no GPU of the rows has measured kernels: its fractions of peak are another GPU's
 _FP4_RANGE = (0.5, 2.0)
@@ -64,8 +66,9 @@ def fit(
         return runtime
     measurements = [rows.measurements[i] for i in index]
     weights = table_weights(measurements) * (_engine_weights(measurements) if engines_alike else 1.0)
-    # The prior has no fitted CUDA_CORES.
-    known = runtime if prior is None else prior.model_copy(update={CUDA_CORES: runtime.cuda_core_flops})
+    # The prior has neither of these.
+    own = {CUDA_CORES: runtime.cuda_core_flops, SM_BYTES: runtime.sm_bytes}
+    known = runtime if prior is None else prior.model_copy(update=own)
     start = np.array([_encoded(term, getattr(known, term)) for term in terms])
     factor_range = _FACTOR_RANGE if any(same_chip(gpu_named(m.gpu_name)) for m in measurements) else _UNMEASURED_RANGE
     low, high = zip(*(_bounds(term, factor_range) for term in terms), strict=True)
@@ -110,7 +113,7 @@ def _bounds(term: str, factor_range: tuple[float, float]) -> tuple[float, float]
 
     if term in SECONDS:
         return 0.0, LARGEST
-    low, high = {CUDA_CORES: _CUDA_CORE_RANGE, FP4: _FP4_RANGE}.get(term, factor_range)
+    low, high = {CUDA_CORES: _CUDA_CORE_RANGE, SM_BYTES: _SM_BYTE_RANGE, FP4: _FP4_RANGE}.get(term, factor_range)
     return log(low), log(high)
 
 
