@@ -8,6 +8,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from llm_analysis.calibration.load_definitions import (
+    FORKS,
     cached_prefix,
     lengths_of,
     longest_context,
@@ -61,14 +62,15 @@ def scenario_of(run: LoadRun) -> Scenario:
     name = runtime_for_version(run.runtime, stated_version(run))
     if name not in runtime_names():
         raise unknown("runtime", run.runtime, runtime_names())
-    runtime = build_for(get_runtime(name), gpu).without(run.source, gpu.name, model.name)
+    released = get_runtime(name)
+    runtime = released.model_copy(update={"ports": {}}) if run.source in FORKS else build_for(released, gpu)
     scenario = Scenario.of(
         model,
         gpu,
         formats_of(run.model_name, run.dtype_name, run.kv_dtype),
         layout,
         method="calibrated",
-        runtime=runtime,
+        runtime=runtime.without(run.source, gpu.name, model.name),
     )
     weights_fit(scenario)
     return scenario

@@ -46,17 +46,25 @@ def has_bands(scenario: Scenario) -> bool:
 
 
 def evidence_notes(scenario: Scenario) -> tuple[str, ...]:
-    """Return a note on the published values behind the bands; empty if there is no band."""
-    return (f"error bands: from {_evidence()}",) if has_bands(scenario) else ()
+    """Return notes on the published values behind the bands; empty if there is no band."""
+    return (f"error bands: from {_evidence()}", *_unlike(scenario)) if has_bands(scenario) else ()
 
 
 def band_notes(scenario: Scenario, at_once: bool) -> tuple[str, ...]:
-    """Return a note on the bands of throughput, TTFT and TPOT, and the published values behind them."""
+    """Return notes on the bands of throughput, TTFT and TPOT, and the published values behind them."""
     known = {metric: band_of(metric, at_once) for metric in _NOTED} if has_bands(scenario) else {}
     parts = [f"{_label(metric)} {band[0]:.2g} to {band[1]:.2g}" for metric, band in known.items() if band]
     if not parts:
         return ()
-    return (f"error bands: 80 % lie within these multiples of the estimate: {', '.join(parts)}; from {_evidence()}",)
+    lie = f"error bands: 80 % lie within these multiples of the estimate: {', '.join(parts)}; from {_evidence()}"
+    return (lie, *_unlike(scenario))
+
+
+def _unlike(scenario: Scenario) -> tuple[str, ...]:
+    """Return a note if no published run is of the GPU."""
+    gpu = scenario.gpu.name
+    known = gpu in read_json(FILE)["evidence"]["gpus"]
+    return () if known else (f"error bands: none of the published runs is of {gpu}, so errors may be larger",)
 
 
 def _evidence() -> str:

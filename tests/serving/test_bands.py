@@ -48,6 +48,13 @@ def test_the_steady_state_has_a_column_of_bands(ask: Ask) -> None:
     assert "published values of" in ask(*STEADY).out
 
 
+@pytest.mark.parametrize(("gpu", "warned"), [("h100-sxm-80gb", False), ("gaudi2", True)])
+def test_a_gpu_without_published_runs_has_a_note(ask: Ask, gpu: str, warned: bool) -> None:
+    for question in (STEADY, LOAD):
+        answer = " ".join(ask(*(gpu if word == SERVER[-1] else word for word in question)).out.split())
+        assert (f"none of the published runs is of {gpu}" in answer) == warned
+
+
 def test_kernels_alone_have_no_band(ask: Ask) -> None:
     """No published run is one of kernels without a server."""
     steady, load = (*STEADY, "--runtime", "none"), (*LOAD, "--runtime", "none")

@@ -23,6 +23,7 @@ from llm_analysis.calibration.load_scores import (
     weighted_errors,
     weighted_quantile,
 )
+from llm_analysis.calibration.measurements import gpu_named
 from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS
 from llm_analysis.serving.bands import FILE as BANDS
 from llm_analysis.serving.bands import class_of
@@ -63,7 +64,11 @@ def build_load_bands(path: Path) -> None:
         "errors: of the same estimates. Host terms are fitted without the source of the value; each source, model and "
         "GPU weighs the same",
         "date": FIT_DATE,
-        "evidence": {"values": len(counted), "sources": len({run.source for run in counted})},
+        "evidence": {
+            "values": len(counted),
+            "sources": len({run.source for run in counted}),
+            "gpus": sorted({gpu_named(run.gpu_name).name for run in counted}),
+        },
         "errors": summary,
         "bands": bands,
     }
