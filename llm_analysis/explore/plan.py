@@ -347,6 +347,7 @@ class _Search:
         """Compute all formats and layouts of a GPU at all batch sizes."""
         import numpy as np
 
+        gpu = gpu.as_reported  # as the simulations and the engines have it
         price = None if self.prices is None else self.prices.get(gpu.name)
         if self.prices is not None and price is None:
             self.notes[f"{gpu.name} has no price and was left out"] = None

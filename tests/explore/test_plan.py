@@ -134,6 +134,14 @@ def test_replicas_are_the_fewest_that_serve_the_rate() -> None:
     assert best.replicas == ceil(20.0 / float(steady.rate[0]))
 
 
+def test_the_memory_is_what_the_driver_reports() -> None:
+    """Weights of 141 GB and the processes fit into 0.9 x 2 x 85.5 GB, but not into 0.9 x 2 x 80 GB."""
+    demand, dtypes = Demand(1000, 200, 0.5), ["bf16"]
+    found = plan(get_model("llama-3.1-70b"), [get_gpu("h100-sxm-80gb")], demand, Limits(), formats=dtypes)
+    assert found.best is not None
+    assert found.best.num_gpus == 2
+
+
 @settings(max_examples=4)
 @given(st.floats(1, 200), st.floats(1.1, 4))
 def test_a_higher_rate_or_tighter_limits_never_need_fewer_gpus(rate: float, factor: float) -> None:
