@@ -658,6 +658,6 @@ def parity(score: Score) -> Figure:
         figure,
         f"How close are estimates to {overall.n} published figures?",
         f"median |error| {overall.median_abs_error:.1%}, p90 {overall.p90_abs_error:.0%}; "
-        "each row is estimated by a fit without its source and GPU",
+        "each row is estimated by a fit that leaves it out",
     )
     return figure
