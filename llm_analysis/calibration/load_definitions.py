@@ -36,11 +36,6 @@ _LONG_CONTEXT = 30208  # `max_model_len` of these runs, stated for those at rand
 _VERSIONS = {"TensorRT 10": "0.20", "NIM 1": "0.20", "main of 2025-04": "0.20"}
 
 
-# Sources with a fork of vLLM 0.4 whose attention and matrix products are AMD's own. The port for AMD GPUs is fitted to
-# released versions, so these runs have the terms of vLLM on other GPUs.
-FORKS = frozenset(("MLPerf Inference v4.1, AMD stack",))
-
-
 def stated_version(run: LoadRun) -> str:
     """Return the version of a run's engine."""
     if run.runtime != "tensorrt-llm":

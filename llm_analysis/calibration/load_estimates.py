@@ -8,7 +8,6 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from llm_analysis.calibration.load_definitions import (
-    FORKS,
     cached_prefix,
     lengths_of,
     longest_context,
@@ -62,15 +61,14 @@ def scenario_of(run: LoadRun) -> Scenario:
     name = runtime_for_version(run.runtime, stated_version(run))
     if name not in runtime_names():
         raise unknown("runtime", run.runtime, runtime_names())
-    released = get_runtime(name)
-    runtime = released.model_copy(update={"ports": {}}) if run.source in FORKS else build_for(released, gpu)
+    runtime = build_for(get_runtime(name), gpu).without(run.source, gpu.name, model.name)
     scenario = Scenario.of(
         model,
         gpu,
         formats_of(run.model_name, run.dtype_name, run.kv_dtype),
         layout,
         method="calibrated",
-        runtime=runtime.without(run.source, gpu.name, model.name),
+        runtime=runtime,
     )
     weights_fit(scenario)
     return scenario

@@ -15,7 +15,7 @@ from llm_analysis.calibration.load_definitions import mlperf_limits
 from llm_analysis.calibration.load_estimates import goodput_of, metric_of, prepare, saturation_of
 from llm_analysis.calibration.load_runs import LoadRun, read_runs
 from llm_analysis.errors import LLMAnalysisError
-from llm_analysis.serving.bands import band_of, class_of
+from llm_analysis.serving.server_bands import band_of, class_of
 
 _CALM = 0.8  # fraction of the saturation rate below which tails of latencies are scored separately
 GOODPUT = "goodput"

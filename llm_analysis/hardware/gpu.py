@@ -71,6 +71,14 @@ class GPU(BaseModel):
     source: str = ""
     notes: Annotated[tuple[_Text, ...], BeforeValidator(_as_tuple)] = ()  # shown with every estimate
 
+    @field_validator("package_devices")
+    @classmethod
+    def _check_package(cls, devices: int) -> int:
+        """Reject the field in a file: it follows from `devices`."""
+        if devices != 1:
+            raise ValueError("package_devices follows from devices; give devices")
+        return devices
+
     @field_validator("peak_flops")
     @classmethod
     def _check_rates(cls, peaks: dict[str, float]) -> dict[str, float]:

@@ -8,10 +8,11 @@ Terms, in seconds; each can be seen in a profiler:
 Factors on the fraction of peak of the measured kernels (1: as good as those):
     matmul_flops          matrix multiplications bound by compute
     matmul_memory         matrix multiplications bound by memory
-    narrow_memory         in addition, with weights of 8 or 4 bits and 16-bit activations
+    narrow_memory         in addition, with weights of 8 bits or fewer and 16-bit activations
     fp4_matmul            in addition, matrix multiplications in nvfp4 outside experts; may exceed 1, as engines time
                           several kernels and run the fastest, while the table has one. The same for all engines
     attention             attention, prefill and decode
+    decode_attention      in addition, decode attention
     cuda_core_flops       FLOP per clock and SM of a decode attention that runs on CUDA cores, one block per query head
                           (0: on tensor cores, as measured)
     sm_bytes              bytes of 16-bit weights that an SM reads per clock at most (0: as many as the memory delivers)
@@ -20,10 +21,10 @@ Facts:
     score_bytes           bytes moved for each attention score at the full bandwidth, where attention is several kernels
                           (0: one, as measured)
     collective            the all-reduce: the engine's own kernel, or NCCL's
-    narrow_launch         whether matrix multiplications with 8- or 4-bit weights launch like 16-bit ones
+    narrow_launch         whether matrix multiplications with weights of 8 bits or fewer launch like 16-bit ones
     fp16_accumulate       whether 16-bit matrix multiplications accumulate in fp16, at twice the rate on GeForce GPUs
     fused_quantize        whether attention writes its output in the 8 or 4 bits of the next product
-    dequantizes           whether weights of 8 or 4 bits are written to memory in 16 bits before each product
+    dequantizes           whether weights of 8 bits or fewer are written to memory in 16 bits before each product
     ports                 the runtime for GPUs of another vendor, or of one of its architectures
     base                  the runtime that `calibrate` started from: the engine with its scheduler and its defaults
 
@@ -45,6 +46,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from llm_analysis.errors import BadConfig, BadValue, UnknownName, one_line, printable, shown, unknown
 from llm_analysis.files import DATA, problem_of, read_json, user_path
 from llm_analysis.hardware.gpu import GPU
+from llm_analysis.hardware.profiles import same_chip
 from llm_analysis.hardware.roofline import Efficiency
 from llm_analysis.models.config import ModelConfig
 from llm_analysis.models.layers.kinds import MIXERS, base_name
@@ -71,8 +73,11 @@ _VERSIONS = {
     ),
 }
 COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"}
-_RATES = {"cuda_core_flops", "sm_bytes"}  # terms that are 0 where they do not apply
+_NOT_FACTORS = {"cuda_core_flops", "sm_bytes"}  # numbers that are 0 where they do not apply
+_NARROW = re.compile(r"w(\d)a16")  # weight-only formats of 8 bits or fewer, with the bits
+_SIXTEEN_BITS = ("fp16", "bf16")
 MATMULS = {"gemm", "grouped_gemm"}
+_ONLY_VERSION = re.compile(r"[-=: @]*v?\d+\.[\w.]+")
 VERSION = re.compile(r"(?<![\d.])(\d{1,2})\.(\d+)")
 _Factor = Annotated[float, Field(gt=0, le=2)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -134,6 +139,7 @@ class Runtime(BaseModel):
     narrow_memory: _Factor = 1.0
     fp4_matmul: _Factor = 1.0
     attention: _Factor = 1.0
+    decode_attention: _Factor = 1.0
     cuda_core_flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     sm_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tensor_core_groups: list[int] = []
@@ -185,20 +191,23 @@ class Runtime(BaseModel):
             added = self.collective_seconds if leaves_package(op, gpu) else 0.0
             return numbers.model_copy(update={"launch": numbers.launch + added})
         if "attention" in kind:
-            numbers = self._on_cuda_cores(op, gpu, _scaled(numbers, self.attention, self.attention))
+            factor = self.attention * (self.decode_attention if kind.startswith("decode") else 1.0)
+            factor = _at_most_measured(factor, gpu)
+            numbers = self._on_cuda_cores(op, gpu, _scaled(numbers, factor, factor))
             return numbers.model_copy(update={"score_bytes": self.score_bytes}) if self.score_bytes else numbers
         if kind not in MATMULS:
             return numbers
-        narrow = op.format.startswith(("w8", "w4"))
+        narrow = _NARROW.fullmatch(op.format)
         fp4 = self.fp4_matmul if op.format == "nvfp4" and kind == "gemm" else 1.0
-        memory = self.matmul_memory * fp4 * (self.narrow_memory if narrow else 1.0)
+        memory = _at_most_measured(self.matmul_memory * (self.narrow_memory if narrow else 1.0), gpu) * fp4
         if narrow and self.dequantizes:  # w bits are read, 16 written, and 16 read by the product
-            memory *= _bits(op.format) / (_bits(op.format) + 2 * 16)
+            memory *= int(narrow[1]) / (int(narrow[1]) + 2 * 16)
         launch = min(numbers.launch, usual_launch) if self.narrow_launch else numbers.launch
-        if not narrow and isfinite(numbers.memory):
+        if op.format in _SIXTEEN_BITS and isfinite(numbers.memory):
             memory = self._within_reach_of_sms(gpu, numbers.memory * memory) / numbers.memory
         gain = gpu.fastest(op.rate) / gpu.peak_flops[op.rate] if self.fp16_accumulate else 1.0
-        return _scaled(numbers, self.matmul_flops * fp4 * gain, memory, launch, most=gain)
+        flops = _at_most_measured(self.matmul_flops, gpu) * fp4 * gain
+        return _scaled(numbers, flops, memory, launch, most=gain)
 
     def _within_reach_of_sms(self, gpu: GPU, fraction: float) -> float:
         """Return a fraction of the memory bandwidth, at most that of `sm_bytes` per clock on all SMs."""
@@ -222,9 +231,9 @@ def _clocks(gpu: GPU) -> float:
     return (gpu.num_sms or 0) * (gpu.boost_clock_hz or 0.0)
 
 
-def _bits(format_name: str) -> int:
-    """Return the bits of a weight in a weight-only format: 8 of w8a16."""
-    return int(format_name[1])
+def _at_most_measured(factor: float, gpu: GPU) -> float:
+    """Return a factor, at most 1 on a GPU with measured kernels: an engine's kernels are not faster than those."""
+    return 1.0 if factor > 1.0 and same_chip(gpu) else factor
 
 
 def _scaled(
@@ -272,7 +281,7 @@ def _taken_from(runtime: Runtime) -> str:
 
 def terms(runtime: Runtime) -> dict[str, float]:
     """Return the terms and factors of a runtime that can be fitted."""
-    return {name: value for name, value in runtime if isinstance(value, float) and name not in _RATES}
+    return {name: value for name, value in runtime if isinstance(value, float) and name not in _NOT_FACTORS}
 
 
 def runtime_for_version(name: str, version: str) -> str:
@@ -301,8 +310,10 @@ def port_name(ports: Mapping[str, str], gpu: GPU) -> str:
 
 def _of_version(name: str) -> str:
     """Return the runtime of an engine with a version, such as vllm-0.9 or vllm==0.9.1; empty for any other name."""
-    engine = re.split(r"[-=: @]*v?\d", name.lower(), maxsplit=1)[0]
-    return runtime_for_version(engine, name) if engine in _VERSIONS and VERSION.search(name) else ""
+    plain = name.lower().replace("_", "-")
+    engine = next((known for known in sorted(_VERSIONS, key=len, reverse=True) if plain.startswith(known)), "")
+    stated = plain.removeprefix(engine)
+    return runtime_for_version(engine, stated) if engine and _ONLY_VERSION.fullmatch(stated) else ""
 
 
 def runtime_names() -> list[str]:

@@ -10,7 +10,7 @@ from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
 from llm_analysis.report.tables import csv_of, drafting, rate, seconds, significant, table, time_unit, wrapped
-from llm_analysis.serving.bands import bands_of, evidence_notes
+from llm_analysis.serving.server_bands import CLOSED, bands_of, evidence_notes
 from llm_analysis.serving.steady_state import SteadyState
 
 # Figures with an error band, and the metric of published runs that they estimate.
@@ -72,7 +72,7 @@ def as_dict(
 
 def _bands(scenario: Scenario, state: SteadyState) -> dict[str, float | None]:
     """Return both ends of the error bands of latencies and throughput."""
-    ends = bands_of(scenario, {metric: float(getattr(state, name)) for name, metric in _BANDED.items()})
+    ends = bands_of(scenario, {metric: float(getattr(state, name)) for name, metric in _BANDED.items()}, CLOSED)
     found: dict[str, float | None] = {}
     for name, metric in _BANDED.items():
         found[f"{name}_low"], found[f"{name}_high"] = ends[metric] or (None, None)
@@ -106,7 +106,7 @@ def rendered(answer: dict[str, Any], style: str) -> str:
         ["throughput / saturation rate", f"{a['request_throughput'] / a['saturation_rate']:.0%}"],
         ["limiting resource", a["limiting_resource"]],
     ]
-    banded = a["tpot_low"] is not None
+    banded = a["ttft_low"] is not None
     if a["cost_per_million_tokens"] is not None:
         rows.append(["cost per million output tokens", f"{a['cost_per_million_tokens']:,.3f}"])
     notes = [wrapped(f"note: {note}", 80) for note in a["notes"]]

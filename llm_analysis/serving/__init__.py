@@ -8,7 +8,7 @@ scheduler     discrete-event simulation of one replica
 simulation    replicas behind a router, prefill and decode workers
 metrics       TTFT, TPOT, ITL and latency of a run, as benchmarks report them
 server        a server in full: its runs, its saturation rate, its goodput
-bands         error bands of a server's metrics, from published runs
+server_bands  error bands of a server's metrics, from published runs
 steady_state  closed form at a fixed concurrency, for numbers and arrays
 load          the answer of the command `load`
 """

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from llm_analysis.errors import BadValue, shown
 from llm_analysis.inference.engines import server_notes
 from llm_analysis.inference.scenario import Scenario
-from llm_analysis.serving.bands import band_notes, bands_of
 from llm_analysis.serving.metrics import Summary, saturated_throughput, summarize
 from llm_analysis.serving.scheduler import Request
 from llm_analysis.serving.server import (
@@ -21,6 +20,7 @@ from llm_analysis.serving.server import (
     goodput_rate,
     saturation_rate,
 )
+from llm_analysis.serving.server_bands import AT_ONCE, CLOSED, OPEN, band_notes, bands_of
 from llm_analysis.serving.simulation import Progress, Run
 from llm_analysis.serving.steady_state import limiting_resource
 
@@ -43,7 +43,8 @@ class Point(NamedTuple):
     busy_fraction: float
     limiting_resource: str
     cost_per_million_tokens: float | None
-    bands: dict[str, Any]  # by metric: [low, high], which bound 80 % of published values of its class; None without
+    arrivals: str  # open loop, closed loop or all at once
+    bands: dict[str, Any]  # by metric: both ends of the error band, or None
     notes: tuple[str, ...]
     run: Run
 
@@ -154,7 +155,7 @@ def answer(question: Question, progress: Progress | None = None) -> Load:
             *(server_notes(scenario.runtime.engine_name) if scenario.method.serves else ()),
             *scenario.runtime_notes(max(point.mean_running_sequences for point in points)),
             *q.kernel_notes,
-            *band_notes(scenario, all(_at_once(q, rate) for rate in q.rates) and not q.trace),
+            *band_notes(scenario, [point.arrivals for point in points]),
         ),
     )
 
@@ -179,6 +180,7 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
         span = requests[-1].due
         rate = (len(requests) - 1) / span if span else inf
     open_loop = rate < inf and q.max_concurrency == inf
+    arrivals = OPEN if rate < inf else CLOSED if q.max_concurrency < len(requests) else AT_ONCE
     growth = max(rate - saturation, 0.0) if open_loop else 0.0
     tokens_in, tokens_out = (
         found.total_input_tokens / found.num_requests,
@@ -214,15 +216,11 @@ def _point(q: Question, rate: float, saturation: float, progress: Progress | Non
             in_flight if tokens_out > 1 else 0.0,
         ),
         cost_per_million_tokens=cost,
-        bands=bands_of(q.scenario, _metrics(found), _at_once(q, rate)),
+        arrivals=arrivals,
+        bands=bands_of(q.scenario, _metrics(found), arrivals),
         notes=_stability(found, run, rate, growth, open_loop, bool(q.trace)),
         run=run,
     )
-
-
-def _at_once(q: Question, rate: float) -> bool:
-    """Return whether all requests are sent at once."""
-    return rate == inf and q.max_concurrency == inf
 
 
 def _metrics(found: Summary) -> dict[str, float]:

@@ -11,7 +11,7 @@ from llm_analysis.calibration.load_estimates import metric_of, prepare
 from llm_analysis.calibration.load_runs import LOAD_EVIDENCE, REQUIRED, read_runs, transport_of
 from llm_analysis.errors import UnknownName
 from llm_analysis.inference.runtimes import get_runtime
-from llm_analysis.serving.bands import class_of
+from llm_analysis.serving.server_bands import class_of
 
 COLUMNS = (
     "id,source,runtime,model_name,gpu_name,dtype_name,arrival,request_rate_per_s,num_requests,dataset,"

@@ -13,7 +13,7 @@ from llm_analysis.inference.host_terms import FILE as HOST_TERMS
 from llm_analysis.inference.runtimes import runtime_names
 from llm_analysis.models.reading.families.table import FAMILIES, SAME_AS
 from llm_analysis.names import ALIASES
-from llm_analysis.serving.bands import FILE as BANDS
+from llm_analysis.serving.server_bands import FILE as BANDS
 
 # GPUs: prefill, a tenth of the decode, and total in ms, as examples/fastertransformer/README.md cites them.
 MEASURED = {1: (63.17, 22.0, 283.6), 2: (45.45, 13.5, 180.86)}

@@ -120,6 +120,7 @@ def test_a_record_can_be_written_and_read_back(tmp_path: Path) -> None:
         {"num_sms": 0},
         {"num_sms": 2**63},
         {"devices": 2**63},
+        {"package_devices": 2},
         {"name": ""},
         {"name": "x" * 201},
         {"name": "a\x1b[31m"},

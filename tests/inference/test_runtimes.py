@@ -196,6 +196,43 @@ def test_collectives_within_a_package_take_no_added_time(tp_size: int, collectiv
     assert slow.decode_latency - fast.decode_latency == pytest.approx(collectives * 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("vllm-0.20", "vllm-v1"),
+        ("vLLM==0.9.1", "vllm-0.13"),
+        ("vllm_0.6", "vllm"),
+        ("vllm-mi200-0.6", "vllm-mi200"),
+        ("tensorrt-llm-1.2", "tensorrt-llm"),
+    ],
+)
+def test_an_engine_with_a_version_is_refused_with_its_runtime(ask: Ask, name: str, found: str) -> None:
+    answer = ask("infer", "--model_name", "llama-2-7b", "--gpu_name", "a100-sxm-80gb", "--runtime", name)
+    assert answer.status == 1
+    assert answer.err.rstrip().endswith(f"this version is runtime {found}")
+
+
+def test_a_quantized_model_of_fewer_bits_decodes_faster_in_llama_cpp() -> None:
+    """Also on an A100, where the SMs limit the bandwidth of 16-bit weights."""
+    parts = get_model("llama-3.1-8b"), get_gpu("a100-sxm-80gb")
+    formats = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16")
+    runtime = get_runtime("llama.cpp")
+    decode = [
+        LLMAnalysis(*parts, get_dtypes(name), method="calibrated", runtime=runtime).inference().decode_latency
+        for name in formats
+    ]
+    assert decode == sorted(decode)
+
+
+def test_a_factor_above_1_does_not_apply_on_a_gpu_with_measured_kernels() -> None:
+    numbers, dtypes = Efficiency(memory=0.8), get_dtypes("bf16")
+    fast = Runtime(name="fast", matmul_memory=1.2, decode_attention=1.2)
+    for gpu_name, memory in (("h100-sxm-80gb", 0.8), ("gaudi2", 0.96)):
+        gpu = get_gpu(gpu_name)
+        op = matmul("weights", 1.0, 8192.0, 8192.0, dtypes.on(gpu.peak_flops, gpu_name).linear)
+        assert fast.adjusted(op, gpu, numbers, 0.0).memory == pytest.approx(memory)
+
+
 def test_a_users_runtime_file_named_vllm_is_used_on_an_amd_gpu(ask: Ask, tmp_path: Path) -> None:
     """The port belongs to the package's own runtime, not to the name."""
     path = tmp_path / "vllm.json"

@@ -38,7 +38,7 @@ from llm_analysis.errors import LLMAnalysisError
 from llm_analysis.inference.engines import engine_for, version_in
 from llm_analysis.inference.host_terms import FILE, HostTerms
 from llm_analysis.inference.runtimes import DEFAULT_RUNTIME, Runtime, build_for, get_runtime, runtime_names
-from llm_analysis.serving.bands import class_of
+from llm_analysis.serving.server_bands import class_of
 from llm_analysis.units import Array
 
 Terms = dict[str, HostTerms]  # by the name of the first runtime of an engine

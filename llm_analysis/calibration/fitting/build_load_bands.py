@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from llm_analysis.calibration.fitting.build_runtimes import FIT_DATE
+from llm_analysis.calibration.load_estimates import scenario_of
 from llm_analysis.calibration.load_runs import read_runs
 from llm_analysis.calibration.load_scores import (
     Scored,
@@ -25,8 +26,8 @@ from llm_analysis.calibration.load_scores import (
 )
 from llm_analysis.calibration.measurements import gpu_named
 from llm_analysis.inference.bands import LEAST_GROUPS, LEAST_ROWS
-from llm_analysis.serving.bands import FILE as BANDS
-from llm_analysis.serving.bands import class_of
+from llm_analysis.serving.server_bands import FILE as BANDS
+from llm_analysis.serving.server_bands import class_of
 
 _LOW, _HIGH = 0.1, 0.9
 
@@ -67,7 +68,8 @@ def build_load_bands(path: Path) -> None:
         "evidence": {
             "values": len(counted),
             "sources": len({run.source for run in counted}),
-            "gpus": sorted({gpu_named(run.gpu_name).name for run in counted}),
+            "gpus": sorted({gpu_named(run.gpu_name).name for run in set(counted)}),
+            "runtimes": sorted({scenario_of(run).runtime.name for run in set(counted)}),
         },
         "errors": summary,
         "bands": bands,

@@ -89,10 +89,10 @@ FACTS: dict[str, dict[str, Any]] = {
     "optimum-habana": {"collective": "nccl"},
 }
 # The terms that may be fitted, by engine (all of TERMS for an engine that is not listed). Engines with _ADDED run the
-# kernels of the profiles or similar ones, whose memory traffic and attention may be slower. They enqueue a pass as a
-# whole (CUDA graph, TensorRT engine, compiled step, loop in C++), so there is no host time per layer.
+# kernels of the profiles or similar ones, whose memory traffic and decode attention may be slower. They enqueue a pass
+# as a whole (CUDA graph, TensorRT engine, compiled step, loop in C++), so there is no host time per layer.
 _SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
-_ADDED = (*_SHARED, "narrow_memory", "attention", "matmul_memory")
+_ADDED = (*_SHARED, "narrow_memory", "decode_attention", "matmul_memory")
 _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     (
         *("vllm", "vllm-0.2", "vllm-0.13", "vllm-v1", "vllm-rocm", "vllm-mi200"),
@@ -101,6 +101,8 @@ _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(
     _ADDED,
 )
 _ALLOWED["llama.cpp"] = (*FACTORS, SM_BYTES)  # its loop is C++ too; its kernels differ from the measured ones
+# All its rows are of prefill and decode together, so they cannot tell the two attentions apart. Decode takes longer.
+_ALLOWED["optimum-habana"] = tuple(term for term in TERMS if term != "attention")
 _ALLOWED["sglang-rocm"] = ()  # one source, 12 of its 14 rows on one GPU: held-out rows cannot check a term
 _ALLOWED |= dict.fromkeys(("deepspeed-inference", "hf-transformers"), ())  # one source, one GPU
 # Engines without rows in the tables get a runtime without terms, the kernels alone. LMDeploy runs in C++; estimates
@@ -115,6 +117,7 @@ _ALLOWED |= dict.fromkeys(_OLD_ATTENTION, (*_ADDED, CUDA_CORES))
 # not determine.
 _NOTES = {
     "vllm": "vLLM 0.3 to 0.7 (2024); vllm-0.13 is 0.8 to 0.13, vllm-v1 is 0.14 and later",
+    "vllm-rocm": "its rows are of 70B models and larger, so its host time, which limits small ones, is uncertain",
     "hf-transformers": "no host time is known: its rows are of 7B models; smaller ones take longer than estimated",
     "vllm-0.2": "no host time per step is known: its rows are of 7B models and larger; smaller ones take longer",
 }
@@ -125,7 +128,7 @@ _FP4_ENGINES = ("tensorrt-llm-0.20", "vllm-0.13", "vllm-v1", "sglang", "tensorrt
 
 # The GPU waits while these engines schedule the next step. The time is always fitted: rows of large models cannot tell
 # it from the time per collective, but the estimates of small models depend on it.
-_SYNCHRONOUS = ("vllm", "vllm-0.13")
+_SYNCHRONOUS = ("vllm", "vllm-0.13", "vllm-rocm", "vllm-mi200")
 
 # All rows have one source and GPU, so each model is a fold.
 _BY_MODEL = {"hf-transformers-4.35", "optimum-habana", "vllm-mi200"}

@@ -27,7 +27,7 @@ SECONDS = {
     "sequence_seconds": 1e-5,
     "collective_seconds": 1e-5,
 }
-FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention")
+FACTORS = ("matmul_flops", "matmul_memory", "narrow_memory", "attention", "decode_attention")
 CUDA_CORES = "cuda_core_flops"
 SM_BYTES = "sm_bytes"
 FP4 = "fp4_matmul"  # fitted to all engines together
@@ -66,7 +66,7 @@ def fit(
         return runtime
     measurements = [rows.measurements[i] for i in index]
     weights = table_weights(measurements) * (_engine_weights(measurements) if engines_alike else 1.0)
-    # The prior has neither of these.
+    # The prior is fitted without these two.
     own = {CUDA_CORES: runtime.cuda_core_flops, SM_BYTES: runtime.sm_bytes}
     known = runtime if prior is None else prior.model_copy(update=own)
     start = np.array([_encoded(term, getattr(known, term)) for term in terms])

@@ -1,7 +1,10 @@
 """Which terms of a runtime may be fitted, and within which bounds."""
 
+from dataclasses import replace
+
 import pytest
 
+from llm_analysis.calibration.fitting.build_runtimes import usable
 from llm_analysis.calibration.fitting.runtime_fit import checkable, fit
 from llm_analysis.calibration.measurements import Measurement
 from llm_analysis.calibration.timing import Rows
@@ -43,3 +46,18 @@ def test_only_kernels_of_unmeasured_gpus_can_be_faster_than_the_profile(gpu_name
     """The measured time is that of 16 GB at the datasheet's bandwidth, which no profile reaches."""
     rows = Rows([row("a", "w16a16", gpu_name, 0.0065 if exceeds else 0.0048)])
     assert (fit(rows, Runtime(name="own"), ["matmul_memory"]).matmul_memory > 1) == exceeds
+
+
+@pytest.mark.parametrize(
+    ("gpu_name", "version", "runtime"),
+    [
+        ("h100-sxm-80gb", "0.6.1", "vllm"),
+        ("mi300x-192gb", "0.6.1", "vllm-rocm"),
+        ("mi250-128gb", "0.6.1", "vllm-mi200"),
+        ("mi250-128gb", "0.9.1", "vllm-0.13"),
+    ],
+)
+def test_a_row_belongs_to_the_runtime_of_its_version_and_gpu(gpu_name: str, version: str, runtime: str) -> None:
+    rows = [replace(row("a", "w16a16", gpu_name), version=version)]
+    names = ("vllm", "vllm-rocm", "vllm-mi200", "vllm-0.13")
+    assert [name for name in names if usable(rows, name)] == [runtime]
