@@ -73,7 +73,7 @@ def infer(
     ] = None,
     use_kv_cache: Annotated[bool, _work("False recomputes the whole sequence for each token")] = True,
     disaggregated: Annotated[
-        bool, _work("run prefill and decode on separate GPUs and send the KV cache between them")
+        bool, _work("prefill and decode on separate GPUs, twice as many in all; the KV cache is sent between them")
     ] = False,
     tp_size: Annotated[int, _layout("tensor parallel: GPUs that share each layer", unit="GPUs")] = 1,
     pp_size: Annotated[int, _layout("pipeline parallel: stages of consecutive layers", unit="stages")] = 1,
