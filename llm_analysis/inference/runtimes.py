@@ -15,7 +15,7 @@ Factors on the fraction of peak of the measured kernels (1: as good as those):
     decode_attention      in addition, decode attention
     cuda_core_flops       FLOP per clock and SM of a decode attention that runs on CUDA cores, one block per query head
                           (0: on tensor cores, as measured)
-    sm_bytes              bytes of 16-bit weights that an SM reads per clock at most (0: as many as the memory delivers)
+    sm_bytes              bytes of 16-bit weights that an SM of an NVIDIA GPU reads per clock at most (0: no limit)
 Facts:
     tensor_core_groups    query heads per KV head for which this attention has a tensor-core kernel
     score_bytes           bytes moved for each attention score at the full bandwidth, where attention is several kernels
@@ -210,9 +210,12 @@ class Runtime(BaseModel):
         return _scaled(numbers, flops, memory, launch, most=gain)
 
     def _within_reach_of_sms(self, gpu: GPU, fraction: float) -> float:
-        """Return a fraction of the memory bandwidth, at most that of `sm_bytes` per clock on all SMs."""
+        """Return a fraction of the memory bandwidth, at most that of `sm_bytes` per clock on all SMs.
+
+        Units of other vendors are no SMs, and none of them is among the rows of the fit.
+        """
         most = self.sm_bytes * _clocks(gpu) / gpu.memory_bandwidth
-        return min(fraction, most) if most else fraction
+        return min(fraction, most) if most and gpu.vendor == "NVIDIA" else fraction
 
     def _on_cuda_cores(self, op: Op, gpu: GPU, numbers: Efficiency) -> Efficiency:
         """Return the numbers of a decode attention on CUDA cores, if the attention of this runtime runs there.
