@@ -61,14 +61,21 @@ def latency_bands(scenario: Scenario, prefill: Quantity, decode: Quantity, total
     return found
 
 
+def has_evidence(s: Scenario) -> bool:
+    """Return whether published measurements cover the method, runtime and layout of a scenario.
+
+    They do not cover other methods, the runtime `none` (the kernels alone) and context parallelism.
+    """
+    return s.method.name == "calibrated" and s.runtime.name != NONE.name and s.layout.cp_size <= 1
+
+
 def band_for(s: Scenario, phase: str) -> Band | None:
     """Return the band of `prefill`, `total` (decode or a whole batch) or `serving` of a scenario.
 
-    A runtime with bands of its own (`calibrate` writes them) keeps them. There is none for other methods, for the
-    runtime `none` (the kernels alone), for context parallelism, which no published measurement covers, and for a cell
-    without enough rows.
+    A runtime with bands of its own (`calibrate` writes them) keeps them. There is none without evidence, and none for
+    a cell without enough rows.
     """
-    if s.method.name != "calibrated" or s.runtime.name == NONE.name or s.layout.cp_size > 1:
+    if not has_evidence(s):
         return None
     if not isinstance(s.gpu, GPU):  # arrays over GPUs: a sweep adds the band of each
         return None

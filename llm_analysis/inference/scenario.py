@@ -26,7 +26,7 @@ from llm_analysis.physics.operators import Op
 from llm_analysis.physics.parallelism import Parallelism
 from llm_analysis.units import NUMBER, Quantity, some
 
-# engines that run on NVIDIA GPUs only
+# engines for the GPUs of one vendor, by the start of the name
 _ONLY_ON = {"tensorrt-llm": "NVIDIA", "fastertransformer": "NVIDIA", "tinychat": "NVIDIA", "optimum-habana": "Intel"}
 _GGUF_RUNTIME = "llama.cpp"  # the runtime with kernels for GGUF formats
 NGRAM = "ngram"  # instead of a draft model: proposes the tokens that followed the same n-gram earlier in the text
@@ -262,11 +262,9 @@ def _vendor_notes(gpu: GPU, runtime: Runtime | None) -> tuple[str, ...]:
     """Return a note if the engine asked for does not run on GPUs of this vendor."""
     name = runtime.engine_name if runtime else ""
     vendor = next((only for engine, only in _ONLY_ON.items() if name.startswith(engine)), gpu.vendor)
-    return (
-        ()
-        if vendor == gpu.vendor
-        else (f"{name} runs on {vendor} GPUs only: on {gpu.name} the times are hypothetical",)
-    )
+    if vendor == gpu.vendor:
+        return ()
+    return (f"{name} runs on {vendor} GPUs only: on {gpu.name} the times are hypothetical",)
 
 
 def _gguf_notes(dtypes: Dtypes, runtime: Runtime | None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from llm_analysis.report.tables import (
     rate,
     scaled,
     seconds,
+    seconds_range,
     significant,
     table,
     time_unit,
@@ -149,9 +150,7 @@ def _latency(e: Estimate, phase: str) -> tuple[str, str]:
     middle, low, high = (getattr(e, f"{phase}_latency{part}") for part in ("", "_low", "_high"))
     if low is None:
         return seconds(middle), ""
-    size, unit = time_unit([middle], _FIGURES)
-    ends = " to ".join(significant(end / size, _FIGURES) for end in (low, high))
-    return seconds(middle, _FIGURES), f"{ends} {unit}"
+    return seconds(middle, _FIGURES), seconds_range(low, high, middle, _FIGURES)
 
 
 def _memory_table(e: Estimate, style: str, width: int) -> str:

@@ -9,7 +9,7 @@ from llm_analysis.inference.engines import engine_for, server_notes
 from llm_analysis.inference.passes import served_notes
 from llm_analysis.inference.scenario import Scenario
 from llm_analysis.inference.workload import Workload
-from llm_analysis.report.tables import csv_of, drafting, rate, seconds, significant, table, time_unit, wrapped
+from llm_analysis.report.tables import csv_of, drafting, rate, seconds, seconds_range, significant, table, wrapped
 from llm_analysis.serving.server_bands import CLOSED, bands_of, evidence_notes
 from llm_analysis.serving.steady_state import SteadyState
 
@@ -95,11 +95,11 @@ def rendered(answer: dict[str, Any], style: str) -> str:
     if drafted := drafting(a["draft_model_name"], a["num_draft_tokens"]):
         heading += f"\n{drafted}, {a['tokens_per_step']:.2f} tokens per step"
     rows = [
-        ["TTFT (mean)", seconds(a["ttft"]), _latencies(a, "ttft")],
-        ["TPOT (mean)", seconds(a["tpot"]), _latencies(a, "tpot")],
-        ["request latency (mean)", seconds(a["e2e"]), _latencies(a, "e2e")],
-        ["throughput", f"{a['request_throughput']:,.2f} requests/s", _rates(a, "request_throughput")],
-        ["output throughput", rate(a["output_token_throughput"]), _rates(a, "output_token_throughput")],
+        ["TTFT (mean)", seconds(a["ttft"]), _latency_band(a, "ttft")],
+        ["TPOT (mean)", seconds(a["tpot"]), _latency_band(a, "tpot")],
+        ["request latency (mean)", seconds(a["e2e"]), _latency_band(a, "e2e")],
+        ["throughput", f"{a['request_throughput']:,.2f} requests/s", _rate_band(a, "request_throughput")],
+        ["output throughput", rate(a["output_token_throughput"]), _rate_band(a, "output_token_throughput")],
         ["running sequences per replica", f"{a['running_sequences']:,.1f}"],
         ["KV cache per replica", _cache(a["kv_capacity_tokens"], a["kv_used_fraction"])],
         ["saturation rate", f"{a['saturation_rate']:,.2f} requests/s"],
@@ -115,15 +115,14 @@ def rendered(answer: dict[str, Any], style: str) -> str:
     return "\n".join([heading, "", table(cells, columns, style), "", *notes])
 
 
-def _latencies(a: dict[str, Any], name: str) -> str:
+def _latency_band(a: dict[str, Any], name: str) -> str:
     """Return the error band of a latency, in one unit; empty if there is none."""
     if a[f"{name}_low"] is None:
         return ""
-    size, unit = time_unit([a[name]])
-    return f"{significant(a[f'{name}_low'] / size, 3)} to {significant(a[f'{name}_high'] / size, 3)} {unit}"
+    return seconds_range(a[f"{name}_low"], a[f"{name}_high"], a[name])
 
 
-def _rates(a: dict[str, Any], name: str) -> str:
+def _rate_band(a: dict[str, Any], name: str) -> str:
     """Return the error band of a throughput; empty if there is none."""
     if a[f"{name}_low"] is None:
         return ""

@@ -90,6 +90,12 @@ def time_unit(values: Iterable[float], digits: int = 5) -> tuple[float, str]:
     return next((unit for unit in _TIMES if middle < 999.9999 * unit[0] and largest < 9999.999 * unit[0]), _TIMES[-1])
 
 
+def seconds_range(low: float, high: float, around: float, digits: int = 3) -> str:
+    """Return two times in the unit of the time between them, such as '9.1 to 12.4 ms'."""
+    size, unit = time_unit([around], digits)
+    return f"{significant(low / size, digits)} to {significant(high / size, digits)} {unit}"
+
+
 def rate(value: float, digits: int = 4) -> str:
     """Return a throughput with its unit."""
     return f"{significant(value, digits)} tokens/s"

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from llm_analysis.files import DATA, read_json
-from llm_analysis.inference.runtimes import NONE
+from llm_analysis.inference.bands import has_evidence
 from llm_analysis.inference.scenario import Scenario
 
 FILE = DATA / "load_bands.json"
@@ -63,12 +63,9 @@ def _band(metric: str, arrivals: str) -> tuple[float, float] | None:
 def has_bands(scenario: Scenario) -> bool:
     """Return whether the published runs are evidence for a scenario.
 
-    They are not for the kernels alone, for other methods, for context parallelism, which none of them has, and for a
-    runtime that `calibrate` fitted to other measurements.
+    They are not for a runtime that `calibrate` fitted to other measurements.
     """
-    s = scenario
-    known = s.method.name == "calibrated" and s.runtime.name != NONE.name
-    return known and not s.runtime.bands and s.layout.cp_size == 1
+    return has_evidence(scenario) and not scenario.runtime.bands
 
 
 def evidence_notes(scenario: Scenario) -> tuple[str, ...]:
@@ -91,8 +88,10 @@ def _multiples(arrivals: str, label: str) -> Iterable[str]:
     parts = [f"{name} {band[0]:.3g} to {band[1]:.3g}" for name, band in known.items() if band]
     yield f"error bands{label}: 80 % of published values lie within these multiples of the estimate: {', '.join(parts)}"
     low = [name for name, band in known.items() if band and band[0] > 1]
-    if low:
-        yield f"{' and '.join(low)}{label}: estimates of this kind are biased low, beyond the band"
+    high = [name for name, band in known.items() if band and band[1] < 1]
+    for names, side in ((low, "low"), (high, "high")):
+        if names:
+            yield f"{' and '.join(names)}{label}: estimates of this kind are biased {side}, beyond the band"
 
 
 def _unlike(scenario: Scenario) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import Ask
 
+from llm_analysis.serving import server_bands
 from llm_analysis.serving.server_bands import AT_ONCE, CLOSED, FILE, OPEN, band_of
 
 SERVER = ("--model_name", "llama-3.1-8b", "--gpu_name", "h100-sxm-80gb")
@@ -67,11 +68,21 @@ def test_a_curve_with_both_kinds_of_arrivals_has_the_multiples_of_both(ask: Ask)
     assert "error bands (all at once): " in answer
 
 
-def test_an_estimate_outside_of_its_band_has_a_note(ask: Ask) -> None:
-    band = band_of("ttft_median", at_once=True)
-    assert band is not None
-    assert band[0] > 1
-    assert "median TTFT and P99 TTFT: estimates of this kind are biased low" in " ".join(ask(*LOAD).out.split())
+@pytest.mark.parametrize(
+    ("band", "note"),
+    [([1.2, 2.0], "biased low"), ([0.5, 0.8], "biased high"), ([0.8, 1.2], None)],
+)
+def test_an_estimate_outside_of_its_band_has_a_note(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, band: list[float], note: str | None
+) -> None:
+    published = json.loads(FILE.read_text())
+    published["bands"] = {"ttft median, all at once": band}
+    monkeypatch.setattr(server_bands, "_published", lambda: published)
+    answer = " ".join(ask(*LOAD).out.split())
+    if note:
+        assert f"median TTFT: estimates of this kind are {note}" in answer
+    else:
+        assert "biased" not in answer
 
 
 def test_one_output_token_has_the_band_of_its_ttft(ask: Ask) -> None:

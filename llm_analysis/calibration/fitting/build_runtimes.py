@@ -42,9 +42,9 @@ from llm_analysis.units import Array
 OWN_BENCHMARK = "kipply-blog"
 FIT_DATE = "2026-11-27"  # written to the files; a constant, so that the same data give the same files
 
-# Facts about each engine, from source code and release notes: which all-reduce it runs, whether kernels with 8- or
-# 4-bit weights launch like 16-bit ones, and more (inference/runtimes.py has all fields). The 32 FLOP per clock and SM
-# of attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
+# Facts about each engine, from source code and release notes: which all-reduce it runs, whether kernels with weights
+# of 8 bits or fewer launch like 16-bit ones, and more (inference/runtimes.py has all fields). The 32 FLOP per clock and
+# SM of attention on CUDA cores are 16 elements of the cache, each multiplied and added (docs/accuracy.md).
 FACTS: dict[str, dict[str, Any]] = {
     "vllm": {"collective": "engine", "narrow_launch": True, "ports": {"AMD": "vllm-rocm", "CDNA2": "vllm-mi200"}},
     "vllm-0.2": {"collective": "nccl", "narrow_launch": True},
@@ -70,7 +70,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "gpt-fast": {"collective": "engine"},  # its README sets ENABLE_INTRA_NODE_COMM=1
     # The sources ran llama-bench without flash attention. A score is written in fp16, converted to fp32 (read 2 bytes,
     # write 4), read and written by the softmax (4 + 4), converted to fp16 (4 + 2) and read by the second product (2):
-    # 24 bytes, recalled, which take the time of 30 at 80 % of the bandwidth (assumed). `sm_bytes` is fitted.
+    # 24 bytes, recalled, which take the time of 30 at 80 % of the bandwidth (assumed). `sm_bytes` is fitted from 8 on.
     "llama.cpp": {
         "collective": "nccl",
         "narrow_launch": True,
@@ -88,9 +88,10 @@ FACTS: dict[str, dict[str, Any]] = {
     "mlc-llm": {"collective": "nccl", "narrow_launch": True},
     "optimum-habana": {"collective": "nccl"},
 }
-# The terms that may be fitted, by engine (all of TERMS for an engine that is not listed). Engines with _ADDED run the
-# kernels of the profiles or similar ones, whose memory traffic and decode attention may be slower. They enqueue a pass
-# as a whole (CUDA graph, TensorRT engine, compiled step, loop in C++), so there is no host time per layer.
+# The terms that may be fitted, by engine (all of TERMS for an engine that is not listed). Engines with _ADDED enqueue
+# a pass as a whole (CUDA graph, TensorRT engine, compiled step, loop in C++): no host time per layer. Their kernels are
+# those of the profiles or similar: only weights of 8 bits or fewer, decode attention and the memory traffic of products
+# may be slower.
 _SHARED = ("step_seconds", "sequence_seconds", "collective_seconds")
 _ADDED = (*_SHARED, "narrow_memory", "decode_attention", "matmul_memory")
 _ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(

@@ -36,7 +36,9 @@ LARGEST = 100.0  # upper bound of a term in seconds, in its unit
 _CUDA_CORE_RANGE = (1.0, 256.0)  # FLOP per clock and SM: at most 128 lanes with one multiply-add each
 _SM_BYTE_RANGE = (1.0, 64.0)  # bytes per clock and SM: at most what the L2 cache delivers
 _FACTOR_RANGE = (0.1, 1.0)  # an engine's kernels are at most as fast as the measured ones
-_UNMEASURED_RANGE = (0.1, 1.5)  # if no GPU of the rows has measured kernels: its fractions of peak are another GPU's
+# If no GPU of the rows has measured kernels, the fractions of peak are another GPU's and may be too low. The upper
+# bound leaves room: the largest factor of all fits is 1.28.
+_UNMEASURED_RANGE = (0.1, 1.5)
 _FP4_RANGE = (0.5, 2.0)
 _PULL = 0.05  # residual per unit of distance from the prior; a row of weight 1 that is off by _OUTLIER has 1
 _OUTLIER = 0.1  # of log(estimate / measured); larger residuals count less than quadratically

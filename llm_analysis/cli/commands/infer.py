@@ -104,7 +104,7 @@ def infer(
         _method(
             "serving engine for method calibrated: vllm-v1 (default) is vLLM from 0.14 on, vllm-0.13 is 0.8 to 0.13, "
             "vllm is 0.3 to 0.7; sglang, tensorrt-llm (from 1.0 on), ..., none (kernels only), or a file from "
-            "`llm-analysis calibrate`; an unknown name lists all"
+            "`llm-analysis calibrate`; `--runtime list` prints all names"
         ),
     ] = None,
     draft_model_name: Annotated[
